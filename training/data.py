@@ -1,0 +1,168 @@
+"""Training photographs as pyramids of sizes, and augmented windows drawn from them.
+
+Photographs are compared by the diameter of their field of view: a window is drawn at a target
+diameter (`DIAMETER` times a random zoom), from the level of the pyramid that lies nearest above
+it, so that reducing never aliases. Labels are kept as coverage in [0, 1]: a vessel thinner than
+a pixel is a fraction, not a coin toss.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+
+DIAMETER = 1000  # pixels: the field of view that the network is trained for
+WINDOW = 256
+ZOOM = (0.55, 1.6)  # of DIAMETER
+_LARGEST = 1700  # pixels: no window needs more than ZOOM[1] * DIAMETER
+_STEP = math.sqrt(0.5)  # between levels of a pyramid
+
+
+@dataclass(frozen=True)
+class Source:
+    """One training photograph: files, and the eye's owner (`group`) for splits."""
+
+    name: str
+    group: str
+    image: Path
+    label: Path
+    diameter: float  # of the field of view in the file, in pixels
+
+
+@dataclass(frozen=True)
+class Level:
+    """One size of a photograph: `pixels` (4, H, W) uint8, RGB and the label's coverage."""
+
+    pixels: torch.Tensor
+    diameter: float
+
+
+def chase_db1(folder: Path) -> list[Source]:
+    """CHASE_DB1 as images/Image_01L.jpg and labels/Image_01L_1stHO.png."""
+    return [
+        Source(f"chase_db1/{path.stem}", f"chase_db1/{path.stem[-3:-1]}", path,
+               folder / "labels" / f"{path.stem}_1stHO.png", 918)
+        for path in sorted((folder / "images").glob("Image_*.jpg"))
+    ]  # fmt: skip
+
+
+def hrf(folder: Path) -> list[Source]:
+    """HRF as images/01_dr.JPG and labels/01_dr.tif; each photograph is another person's."""
+    return [
+        Source(f"hrf/{path.stem}", f"hrf/{path.stem}", path,
+               folder / "labels" / f"{path.stem}.tif", 3263)
+        for path in sorted((folder / "images").iterdir())
+    ]  # fmt: skip
+
+
+def pyramid(source: Source) -> list[Level]:
+    """Sizes of one photograph, the largest first."""
+    image = Image.open(source.image).convert("RGB")
+    label = np.asarray(Image.open(source.label).convert("L"))
+    label = Image.fromarray(((label > label.max() / 2) * 255).astype(np.uint8))
+    levels = []
+    diameter = min(source.diameter, _LARGEST)
+    while diameter > ZOOM[0] * DIAMETER * _STEP:
+        factor = diameter / source.diameter
+        size = (round(image.width * factor), round(image.height * factor))
+        parts = [np.asarray(image.resize(size, Image.Resampling.BILINEAR)),
+                 np.asarray(label.resize(size, Image.Resampling.BOX))[..., None]]  # fmt: skip
+        pixels = torch.from_numpy(np.concatenate(parts, axis=2)).permute(2, 0, 1).contiguous()
+        levels.append(Level(pixels, diameter))
+        diameter *= _STEP
+    return levels
+
+
+class Windows:
+    """Endless augmented windows from `pyramids`, drawn with `rng` alone."""
+
+    def __init__(self, pyramids: list[list[Level]], rng: np.random.Generator) -> None:
+        self.pyramids = pyramids
+        self.rng = rng
+
+    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (size, 3, W, W) in [0, 1] and coverage (size, W, W) in [0, 1], float32."""
+        pairs = [self._window() for _ in range(size)]
+        images, labels = zip(*pairs, strict=True)
+        return torch.stack(images), torch.stack(labels)
+
+    def _window(self) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = self.rng
+        levels = self.pyramids[rng.integers(len(self.pyramids))]
+        zoom = math.exp(rng.uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
+        target = DIAMETER * zoom
+        level = next((x for x in reversed(levels) if x.diameter >= target), levels[0])
+        pixels = self._cut(level, level.diameter / target)
+        image = self._photometric(pixels[:3])
+        return image, pixels[3]
+
+    def _cut(self, level: Level, step: float) -> torch.Tensor:
+        """A turned, mirrored window (4, W, W) in [0, 1]; `step`: source pixels per pixel."""
+        rng = self.rng
+        height, width = level.pixels.shape[1:]
+        reach = 0.45 * level.diameter * math.sqrt(rng.random())  # centre inside the disc
+        at = rng.uniform(0, 2 * math.pi)
+        x = width / 2 + reach * math.cos(at)
+        y = min(max(height / 2 + reach * math.sin(at), 0), height)
+        turn = rng.uniform(0, 2 * math.pi)
+        stretch = math.exp(rng.normal(0, 0.08))  # unequal scale of the two axes
+        mirror = rng.choice([-1.0, 1.0])
+        a, b = step * stretch * mirror, step / stretch
+        half = WINDOW / 2
+        # Output pixel (u, v) in [-half, half] -> source pixel, in [-1, 1] of a cut-out around it.
+        radius = math.ceil(half * max(abs(a), abs(b)) * math.sqrt(2)) + 2
+        left, top = round(x) - radius, round(y) - radius
+        box = level.pixels[:, max(top, 0) : top + 2 * radius, max(left, 0) : left + 2 * radius]
+        pad = (max(-left, 0), max(left + 2 * radius - width, 0),
+               max(-top, 0), max(top + 2 * radius - height, 0))  # fmt: skip
+        box = F.pad(box, pad)[None].float() / 255
+        scale = half / radius
+        cos, sin = math.cos(turn), math.sin(turn)
+        theta = torch.tensor([[[a * cos * scale, -b * sin * scale, 0.0],
+                               [a * sin * scale, b * cos * scale, 0.0]]],
+                             dtype=torch.float32)  # fmt: skip
+        grid = F.affine_grid(theta, [1, 4, WINDOW, WINDOW], align_corners=False)
+        return F.grid_sample(box, grid, align_corners=False)[0]
+
+    def _photometric(self, image: torch.Tensor) -> torch.Tensor:
+        """Another camera, lamp and file: each change is drawn on its own."""
+        rng = self.rng
+        if rng.random() < 0.8:
+            image = image ** math.exp(rng.normal(0, 0.3))
+        if rng.random() < 0.8:
+            gains = np.exp(rng.normal(0, 0.15, (3, 1, 1)) + rng.normal(0, 0.2))
+            image = image * torch.from_numpy(gains).float()
+        if rng.random() < 0.3:  # towards grey, or away from it
+            grey = image.mean(dim=0, keepdim=True)
+            image = grey + (image - grey) * rng.uniform(0.2, 1.5)
+        if rng.random() < 0.3:  # contrast about the window's mean
+            mean = image.mean(dim=(1, 2), keepdim=True)
+            image = mean + (image - mean) * rng.uniform(0.5, 1.4)
+        if rng.random() < 0.4:  # the lamp's gradient
+            axis = torch.linspace(-1, 1, WINDOW)
+            ramp = rng.normal(0, 0.25) * axis[:, None] + rng.normal(0, 0.25) * axis[None]
+            image = image * torch.exp(ramp)
+        image = image.clamp(0, 1)
+        if rng.random() < 0.4:
+            image = image + rng.uniform(0, 0.05) * torch.from_numpy(
+                rng.standard_normal(image.shape, dtype=np.float32)
+            )
+            image = image.clamp(0, 1)
+        blur, quality = rng.random() < 0.25, rng.random() < 0.25
+        if blur or quality:
+            picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+            if blur:
+                picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
+            if quality:
+                file = io.BytesIO()
+                picture.save(file, "JPEG", quality=int(rng.integers(40, 95)))
+                picture = Image.open(file)
+            image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        return image

@@ -1,0 +1,3 @@
+"""vesselseg."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,7 @@
+"""``python -m vesselseg`` is the ``vesselseg`` command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,214 @@
+"""The U-Net of the published checkpoints, with its three heads.
+
+Sources
+-------
+- Ronneberger, Fischer, Brox: U-Net, 2015, doi:10.1007/978-3-319-24574-4_28.
+- Long, Shelhamer, Darrell: fully convolutional networks (FCN head), 2015,
+  doi:10.1109/CVPR.2015.7298965.
+- Zhao et al.: PSPNet, 2017, doi:10.1109/CVPR.2017.660.
+- Chen et al.: DeepLabV3, 2017, arXiv:1706.05587.
+- Sizes and order of layers: mmsegmentation 1.2.2, ``configs/_base_/models/*_unet_s5-d16.py``.
+
+The network comes in two forms that compute the same function. ``UNet(..., norm=True)`` has
+a batch norm behind every convolution, as it is trained and published; ``UNet(..., norm=False)``
+has those folded into the convolutions (:func:`fold_batch_norm`), as it is run and saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = ("fcn", "pspnet", "deeplabv3")
+CLASSES = 2  # background, vessel
+_POOL_SCALES = (1, 2, 3, 6)
+_DILATIONS = (1, 12, 24, 36)
+_EPSILON = 1e-5  # of every batch norm in the published configurations
+
+
+class ConvUnit(nn.Module):
+    """A convolution that keeps the size of its map, batch norm (if any), ReLU (unless told not)."""
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int = 3,
+        *,
+        dilation: int = 1,
+        norm: bool = False,
+        relu: bool = True,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.conv = nn.Conv2d(
+            channels, out, kernel, padding=padding, dilation=dilation, bias=not norm
+        )
+        self.norm = nn.BatchNorm2d(out, eps=_EPSILON) if norm else None
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        # In place: nobody else reads the convolution's output.
+        return F.relu(x, inplace=True) if self.relu else x
+
+
+class Up(nn.Module):
+    """One stage of the decoder: halve the channels, double the map, join the skip, two units.
+
+    As published, the map is enlarged first and the 1x1 convolution and batch norm follow. Both
+    are affine in each pixel and the weights of bilinear interpolation add up to one, so they
+    commute; done in this order they touch a quarter of the pixels. The ReLU does not commute
+    and stays behind the enlargement.
+    """
+
+    def __init__(self, channels: int, out: int, *, norm: bool) -> None:
+        super().__init__()
+        self.reduce = ConvUnit(channels, out, 1, norm=norm, relu=False)
+        self.block = _two_units(2 * out, out, norm)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.reduce(x)  # (N, 2C, H, W) -> (N, C, H, W)
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = torch.cat([skip, F.relu(x, inplace=True)], dim=1)  # (N, 2C, 2H, 2W)
+        out: Tensor = self.block(x)
+        return out
+
+
+class FCNHead(nn.Module):
+    """One 3x3 unit on the last map of the decoder."""
+
+    def __init__(self, channels: int, *, norm: bool) -> None:
+        super().__init__()
+        self.unit = ConvUnit(channels, channels, norm=norm)
+        self.classifier = nn.Conv2d(channels, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.unit(x))
+        return logits
+
+
+class PSPHead(nn.Module):
+    """Pyramid pooling: means over 1x1, 2x2, 3x3 and 6x6 bins beside the map itself."""
+
+    def __init__(self, channels: int, *, norm: bool) -> None:
+        super().__init__()
+        out = channels // 4
+        self.pyramid = nn.ModuleList(ConvUnit(channels, out, 1, norm=norm) for _ in _POOL_SCALES)
+        self.bottleneck = ConvUnit(channels + len(_POOL_SCALES) * out, out, norm=norm)
+        self.classifier = nn.Conv2d(out, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for bins, unit in zip(_POOL_SCALES, self.pyramid, strict=True):
+            maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
+        logits: Tensor = self.classifier(self.bottleneck(torch.cat(maps, dim=1)))
+        return logits
+
+
+class ASPPHead(nn.Module):
+    """Atrous spatial pyramid pooling of DeepLabV3: the map's mean and four dilations."""
+
+    def __init__(self, channels: int, *, norm: bool) -> None:
+        super().__init__()
+        out = channels // 4
+        self.pool = ConvUnit(channels, out, 1, norm=norm)
+        self.atrous = nn.ModuleList(
+            ConvUnit(channels, out, 1 if d == 1 else 3, dilation=d, norm=norm) for d in _DILATIONS
+        )
+        self.bottleneck = ConvUnit((1 + len(_DILATIONS)) * out, out, norm=norm)
+        self.classifier = nn.Conv2d(out, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [_enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
+        maps += [unit(x) for unit in self.atrous]
+        logits: Tensor = self.classifier(self.bottleneck(torch.cat(maps, dim=1)))
+        return logits
+
+
+_HEAD_TYPES = {"fcn": FCNHead, "pspnet": PSPHead, "deeplabv3": ASPPHead}
+
+
+class UNet(nn.Module):
+    """U-Net with `depth` stages, the first of `width` channels, doubled at each stage.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first stage; 64 in the published checkpoints.
+    depth : int
+        Number of stages; 5 in the published checkpoints.
+    head : {"fcn", "pspnet", "deeplabv3"}
+    norm : bool
+        True for the form that is trained, with batch norms; False for the folded one.
+
+    Notes
+    -----
+    ``forward`` takes normalised RGB, float (N, 3, H, W) with H and W multiples of
+    :attr:`multiple`, and returns logits (N, 2, H, W): background and vessel.
+    """
+
+    def __init__(
+        self, width: int = 64, depth: int = 5, head: str = "fcn", *, norm: bool = False
+    ) -> None:
+        super().__init__()
+        widths = [width * 2**stage for stage in range(depth)]
+        self.encoder = nn.ModuleList(
+            _two_units(channels, out, norm)
+            for channels, out in zip([3, *widths[:-1]], widths, strict=True)
+        )
+        # decoder[i] gives the map of encoder[i]'s size, so the deepest one runs first.
+        self.decoder = nn.ModuleList(Up(2 * out, out, norm=norm) for out in widths[:-1])
+        self.head = _HEAD_TYPES[head](width, norm=norm)
+        self.multiple = 2 ** (depth - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips: list[Tensor] = []
+        for stage, block in enumerate(self.encoder):
+            if stage:
+                x = F.max_pool2d(x, 2)
+            x = block(x)  # (N, width * 2**stage, H / 2**stage, W / 2**stage)
+            skips.append(x)
+        skips.pop()  # the deepest map is the decoder's input, not a skip
+        for up in reversed(self.decoder):
+            x = up(x, skips.pop())
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def fold_batch_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of ``UNet(norm=True)`` -> that of ``UNet(norm=False)``, float32.
+
+    Each batch norm is the affine map ``gamma * (x - mean) / sqrt(var + eps) + beta`` of the
+    convolution in front of it; computed in float64, rounded once.
+    """
+    folded: dict[str, Tensor] = {}
+    for key, value in state.items():
+        unit, dot, parameter = key.rpartition(".")
+        if unit.endswith(".norm"):
+            continue
+        mean = state.get(f"{unit.removesuffix('.conv')}.norm.running_mean")
+        if parameter != "weight" or mean is None:
+            folded[key] = value.float()
+            continue
+        norm = unit.removesuffix("conv") + "norm."
+        gamma, beta, variance = (
+            state[norm + name].double() for name in ("weight", "bias", "running_var")
+        )
+        gain = gamma / torch.sqrt(variance + _EPSILON)
+        folded[key] = (value.double() * gain[:, None, None, None]).float()
+        folded[f"{unit}{dot}bias"] = (beta - mean.double() * gain).float()
+    return folded
+
+
+def _two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
+    return nn.Sequential(ConvUnit(channels, out, norm=norm), ConvUnit(out, out, norm=norm))
+
+
+def _enlarge(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
