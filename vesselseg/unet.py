@@ -89,8 +89,7 @@ class FCNHead(nn.Module):
         self.classifier = nn.Conv2d(channels, CLASSES, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.unit(x))
-        return logits
+        return _classify(self.classifier, self.unit(x))
 
 
 class PSPHead(nn.Module):
@@ -107,8 +106,7 @@ class PSPHead(nn.Module):
         maps = [x]
         for bins, unit in zip(_POOL_SCALES, self.pyramid, strict=True):
             maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
-        logits: Tensor = self.classifier(self.bottleneck(torch.cat(maps, dim=1)))
-        return logits
+        return _classify(self.classifier, self.bottleneck(torch.cat(maps, dim=1)))
 
 
 class ASPPHead(nn.Module):
@@ -127,11 +125,11 @@ class ASPPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [_enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
         maps += [unit(x) for unit in self.atrous]
-        logits: Tensor = self.classifier(self.bottleneck(torch.cat(maps, dim=1)))
-        return logits
+        return _classify(self.classifier, self.bottleneck(torch.cat(maps, dim=1)))
 
 
-_HEAD_TYPES = {"fcn": FCNHead, "pspnet": PSPHead, "deeplabv3": ASPPHead}
+_Head = FCNHead | PSPHead | ASPPHead
+_HEAD_TYPES: dict[str, type[_Head]] = {"fcn": FCNHead, "pspnet": PSPHead, "deeplabv3": ASPPHead}
 
 
 class UNet(nn.Module):
@@ -164,7 +162,7 @@ class UNet(nn.Module):
         )
         # decoder[i] gives the map of encoder[i]'s size, so the deepest one runs first.
         self.decoder = nn.ModuleList(Up(2 * out, out, norm=norm) for out in widths[:-1])
-        self.head = _HEAD_TYPES[head](width, norm=norm)
+        self.head: _Head = _HEAD_TYPES[head](width, norm=norm)
         self.multiple = 2 ** (depth - 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,6 +206,13 @@ def fold_batch_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
     return nn.Sequential(ConvUnit(channels, out, norm=norm), ConvUnit(out, out, norm=norm))
+
+
+def _classify(classifier: nn.Conv2d, x: Tensor) -> Tensor:
+    # A network in half precision may keep its last layer in float32: the difference of two
+    # rounded logits would lose what decides a pixel.
+    logits: Tensor = classifier(x.to(classifier.weight.dtype))
+    return logits
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ import hashlib
 import os
 import pickle
 import re
-import secrets
 import threading
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, OutputError
+from .errors import CheckpointError
+from .files import whole_file
 from .record import Checkpoint
 from .unet import UNet, fold_batch_norm
 
@@ -148,7 +148,6 @@ def save(
     OutputError
         If the file cannot be written.
     """
-    path = Path(path)
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in network.state_dict().items()}
     content = {
         "format": _FORMAT,
@@ -156,14 +155,8 @@ def save(
         "record": checkpoint.to_dict(),
         "state_dict": state,
     }
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("wb") as stream:
-            torch.save(content, stream)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        part.unlink(missing_ok=True)
-        raise OutputError(f"The model could not be saved as {str(path)!r}: {error}") from error
+    with whole_file(path) as part:
+        torch.save(content, part)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -1,0 +1,181 @@
+"""PyTorch as the engine: where the network runs, in which precision, in batches of which size."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import DeviceError, OptionError, did_you_mean
+from .record import Checkpoint
+from .unet import UNet
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = (*_DTYPES, "auto")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+# Pixels in one batch of windows. A CPU's maps should stay in its cache; a GPU wants to be full.
+_BATCH_PIXELS = {"cpu": 2**16, "cuda": 2**20, "mps": 2**18}
+
+
+class TorchEngine:
+    """A network on a device, as the callable that :func:`vesselseg.sliding.slide` takes.
+
+    Parameters
+    ----------
+    network : UNet
+        Folded, float32, on the CPU. In float32 on the CPU it is used itself; else it is copied.
+    checkpoint : Checkpoint
+        For `mean` and `std`.
+    device : torch.device
+    precision : {"float32", "bfloat16", "float16"}
+        Of weights and maps. Products are summed in float32 in each; the last 1x1 convolution,
+        the logits and their sums are float32 always.
+    """
+
+    def __init__(
+        self, network: UNet, checkpoint: Checkpoint, device: torch.device, precision: str
+    ) -> None:
+        self.device, self.dtype = device, _DTYPES[precision]
+        if not (device.type == "cpu" and self.dtype == torch.float32):
+            network = copy.deepcopy(network)
+        classifier = copy.deepcopy(network.head.classifier)
+        network.to(device, self.dtype)
+        network.head.classifier = classifier.to(device)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        shape = (1, 3, 1, 1)
+        self.mean, self.std = (
+            torch.tensor(values, dtype=torch.float32, device=device).reshape(shape)
+            for values in (checkpoint.mean, checkpoint.std)
+        )
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """Windows (N, 3, h, w) uint8 RGB -> logits (N, 2, h, w) float32."""
+        exact = _IEEE if self.device.type == "cuda" else contextlib.nullcontext()
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), exact:
+            x = windows.to(self.device).float().sub_(self.mean).div_(self.std)
+            logits: Tensor = self.network(x.to(self.dtype))
+        return logits
+
+
+_CUDNN: Any = torch.backends.cudnn  # its attributes are not typed
+
+
+class _IeeeConvolutions:
+    """While any thread is inside, cuDNN's float32 convolutions are not rounded to TF32.
+
+    PyTorch rounds them by default, to 10 binary digits, and has no switch for a single call.
+    The host's setting comes back when the last thread leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._host = ""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._host = _CUDNN.conv.fp32_precision
+                _CUDNN.conv.fp32_precision = "ieee"
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                _CUDNN.conv.fp32_precision = self._host
+
+
+_IEEE = _IeeeConvolutions()
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device meant: for "auto" CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device here; never another one in its place.
+    """
+    if device == "auto":
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("mps" if best == "cpu" and torch.backends.mps.is_available() else best)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(
+            f"There is no kind of device {device!r}.{did_you_mean(str(device), DEVICES)} "
+            f"Allowed are 'auto', 'cpu', 'cuda', 'cuda:0' and so on, and 'mps'."
+        ) from error
+    here = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if (chosen.index or 0) >= here.get(chosen.type, 0):
+        found = ", ".join(f"{kind} ({count})" for kind, count in here.items() if count)
+        raise DeviceError(
+            f"Device {str(device)!r} is not available here; found: {found}. "
+            f"device='auto' takes the best one."
+        )
+    return chosen
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """The precision meant: for "auto" the fastest that the device computes natively.
+
+    Raises
+    ------
+    OptionError
+        If there is no such precision.
+    DeviceError
+        If the device cannot compute in it.
+    """
+    if precision not in PRECISIONS:
+        raise OptionError(
+            f"precision is {precision!r}; allowed are {', '.join(map(repr, PRECISIONS))}."
+        )
+    native = native_precisions(device)
+    if precision == "auto":
+        preferred = ("bfloat16", "float32") if device.type == "cpu" else ("float16", "float32")
+        return next(name for name in preferred if name in native)
+    # A CPU without instructions for bfloat16 still computes in it, slowly and rightly.
+    if precision not in native and not (precision == "bfloat16" and device.type == "cpu"):
+        raise DeviceError(
+            f"Device {str(device)!r} cannot compute in {precision}; it can in {', '.join(native)}."
+        )
+    return precision
+
+
+def native_precisions(device: torch.device) -> list[str]:
+    """What the device has instructions for."""
+    native = ["float32"]
+    if device.type == "cpu":
+        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            native.append("bfloat16")
+        if torch.ops.mkldnn._is_mkldnn_fp16_supported():
+            native.append("float16")
+        return native
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        native.append("bfloat16")
+    return [*native, "float16"]
+
+
+def choose_batch_size(batch_size: int | None, checkpoint: Checkpoint, device: torch.device) -> int:
+    """Windows in one batch: the caller's number, or what suits the device.
+
+    Raises
+    ------
+    OptionError
+        If it is not a positive whole number.
+    """
+    if batch_size is None:
+        return max(1, _BATCH_PIXELS[device.type] // checkpoint.crop**2)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise OptionError(f"batch_size is {batch_size!r}; it has to be a whole number from 1 up.")
+    return batch_size

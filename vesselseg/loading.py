@@ -1,0 +1,191 @@
+"""From a name or a file to a model: ``load_model``, and ``segment`` for a single line."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, TypeAlias, Union
+
+import torch
+
+from . import cache
+from . import weights as weights_files
+from .checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint
+from .engine import choose_device, choose_precision
+from .errors import CheckpointError, OptionError
+from .images import ImageLike
+from .record import Checkpoint
+from .result import Segmentation
+from .segmenter import Segmenter
+from .unet import UNet
+
+Model: TypeAlias = Union[str, "os.PathLike[str]", Checkpoint]
+
+
+def load_model(
+    model: Model | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "auto",
+    precision: str = "float32",
+    batch_size: int | None = None,
+) -> Segmenter:
+    """Load a model once, to be used many times.
+
+    Parameters
+    ----------
+    model : str, path, Checkpoint or None
+        A name (:func:`vesselseg.list_models`), whose weights are downloaded if they are not in
+        the cache yet; a record of your own; a file saved by :meth:`Segmenter.save`; or None for
+        the model that is part of the package.
+    weights : path
+        A local file to read instead, with the windows and the scale of `model`.
+    device : str or torch.device
+        "auto" takes CUDA, then MPS, then the CPU; or "cpu", "cuda", "cuda:1", "mps".
+    precision : {"float32", "bfloat16", "float16", "auto"}
+        "auto" is the fastest that the device computes natively: bfloat16 or float32 on a CPU,
+        float16 on a GPU.
+    batch_size : int
+        Windows computed at once; None for what suits the device.
+
+    Returns
+    -------
+    Segmenter
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no model of that name.
+    FileNotFoundError, CheckpointError
+        If the weights file does not exist, is damaged, or holds another network.
+    DownloadError
+        If the weights can be had from nowhere.
+    DeviceError
+        If the device, or the precision on it, is not available.
+    OptionError
+        If another argument is outside what is described here.
+    """
+    chosen = choose_device(device)
+    precision = choose_precision(precision, chosen)
+    network, checkpoint, digest = _load(model, weights)
+    return Segmenter(
+        network,
+        checkpoint,
+        sha256=digest,
+        device=chosen,
+        precision=precision,
+        batch_size=batch_size,
+    )
+
+
+def segment(
+    image: ImageLike,
+    *,
+    model: Model | Segmenter | None = None,
+    device: str | torch.device = "auto",
+    precision: str = "float32",
+    scale: str | float | None = None,
+    threshold: float = 0.5,
+) -> Segmentation:
+    """Segment the vessels of one photograph.
+
+    The model is kept in memory for the next call; the last few are.
+
+    Parameters
+    ----------
+    image, scale, threshold
+        As for :meth:`Segmenter.__call__`.
+    model, device, precision
+        As for :func:`load_model`. A :class:`Segmenter` is used as it is.
+
+    Returns
+    -------
+    Segmentation
+
+    Raises
+    ------
+    VesselsegError, FileNotFoundError
+        As :func:`load_model` and :meth:`Segmenter.__call__`.
+    """
+    if not isinstance(model, Segmenter):
+        model = _MODELS.get(model, device, precision)
+    return model(image, scale=scale, threshold=threshold)
+
+
+def _load(model: Model | None, file: str | os.PathLike[str] | None) -> tuple[UNet, Checkpoint, str]:
+    """Network, record and digest of what :func:`load_model` was asked for."""
+    if model is None and file is not None:
+        model, file = os.fspath(file), None  # a file alone has to say what it is
+    if model is None:
+        model = EMBEDDED
+    if isinstance(model, Checkpoint):
+        record = model
+    elif isinstance(model, (str, os.PathLike)):
+        if not _is_path(model):
+            record = find_checkpoint(str(model))
+        elif file is None:
+            return _load_file(Path(model))
+        else:
+            raise OptionError("Both model and weights are files; give the model's name.")
+    else:
+        raise OptionError(
+            f"model is of type {type(model).__name__}; it has to be a name, a path or a Checkpoint."
+        )
+    path = Path(file) if file is not None else cache.download(record)
+    content = weights_files.read(path)
+    return weights_files.to_network(content, record), record, weights_files.sha256(path)
+
+
+def _load_file(path: Path) -> tuple[UNet, Checkpoint, str]:
+    """A file alone: of our own layout, or one of the published files by its digest."""
+    content = weights_files.read(path)
+    digest = weights_files.sha256(path)
+    record = content.record
+    if record is None:
+        known = (
+            checkpoint
+            for checkpoint in CHECKPOINTS.values()
+            for source in checkpoint.sources
+            if source.sha256 == digest or (source.digits and digest.startswith(source.digits))
+        )
+        record = next(known, None)
+    if record is None:
+        raise CheckpointError(
+            f"{str(path)!r} does not say which model it is. Give the model's name and the file: "
+            f"load_model('unet_s5-d16_drive', weights={str(path)!r})."
+        )
+    return weights_files.to_network(content, record), record, digest
+
+
+def _is_path(model: str | os.PathLike[str]) -> bool:
+    if not isinstance(model, str) or model in CHECKPOINTS:
+        return not isinstance(model, str)
+    return Path(model).suffix in (".pth", ".pt", ".ckpt") or Path(model).exists()
+
+
+class _Models:
+    """The last few models that :func:`segment` used, each loaded once by whichever thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._loaded: OrderedDict[Any, Segmenter] = OrderedDict()
+
+    def get(self, model: Model | None, device: str | torch.device, precision: str) -> Segmenter:
+        state: Any = None
+        if isinstance(model, (str, os.PathLike)) and _is_path(model) and Path(model).exists():
+            stat = Path(model).stat()  # a file that was replaced is loaded again
+            model, state = Path(model).resolve(), (stat.st_mtime_ns, stat.st_size)
+        key = (model, state, str(device), precision)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = load_model(model, device=device, precision=precision)
+            self._loaded.move_to_end(key)
+            while len(self._loaded) > self._most:
+                self._loaded.popitem(last=False)
+            return self._loaded[key]
+
+
+_MODELS = _Models(most=4)

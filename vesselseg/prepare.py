@@ -1,0 +1,153 @@
+"""Photograph -> the network's scale, and its logits back to the photograph's own size."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from .errors import OptionError
+from .images import RGB
+from .record import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Where no field of view gives the scale, tiny images are not blown up further than this.
+_LARGEST_GUESS = 4.0
+
+
+def check_scale(scale: str | float | None, checkpoint: Checkpoint) -> str | float:
+    """The scale rule to follow: the caller's, or the record's own where that is None."""
+    if scale is None:
+        return checkpoint.scale
+    if isinstance(scale, str):
+        needed = {"fit": checkpoint.fit_size, "fov": checkpoint.fov_diameter, "native": True}
+        if scale in needed and needed[scale] is None:
+            raise OptionError(f"Model {checkpoint.name!r} has no size for scale={scale!r}.")
+        if scale in needed:
+            return scale
+    elif not isinstance(scale, bool) and math.isfinite(scale) and scale > 0:
+        return float(scale)
+    raise OptionError(
+        f"scale is {scale!r}; it has to be 'fit', 'native', 'fov', a positive factor, or None "
+        f"for the model's own rule ({checkpoint.scale!r})."
+    )
+
+
+def to_scale(image: RGB, scale: str | float, checkpoint: Checkpoint, diameter: float | None) -> RGB:
+    """Resize a photograph for the network.
+
+    Parameters
+    ----------
+    image : ndarray of uint8 (H, W, 3)
+    scale : "fit", "native", "fov" or float
+        As :func:`check_scale` gives it.
+    diameter : float or None
+        Of the field of view, in pixels of `image`, if it was found.
+
+    Returns
+    -------
+    ndarray of uint8 (h, w, 3)
+        `image` itself where nothing is to be done.
+
+    Notes
+    -----
+    "fit" is the published pipeline, reduced without antialiasing as OpenCV does. All else is
+    resampled by Pillow's bilinear filter, which antialiases when it reduces.
+    """
+    height, width = image.shape[:2]
+    if scale == "fit":
+        assert checkpoint.fit_size is not None
+        factor = fit_factor(height, width, checkpoint.fit_size)
+    elif scale == "fov":
+        assert checkpoint.fov_diameter is not None
+        seen = diameter if diameter else max(height, width)
+        factor = checkpoint.fov_diameter / seen
+        if not diameter:
+            factor = min(factor, _LARGEST_GUESS)
+    else:
+        factor = 1.0 if scale == "native" else float(scale)
+    size = (max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1))
+    _warn_of_scale(diameter, factor, scale, checkpoint)
+    if size == (height, width):
+        return image
+    if scale == "fit":
+        return resize_like_opencv(image, size)
+    picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(picture)
+
+
+def fit_factor(height: int, width: int, fit_size: tuple[int, int]) -> float:
+    """Factor that fits an image into a size, aspect kept (mmcv's ``rescale_size``)."""
+    long, short = max(fit_size), min(fit_size)
+    return min(long / max(height, width), short / min(height, width))
+
+
+def resize_like_opencv(image: RGB, size: tuple[int, int]) -> RGB:
+    """Bilinear resampling, bit for bit as OpenCV's ``INTER_LINEAR`` does it for uint8.
+
+    Each weight is rounded to a multiple of 1/2048; the sum along a row keeps 7 binary digits
+    after the point, and each of the two products along a column keeps 2.
+    """
+    (top, bottom, upper, lower), (left, right, nearer, farther) = (
+        _taps(image.shape[0], size[0], clamp=False),
+        _taps(image.shape[1], size[1], clamp=True),
+    )
+
+    def along_rows(rows: NDArray[np.intp], weights: NDArray[np.int32]) -> NDArray[np.int32]:
+        lines = image[rows]
+        sums = lines[:, left] * nearer[:, None] + lines[:, right] * farther[:, None]
+        return np.asarray(((sums >> 4) * weights[:, None, None]) >> 16)
+
+    return ((along_rows(top, upper) + along_rows(bottom, lower) + 2) >> 2).astype(np.uint8)
+
+
+def _taps(
+    length: int, size: int, *, clamp: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
+    """The two source pixels of each target pixel, and their weights in units of 1/2048.
+
+    Beyond the border both are the outermost pixel. OpenCV then gives the first one all of the
+    weight along rows (`clamp`), but leaves it split along columns, which rounds differently.
+    """
+    at = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
+    first = np.floor(at).astype(np.intp)
+    part = (at - first).astype(np.float32)
+    if clamp:
+        part[(first < 0) | (first >= length - 1)] = 0
+    unit = np.float32(2048)
+    weights = [np.rint(w * unit).astype(np.int32) for w in (np.float32(1) - part, part)]
+    last = length - 1
+    return first.clip(0, last), (first + 1).clip(0, last), weights[0], weights[1]
+
+
+def restore(logits: Tensor, height: int, width: int) -> Tensor:
+    """Logits (K, h, w) at the network's scale -> (K, height, width), bilinear."""
+    if logits.shape[-2:] == (height, width):
+        return logits
+    size = (height, width)
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _warn_of_scale(
+    diameter: float | None, factor: float, scale: str | float, checkpoint: Checkpoint
+) -> None:
+    if checkpoint.fov_diameter is None:
+        return
+    if diameter is None:
+        logger.warning(
+            "No field of view was found: is it a fundus photograph with its dark border? "
+            "Scale %r was followed; model %r expects a field of view of %g pixels.",
+            scale, checkpoint.name, checkpoint.fov_diameter,
+        )  # fmt: skip
+    elif not 0.5 <= diameter * factor / checkpoint.fov_diameter <= 2:
+        logger.warning(
+            "The field of view is %.0f pixels wide in the network's input; model %r expects "
+            "%g, and vessels of another width may be missed. scale='fov' would match it.",
+            diameter * factor, checkpoint.name, checkpoint.fov_diameter,
+        )  # fmt: skip

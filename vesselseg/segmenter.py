@@ -1,0 +1,231 @@
+"""A model in use: photographs in, vessels out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import fov, prepare, weights
+from ._version import __version__
+from .engine import TorchEngine, choose_batch_size, choose_device, choose_precision
+from .errors import OptionError
+from .images import RGB, ImageLike, to_rgb
+from .record import Checkpoint
+from .result import Segmentation
+from .sliding import slide
+from .unet import UNet
+
+
+@dataclass
+class _Photograph:
+    """One image on its way through the network."""
+
+    rgb: RGB
+    view: fov.FieldOfView
+    scaled: RGB
+
+
+class Segmenter:
+    """A loaded model. Made by :func:`load_model`; may be shared between threads.
+
+    Results are reproducible: the same version on the same machine with the same settings gives
+    the same bits, however images are grouped.
+    """
+
+    def __init__(
+        self,
+        network: UNet,
+        checkpoint: Checkpoint,
+        *,
+        sha256: str,
+        device: torch.device,
+        precision: str,
+        batch_size: int | None,
+    ) -> None:
+        self._network = network
+        self._asked_batch_size = batch_size
+        self._engine = TorchEngine(network, checkpoint, device, precision)
+        self.checkpoint = checkpoint
+        self.sha256 = sha256
+        self.device = device
+        self.precision = precision
+        self.batch_size = choose_batch_size(batch_size, checkpoint, device)
+
+    def __call__(
+        self, image: ImageLike, *, scale: str | float | None = None, threshold: float = 0.5
+    ) -> Segmentation:
+        """Segment one photograph.
+
+        Parameters
+        ----------
+        image : path, bytes, binary file object, PIL image, ndarray or Tensor
+            Arrays are (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey, tensors (3, H, W) or
+            (H, W); uint8, uint16, or float in [0, 1]. Any size from 1 x 1 up.
+        scale : {"fit", "native", "fov"}, float or None
+            How the image is brought to the network's scale: fitted into the size of the
+            model's data set, as published; left alone; its field of view brought to the
+            diameter of the model's; a factor; or, None, the model's own rule.
+        threshold : float
+            Pixels of a higher probability are vessel, in [0, 1].
+
+        Returns
+        -------
+        Segmentation
+
+        Raises
+        ------
+        FileNotFoundError
+            If `image` is a path that does not exist.
+        ImageError
+            If `image` is not an image that is accepted, or cannot be decoded.
+        OptionError
+            If `scale` or `threshold` is outside what is described here.
+        """
+        return next(self.segment_many([image], scale=scale, threshold=threshold))
+
+    def segment_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        scale: str | float | None = None,
+        threshold: float = 0.5,
+    ) -> Iterator[Segmentation]:
+        """Segment photographs one after another; windows of several share batches.
+
+        Parameters
+        ----------
+        images : iterable
+            Of what :meth:`__call__` takes. Read as results are asked for.
+        scale, threshold
+            As for :meth:`__call__`.
+
+        Returns
+        -------
+        iterator of Segmentation
+            In the order of `images`; the same, bit for bit, as one by one.
+
+        Raises
+        ------
+        FileNotFoundError, ImageError, OptionError
+            As :meth:`__call__`; those of an image when its turn comes.
+        """
+        if isinstance(images, (str, bytes, os.PathLike)):
+            raise OptionError(
+                f"segment_many takes several images, not {images!r}; for one, call the model."
+            )
+        rule = prepare.check_scale(scale, self.checkpoint)
+        number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
+        if not (number and 0 <= threshold <= 1):
+            raise OptionError(f"threshold is {threshold!r}; it has to be a number from 0 to 1.")
+        return (
+            self._segmentation(photograph, logits, rule, float(threshold))
+            for photograph, logits in self._run(images, rule)
+        )
+
+    def logits(self, image: ImageLike, *, scale: str | float | None = None) -> Tensor:
+        """Mean logits of the windows, at the photograph's own size.
+
+        Parameters
+        ----------
+        image, scale
+            As for :meth:`__call__`.
+
+        Returns
+        -------
+        Tensor (2, H, W)
+            Background and vessel; float32, on the CPU, without gradient. Nothing is masked.
+
+        Raises
+        ------
+        FileNotFoundError, ImageError, OptionError
+            As :meth:`__call__`.
+        """
+        rule = prepare.check_scale(scale, self.checkpoint)
+        photograph, logits = next(self._run([image], rule))
+        return prepare.restore(logits, *photograph.rgb.shape[:2]).cpu()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights, float32, and their record; ``load_model(path)`` reads them.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        weights.save(path, self._network, self.checkpoint)
+
+    def to(self, device: str | torch.device) -> Segmenter:
+        """The same model on another device; this one stays as it is.
+
+        Raises
+        ------
+        DeviceError
+            If the device is not there, or cannot compute in the model's precision.
+        """
+        chosen = choose_device(device)
+        return Segmenter(
+            self._network,
+            self.checkpoint,
+            sha256=self.sha256,
+            device=chosen,
+            precision=choose_precision(self.precision, chosen),
+            batch_size=self._asked_batch_size,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Segmenter {self.checkpoint.name} on {self.device} in {self.precision}>"
+
+    def _run(
+        self, images: Iterable[ImageLike], rule: str | float
+    ) -> Iterator[tuple[_Photograph, Tensor]]:
+        """Each image with its logits (2, h, w) at the network's scale, on the device."""
+        waiting: deque[_Photograph] = deque()
+
+        def tensors() -> Iterator[Tensor]:
+            for image in images:
+                rgb = to_rgb(image)
+                view = fov.find(rgb)
+                scaled = prepare.to_scale(rgb, rule, self.checkpoint, view.diameter)
+                waiting.append(_Photograph(rgb, view, scaled))
+                yield torch.from_numpy(scaled).permute(2, 0, 1).to(self.device)
+
+        for logits in slide(
+            tensors(),
+            self._engine,
+            crop=self.checkpoint.crop,
+            stride=self.checkpoint.stride,
+            batch_size=self.batch_size,
+            multiple=self._network.multiple,
+        ):
+            yield waiting.popleft(), logits
+
+    def _segmentation(
+        self, photograph: _Photograph, logits: Tensor, rule: str | float, threshold: float
+    ) -> Segmentation:
+        height, width = photograph.rgb.shape[:2]
+        # The softmax of two logits is the sigmoid of their difference, and resampling is linear:
+        # one map is restored instead of two.
+        margin = prepare.restore((logits[1] - logits[0])[None], height, width)[0]
+        probability = torch.sigmoid(margin).cpu().numpy()
+        if self.checkpoint.mask_outside_fov:
+            probability[~photograph.view.mask] = 0
+        provenance = {
+            "vesselseg": __version__,
+            "torch": str(torch.__version__),
+            "model": self.checkpoint.name,
+            "sha256": self.sha256,
+            "scale": rule,
+            "network_size": list(photograph.scaled.shape[:2]),
+            "fov_diameter": photograph.view.diameter and round(photograph.view.diameter, 1),
+            "device": str(self.device),
+            "precision": self.precision,
+            "threshold": threshold,
+        }
+        mask = probability > np.float32(threshold)
+        return Segmentation(mask, probability, photograph.view.mask, provenance, photograph.rgb)
