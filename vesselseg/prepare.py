@@ -31,7 +31,7 @@ def check_scale(scale: str | float | None, checkpoint: Checkpoint) -> str | floa
             raise OptionError(f"Model {checkpoint.name!r} has no size for scale={scale!r}.")
         if scale in needed:
             return scale
-    elif not isinstance(scale, bool) and math.isfinite(scale) and scale > 0:
+    elif isinstance(scale, (int, float)) and not isinstance(scale, bool) and 0 < scale < math.inf:
         return float(scale)
     raise OptionError(
         f"scale is {scale!r}; it has to be 'fit', 'native', 'fov', a positive factor, or None "
@@ -79,7 +79,7 @@ def to_scale(image: RGB, scale: str | float, checkpoint: Checkpoint, diameter: f
     if scale == "fit":
         return resize_like_opencv(image, size)
     picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(picture)
+    return np.array(picture)
 
 
 def fit_factor(height: int, width: int, fit_size: tuple[int, int]) -> float:

@@ -89,7 +89,15 @@ def slide(
     """
     canvases: deque[_Canvas] = deque()  # in order of arrival
     batch: list[tuple[_Canvas, Window]] = []
-    for image in images:
+    source, failure = iter(images), None
+    while True:
+        try:
+            image = next(source)
+        except StopIteration:
+            break
+        except Exception as error:  # raised when its turn has come, behind what is before it
+            failure = error
+            break
         canvas = _Canvas(image, crop, stride)
         if batch and batch[0][0].window_size != canvas.window_size:
             _run(batch, net, batch_size, multiple)  # a batch has windows of one size
@@ -104,6 +112,8 @@ def slide(
         _run(batch, net, batch_size, multiple)
     while canvases:
         yield canvases.popleft().mean()
+    if failure is not None:
+        raise failure
 
 
 def _run(batch: list[tuple[_Canvas, Window]], net: Net, batch_size: int, multiple: int) -> None:

@@ -219,7 +219,7 @@ class _Inert:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    refused = re.search(r"(?:GLOBAL|class|function) (\w+(?:\.\w+)+)", str(error))
+    refused = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
     if isinstance(error, pickle.UnpicklingError) and refused:
         name = refused[1]
         return (

@@ -1,0 +1,127 @@
+"""Devices, precisions and batch sizes."""
+
+import pytest
+import torch
+from conftest import NARROW
+
+from vesselseg import DeviceError, OptionError, weights
+from vesselseg.checkpoints import find_checkpoint
+from vesselseg.engine import (
+    TorchEngine,
+    choose_batch_size,
+    choose_device,
+    choose_precision,
+    native_precisions,
+)
+
+CPU = torch.device("cpu")
+CUDA = torch.cuda.is_available()
+needs_cuda = pytest.mark.skipif(not CUDA, reason="no CUDA device")
+
+
+class TestDevice:
+    def test_auto_takes_the_best(self, monkeypatch):
+        available = {"cuda": True, "mps": True}
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available["cuda"])
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: available["mps"])
+        assert choose_device("auto").type == "cuda"
+        available["cuda"] = False
+        assert choose_device("auto").type == "mps"
+        available["mps"] = False
+        assert choose_device("auto").type == "cpu"
+
+    @pytest.mark.parametrize("device", ["cuda:7", "mps:3", "xpu", "cpu:1"])
+    def test_one_that_is_not_there_is_refused(self, device):
+        with pytest.raises(DeviceError, match="not available here; found: cpu"):
+            choose_device(device)
+
+    @pytest.mark.parametrize("device", ["cud", "", None, 1.5])
+    def test_one_that_does_not_exist_is_refused(self, device):
+        with pytest.raises(DeviceError, match="Allowed are 'auto', 'cpu', 'cuda'"):
+            choose_device(device)
+
+    def test_a_torch_device_is_taken_as_it_is(self):
+        assert choose_device(CPU) == CPU
+
+
+class TestPrecision:
+    def test_auto_is_bfloat16_where_a_cpu_has_it(self, monkeypatch):
+        ops = torch.ops.mkldnn
+        monkeypatch.setattr(ops, "_is_mkldnn_bf16_supported", lambda: True)
+        assert choose_precision("auto", CPU) == "bfloat16"
+        monkeypatch.setattr(ops, "_is_mkldnn_bf16_supported", lambda: False)
+        assert choose_precision("auto", CPU) == "float32"
+
+    def test_what_the_device_cannot_do_is_refused_by_name(self, monkeypatch):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False)
+        with pytest.raises(DeviceError, match="'cpu' cannot compute in float16; it can in float32"):
+            choose_precision("float16", CPU)
+
+    def test_a_cpu_without_bfloat16_still_computes_in_it(self, monkeypatch):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+        assert choose_precision("bfloat16", CPU) == "bfloat16"
+
+    @pytest.mark.parametrize("precision", ["fp32", "int8", None, torch.float32])
+    def test_unknown(self, precision):
+        with pytest.raises(OptionError, match="allowed are 'float32', 'bfloat16'"):
+            choose_precision(precision, CPU)
+
+    @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+    def test_logits_stay_close_and_float32(self, precision, published_file):
+        if precision not in native_precisions(CPU):
+            pytest.skip(f"this CPU has no {precision}")
+        network = weights.to_network(weights.read(published_file), NARROW)
+        generator = torch.Generator().manual_seed(0)
+        windows = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
+        exact = TorchEngine(network, NARROW, CPU, "float32")(windows)
+        rounded = TorchEngine(network, NARROW, CPU, precision)(windows)
+        assert rounded.dtype == torch.float32
+        assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+
+    def test_float32_holds_inside_the_hosts_autocast(self, published_file):
+        network = weights.to_network(weights.read(published_file), NARROW)
+        engine = TorchEngine(network, NARROW, CPU, "float32")
+        windows = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = engine(windows)
+        assert torch.equal(inside, engine(windows))
+
+
+class TestBatchSize:
+    @pytest.mark.parametrize(("name", "expected"), [("drive", 16), ("chase_db1", 4), ("hrf", 1)])
+    def test_suits_the_windows(self, name, expected):
+        record = find_checkpoint(f"unet_s5-d16_{name}")
+        assert choose_batch_size(None, record, CPU) == expected
+        assert choose_batch_size(None, record, torch.device("cuda")) > expected
+
+    def test_asked_for(self):
+        assert choose_batch_size(3, NARROW, CPU) == 3
+
+    @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
+    def test_refused(self, size):
+        with pytest.raises(OptionError, match="whole number from 1 up"):
+            choose_batch_size(size, NARROW, CPU)
+
+
+@needs_cuda
+def test_cuda_float32_equals_the_cpu_and_leaves_tf32_as_the_host_has_it(published_file):
+    network = weights.to_network(weights.read(published_file), NARROW)
+    windows = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
+    before = torch.backends.cudnn.conv.fp32_precision
+    there = TorchEngine(network, NARROW, torch.device("cuda"), "float32")(windows).cpu()
+    here = TorchEngine(network, NARROW, CPU, "float32")(windows)
+    assert torch.backends.cudnn.conv.fp32_precision == before
+    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
+
+
+def test_tf32_of_the_host_comes_back_when_the_last_thread_leaves():
+    from vesselseg.engine import _IeeeConvolutions
+
+    exact, setting = _IeeeConvolutions(), torch.backends.cudnn.conv
+    before = setting.fp32_precision
+    with exact:
+        with exact:
+            assert setting.fp32_precision == "ieee"
+        assert setting.fp32_precision == "ieee"
+    assert setting.fp32_precision == before

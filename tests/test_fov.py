@@ -1,0 +1,136 @@
+"""The field of view of many cameras."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EXAMPLE
+from PIL import Image
+
+from vesselseg.fov import find
+
+SIZE, RADIUS = 600, 280
+
+
+def iou(found, truth):
+    return (found & truth).sum() / (found | truth).sum()
+
+
+def camera(*, shape=(SIZE, SIZE), centre=(300, 300), radius=RADIUS, brightness=1.0, noise=0.0,
+           black=0.0):  # fmt: skip
+    """A disc that darkens towards its edge, as photographs do: image, field of view."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    distance = np.hypot(rows - centre[0], columns - centre[1])
+    truth = distance < radius
+    light = brightness * (1 - 0.5 * (distance / radius) ** 2) * truth
+    colour = light[..., None] * np.array([200.0, 110.0, 60.0])
+    grain = np.random.default_rng(0).normal(black, noise, colour.shape)
+    return np.clip(colour + grain, 0, 255).astype(np.uint8), truth
+
+
+@pytest.fixture(scope="module")
+def example():
+    with Image.open(EXAMPLE) as image:
+        return np.asarray(image)
+
+
+class TestExample:
+    """The example photograph: a disc of 1,397 pixels with a tab."""
+
+    def test_is_found(self, example):
+        found = find(example)
+        assert found.diameter == pytest.approx(1397, abs=6)
+        assert found.mask[705, 705]
+        assert found.mask[165, 1180]  # the tab
+        assert not found.mask[:80, :80].any()
+        assert 0.765 < found.mask.mean() < 0.78
+
+    @pytest.mark.parametrize("factor", [0.2, 0.5, 2])
+    def test_at_other_sizes(self, example, factor):
+        side = round(1411 * factor)
+        image = np.asarray(Image.fromarray(example).resize((side, side)))
+        assert find(image).diameter == pytest.approx(1397 * factor, rel=0.01)
+
+    def test_cut_at_top_and_bottom_it_keeps_its_diameter(self, example):
+        cut = find(example[150:1250])
+        assert cut.diameter == pytest.approx(1397, rel=0.01)
+        assert iou(cut.mask, find(example).mask[150:1250]) > 0.99
+
+    def test_a_piece_from_the_middle_has_no_border(self, example):
+        piece = find(example[250:1150, 250:1150])
+        assert piece.diameter is None
+        assert piece.mask.all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"noise": 8, "black": 10},
+        {"noise": 20, "black": 25},
+        {"brightness": 0.25},
+        {"brightness": 0.2, "noise": 2, "black": 4},
+        {"shape": (400, 600), "centre": (200, 300)},  # cut at top and bottom
+        {"centre": (300, 240)},  # cut at the left
+        {"shape": (520, 520), "centre": (260, 260)},  # cut on four sides
+        {"shape": (400, 900), "centre": (200, 450), "radius": 190},
+    ],
+    ids=str,
+)
+def test_discs(options):
+    image, truth = camera(**options)
+    found = find(image)
+    assert iou(found.mask, truth) > 0.98
+    assert found.diameter == pytest.approx(2 * options.get("radius", RADIUS), rel=0.02)
+
+
+def test_a_label_in_the_corner_is_not_part_of_it():
+    image, truth = camera()
+    image[5:25, 5:120] = 255
+    assert iou(find(image).mask, truth) > 0.99
+
+
+def test_a_notch_and_dark_vessels_do_not_matter():
+    image, truth = camera()
+    image[560:, 280:320] = 0  # a notch in the border
+    image[290:310, 100:500] = 5  # something dark across the middle
+    found = find(image)
+    assert iou(found.mask, truth) > 0.98
+    assert found.mask[300, 300]
+    assert found.diameter == pytest.approx(2 * RADIUS, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((100, 120, 3), np.uint8),
+        np.full((100, 120, 3), 180, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8),
+        np.zeros((1, 1, 3), np.uint8),
+        np.full((1, 900, 3), 9, np.uint8),
+        np.full((15, 15, 3), 200, np.uint8),
+    ],
+    ids=["black", "bright", "noise", "one pixel", "one row", "tiny"],
+)
+def test_without_a_border_everything_is_inside(image):
+    found = find(image)
+    assert found.diameter is None
+    assert found.mask.shape == image.shape[:2]
+    assert found.mask.all()
+
+
+HRF = os.environ.get("VESSELSEG_TEST_HRF")
+
+
+@pytest.mark.skipif(HRF is None, reason="VESSELSEG_TEST_HRF names no folder of HRF")
+def test_the_masks_of_hrf():
+    """Every photograph of HRF (folders images and masks or mask): IoU of at least 0.98."""
+    folder = Path(str(HRF))
+    masks = {p.stem.removesuffix("_mask"): p for p in folder.glob("mask*/*.tif")}
+    images = sorted((folder / "images").iterdir())
+    assert images
+    for path in images:
+        with Image.open(path) as image, Image.open(masks[path.stem]) as mask:
+            truth = np.asarray(mask.convert("L")) > 127
+            assert iou(find(np.asarray(image)).mask, truth) >= 0.98, path.name

@@ -1,0 +1,129 @@
+"""Our logits are mmsegmentation's, for every head and every published window.
+
+And the comparison bites: each small deviation from its method makes it fail.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from published_layout import GOLDENS, SHAPES, seeded_state
+from torch.nn import functional
+
+import vesselseg
+from vesselseg import Segmenter
+
+SLIDES = sorted(path.stem for path in GOLDENS.glob("slide-*.npz"))
+PIPELINES = sorted(path.stem for path in GOLDENS.glob("pipeline-*.npz"))
+TOLERANCE = 1e-4  # of the largest magnitude
+SMALLEST = "slide-fcn-drive-131x150"
+
+
+def load(name: str, folder: Path) -> tuple[dict[str, np.ndarray], Segmenter]:
+    """A golden, and the published model of its name with the golden's weights."""
+    with np.load(GOLDENS / f"{name}.npz") as file:
+        golden = dict(file)
+    head, dataset = str(golden["head"]), str(golden["dataset"])
+    state = seeded_state(SHAPES[head], int(golden["seed"]))
+    state["decode_head.conv_seg.bias"] = torch.from_numpy(golden["bias"])
+    path = folder / "golden.pth"
+    torch.save({"meta": {}, "state_dict": state}, path)
+    record = f"unet_s5-d16_{dataset}" if head == "fcn" else f"unet_s5-d16_{head}_{dataset}"
+    return golden, vesselseg.load_model(record, weights=path, device="cpu")
+
+
+def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference over the largest magnitude."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def assert_same_mask(ours: np.ndarray, theirs: np.ndarray, margin: np.ndarray) -> None:
+    """Masks are equal, but for ties: pixels whose two logits are equal within the tolerance."""
+    tie = np.abs(margin) <= TOLERANCE * np.abs(margin).max()
+    assert tie.mean() < 1e-3
+    assert np.array_equal(ours[~tie], theirs[~tie])
+
+
+@pytest.mark.parametrize("name", SLIDES)
+def test_logits_equal_slide_inference(name: str, tmp_path: Path) -> None:
+    golden, model = load(name, tmp_path)
+    logits = model.logits(golden["image"], scale="native").numpy()
+    assert deviation(logits, golden["logits"]) < TOLERANCE
+    margin = golden["logits"][1] - golden["logits"][0]
+    assert_same_mask(logits[1] > logits[0], margin > 0, margin)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_results_equal_inference_model(name: str, tmp_path: Path) -> None:
+    golden, model = load(name, tmp_path)
+    logits = model.logits(golden["image"]).numpy()
+    margin = golden["margin"].astype(np.float32)  # kept in float16: 11 binary digits
+    assert deviation(logits[1] - logits[0], margin) < TOLERANCE + 2**-11
+    mask = np.unpackbits(golden["mask"])[: margin.size].reshape(margin.shape).astype(bool)
+    assert_same_mask(logits[1] > logits[0], mask, margin)
+
+
+def test_goldens_cover_all_heads_and_windows() -> None:
+    parts = [name.split("-") for name in SLIDES]
+    assert {part[1] for part in parts} == {"fcn", "pspnet", "deeplabv3"}
+    assert {part[2] for part in parts} == {"drive", "stare", "chase_db1", "hrf"}
+
+
+class TestTheComparisonBites:
+    """Deviations that a careless implementation would have."""
+
+    @pytest.fixture
+    def loaded(self, tmp_path: Path) -> tuple[dict[str, np.ndarray], Segmenter]:
+        return load(SMALLEST, tmp_path)
+
+    def logits(self, model: Segmenter, image: np.ndarray) -> np.ndarray:
+        return model.logits(image, scale="native").numpy()
+
+    def test_undisturbed(self, loaded) -> None:
+        golden, model = loaded
+        assert deviation(self.logits(model, golden["image"]), golden["logits"]) < TOLERANCE
+
+    def test_align_corners_flipped(self, loaded, monkeypatch) -> None:
+        golden, model = loaded
+
+        interpolate = functional.interpolate
+
+        def flipped(x, **options):
+            return interpolate(x, **{**options, "align_corners": True})
+
+        monkeypatch.setattr(functional, "interpolate", flipped)
+        assert deviation(self.logits(model, golden["image"]), golden["logits"]) > TOLERANCE
+
+    @pytest.mark.parametrize("change", [-1, 1])
+    def test_stride_off_by_one(self, loaded, change: int) -> None:
+        golden, model = loaded
+        record = model.checkpoint
+        model.checkpoint = dataclasses.replace(record, stride=record.stride + change)
+        assert deviation(self.logits(model, golden["image"]), golden["logits"]) > TOLERANCE
+
+    def test_bgr(self, loaded) -> None:
+        golden, model = loaded
+        swapped = np.ascontiguousarray(golden["image"][..., ::-1])
+        assert deviation(self.logits(model, swapped), golden["logits"]) > TOLERANCE
+
+    def test_probabilities_averaged(self, loaded) -> None:
+        golden, model = loaded
+        engine = model._engine
+        model._engine = lambda windows: engine(windows).softmax(dim=1)
+        ours = np.log(self.logits(model, golden["image"]))
+        margin = golden["logits"][1] - golden["logits"][0]
+        assert deviation(ours[1] - ours[0], margin) > TOLERANCE
+
+    def test_last_window_not_shifted_back(self, loaded) -> None:
+        golden, model = loaded
+        image = golden["image"]
+        height, width = image.shape[:2]
+        crop, stride = model.checkpoint.crop, model.checkpoint.stride
+        # Windows that hang over the border instead: the same grid on an image that holds them.
+        hang = [-(-(side - crop) // stride) * stride + crop - side for side in (height, width)]
+        assert min(hang) > 0
+        padded = np.pad(image, ((0, hang[0]), (0, hang[1]), (0, 0)), mode="edge")
+        ours = self.logits(model, padded)[:, :height, :width]
+        assert deviation(ours, golden["logits"]) > TOLERANCE

@@ -1,0 +1,206 @@
+"""What counts as an image, and which pixels it has."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vesselseg
+from vesselseg import ImageError
+from vesselseg.images import to_rgb
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+GREY = PIXELS[..., 0]
+
+
+def encoded(image, format_, **options):
+    file = io.BytesIO()
+    image.save(file, format_, **options)
+    return file.getvalue()
+
+
+class TestSameEightBitPixels:
+    """However they arrive, they are the same array."""
+
+    @pytest.mark.parametrize("format_", ["PNG", "TIFF", "BMP", "PPM", "WebP"])
+    def test_lossless_files(self, format_, tmp_path):
+        options = {"lossless": True} if format_ == "WebP" else {}
+        content = encoded(Image.fromarray(PIXELS), format_, **options)
+        path = tmp_path / "image"
+        path.write_bytes(content)
+        for given in (path, str(path), content, bytearray(content), memoryview(content)):
+            assert np.array_equal(to_rgb(given), PIXELS)
+        with path.open("rb") as stream:
+            assert np.array_equal(to_rgb(stream), PIXELS)
+        assert np.array_equal(to_rgb(io.BytesIO(content)), PIXELS)
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            PIXELS,
+            np.asfortranarray(PIXELS),
+            PIXELS[::-1, ::-1].copy()[::-1, ::-1],  # negative strides
+            PIXELS.astype(np.uint16) * 257,
+            (PIXELS / 255).astype(np.float32),
+            (PIXELS / 255).astype(np.float64),
+            torch.from_numpy(PIXELS).permute(2, 0, 1),
+            (torch.from_numpy(PIXELS).permute(2, 0, 1) / 255).requires_grad_(),
+            Image.fromarray(PIXELS),
+            np.dstack([PIXELS, np.full((5, 7), 255, np.uint8)]),
+        ],
+        ids=["uint8", "Fortran order", "negative strides", "uint16", "float32", "float64",
+             "tensor", "tensor with gradient", "PIL", "RGBA"],
+    )  # fmt: skip
+    def test_arrays_tensors_and_pil_images(self, given):
+        rgb = to_rgb(given)
+        assert rgb.dtype == np.uint8
+        assert rgb.flags.c_contiguous
+        assert np.array_equal(rgb, PIXELS)
+
+    @pytest.mark.parametrize(
+        "given",
+        [GREY, torch.from_numpy(GREY.copy()), Image.fromarray(GREY), GREY.astype(np.uint16) * 257,
+         (GREY / 255).astype(np.float32), Image.fromarray((GREY / 255).astype(np.float32)),
+         Image.fromarray(GREY.astype(np.uint16) * 257)],
+        ids=["uint8", "tensor", "PIL L", "uint16", "float", "PIL F", "PIL I;16"],
+    )  # fmt: skip
+    def test_grey_is_repeated(self, given):
+        assert np.array_equal(to_rgb(given), np.dstack([GREY] * 3))
+
+
+def test_sixteen_bits_are_divided_by_257_and_rounded():
+    values = np.array([[0, 128, 129, 257, 385, 386, 65534, 65535]], dtype=np.uint16)
+    expected = np.rint(values / 257).astype(np.uint8)
+    assert np.array_equal(to_rgb(values)[..., 0], expected)
+    for format_ in ("PNG", "TIFF"):
+        assert np.array_equal(to_rgb(encoded(Image.fromarray(values), format_))[..., 0], expected)
+
+
+def test_pixels_of_alpha_zero_become_black_and_others_keep_their_colour():
+    alpha = RNG.choice([0, 1, 128, 255], (5, 7)).astype(np.uint8)
+    rgba = np.dstack([PIXELS, alpha])
+    expected = np.where(alpha[..., None] == 0, 0, PIXELS)
+    for given in (rgba, Image.fromarray(rgba), encoded(Image.fromarray(rgba), "PNG")):
+        assert np.array_equal(to_rgb(given), expected)
+
+
+class TestFileFormats:
+    def test_palette(self):
+        image = Image.fromarray(PIXELS).quantize(16)
+        assert np.array_equal(to_rgb(encoded(image, "PNG")), np.asarray(image.convert("RGB")))
+
+    def test_palette_with_transparency(self):
+        image = Image.new("P", (2, 1))
+        image.putpalette([10, 20, 30, 40, 50, 60])
+        image.putpixel((1, 0), 1)
+        rgb = to_rgb(encoded(image, "PNG", transparency=0))
+        assert rgb.tolist() == [[[0, 0, 0], [40, 50, 60]]]
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "RGBX"])
+    def test_pil_modes(self, mode):
+        image = Image.fromarray(PIXELS).convert("RGB").convert(mode)
+        assert np.array_equal(to_rgb(image), np.asarray(image.convert("RGB")))
+
+    def test_cmyk_jpeg(self):
+        content = encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")
+        red, green, blue = to_rgb(content)[4, 4]
+        assert red > 240
+        assert max(green, blue) < 15
+
+    def test_exif_orientation_turns_files_upright(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+        content = encoded(Image.fromarray(PIXELS), "PNG", exif=exif)
+        assert np.array_equal(to_rgb(content), np.rot90(PIXELS, -1))
+        opened = Image.open(io.BytesIO(content))  # whose pixels are what the caller sees
+        assert np.array_equal(to_rgb(opened), PIXELS)
+
+    @pytest.mark.parametrize("format_", ["GIF", "TIFF"])
+    def test_first_of_several_pages_with_a_warning(self, format_, caplog):
+        pages = [Image.new("L", (4, 4), shade) for shade in (10, 20, 30)]
+        file = io.BytesIO()
+        pages[0].save(file, format_, save_all=True, append_images=pages[1:])
+        assert (to_rgb(file.getvalue()) == 10).all()
+        assert "has 3 pages; the first is used" in caplog.text
+
+
+class TestRefused:
+    """With what came and what is accepted."""
+
+    @pytest.mark.parametrize(
+        ("given", "match"),
+        [
+            (3, r"cannot be a int\. Accepted are a path"),
+            (None, r"cannot be a NoneType"),
+            ([[1, 2]], r"cannot be a list"),
+            (np.zeros((4, 4), bool), r"type bool; allowed are uint8, uint16"),
+            (np.zeros((4, 4), np.int64), r"type int64.*array\.astype\(np\.uint8\)"),
+            (np.full((4, 4), -3, np.int32), r"type int32"),
+            (np.zeros((4, 4), complex), r"type complex128"),
+            (np.zeros((3, 4, 5), np.uint8), r"shape \(3, 4, 5\).*transpose\(1, 2, 0\)"),
+            (np.zeros((4, 5, 1), np.uint8), r"Leave out the axis of length 1"),
+            (np.zeros((4, 5, 2), np.uint8), r"shape \(4, 5, 2\)"),
+            (np.zeros(4, np.uint8), r"shape \(4,\)"),
+            (np.zeros((2, 4, 5, 3), np.uint8), r"looks like a batch.*segment_many"),
+            (np.zeros((0, 5, 3), np.uint8), r"is empty"),
+            (np.zeros((0, 0), np.uint8), r"is empty"),
+            (np.full((4, 4), np.nan), r"not finite"),
+            (np.full((4, 4), np.inf), r"not finite"),
+            (np.full((4, 4), 1.5), r"from 1\.5 to 1\.5; .*divide by 255"),
+            (np.full((4, 4), -0.5), r"from -0\.5"),
+            (torch.zeros(4, 5, 3), r"permute\(2, 0, 1\)"),
+            (torch.zeros(2, 3, 4, 5), r"looks like a batch"),
+            (torch.zeros(4, 5, dtype=torch.int64), r"type int64"),
+            (torch.zeros(4, 5, dtype=torch.complex64), r"complex64"),
+            (Image.new("I", (4, 4)), r"PIL mode 'I'"),
+            (Image.new("LAB", (4, 4)), r"PIL mode 'LAB'"),
+            (b"", r"is empty"),
+            (b"no image", r"no image format that Pillow knows"),
+            (b"\0" * 128 + b"DICM" + b"\0" * 9, r"is a DICOM file.*Convert it to PNG"),
+            (io.StringIO("text"), r"gives str; open it in binary mode"),
+        ],
+        ids=str,
+    )
+    def test_other_things(self, given, match):
+        with pytest.raises(ImageError, match=match):
+            to_rgb(given)
+
+    @pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WebP"])
+    def test_truncated_files(self, format_):
+        noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        content = encoded(Image.fromarray(noise), format_)
+        for share in (0.1, 0.5):
+            with pytest.raises(ImageError, match="could not be decoded"):
+                to_rgb(content[: int(share * len(content))])
+
+    def test_missing_file_and_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no image .*absent\.jpg"):
+            to_rgb(tmp_path / "absent.jpg")
+        with pytest.raises(ImageError, match=r"is a folder.*segment_many"):
+            to_rgb(tmp_path)
+
+
+def test_bfloat16_tensors_are_accepted():
+    assert (to_rgb(torch.full((3, 2, 2), 0.5, dtype=torch.bfloat16)) == 128).all()
+
+
+def test_the_result_shares_no_memory_with_the_input():
+    array = PIXELS.copy()
+    tensor = torch.from_numpy(PIXELS.copy()).permute(2, 0, 1)
+    image = Image.fromarray(PIXELS)
+    for given in (array, tensor, image):
+        to_rgb(given)[:] = 0
+    assert np.array_equal(array, PIXELS)
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), PIXELS)
+    assert np.array_equal(np.asarray(image), PIXELS)
+
+
+def test_field_of_view_is_public():
+    disc = np.hypot(*np.mgrid[-200:200, -200:200]) < 180
+    image = np.where(disc, 200, 0).astype(np.uint8)
+    found = vesselseg.field_of_view(image)
+    assert found.dtype == bool
+    assert (found == disc).mean() > 0.98

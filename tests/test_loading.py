@@ -1,0 +1,150 @@
+"""From names, files and records to models; and ``segment``."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW
+from published_layout import SHAPES, seeded_state
+
+import vesselseg
+from vesselseg import Checkpoint, CheckpointError, OptionError, UnknownModelError, loading
+from vesselseg.checkpoints import EMBEDDED
+
+
+@pytest.fixture(scope="module")
+def full_size_file(tmp_path_factory):
+    """Weights of the published size, with a PSPNet head."""
+    path = tmp_path_factory.mktemp("weights") / "pspnet.pth"
+    torch.save({"meta": {}, "state_dict": seeded_state(SHAPES["pspnet"], 0)}, path)
+    return path
+
+
+class TestLoadModel:
+    def test_a_name_with_a_local_file(self, full_size_file):
+        model = vesselseg.load_model("unet_s5-d16_pspnet_hrf", weights=full_size_file)
+        assert (model.checkpoint.crop, model.checkpoint.stride) == (256, 170)
+        assert model.checkpoint.name == "unet_s5-d16_pspnet_hrf"
+
+    def test_a_file_of_another_head_is_refused(self, full_size_file):
+        with pytest.raises(CheckpointError, match="seems to have the head 'pspnet'"):
+            vesselseg.load_model("unet_s5-d16_drive", weights=full_size_file)
+
+    def test_a_record_of_ones_own(self, published_file):
+        record = Checkpoint(name="mine", dataset="my clinic", crop=48, stride=32, width=8)
+        assert vesselseg.load_model(record, weights=str(published_file)).checkpoint is record
+
+    def test_a_saved_model_says_what_it_is(self, model, tmp_path):
+        model.save(tmp_path / "mine.pth")
+        for path in (tmp_path / "mine.pth", str(tmp_path / "mine.pth")):
+            assert vesselseg.load_model(path).checkpoint.name == "narrow"
+            assert vesselseg.load_model(weights=path).checkpoint.name == "narrow"
+
+    def test_a_saved_model_may_follow_another_record(self, model, tmp_path):
+        model.save(tmp_path / "mine.pth")
+        record = dataclasses.replace(NARROW, name="other", stride=64)
+        other = vesselseg.load_model(record, weights=tmp_path / "mine.pth")
+        assert other.checkpoint.stride == 64
+
+    def test_a_published_file_alone_is_known_by_its_digest(self, published_file, monkeypatch):
+        digest = vesselseg.weights.sha256(published_file)
+        source = vesselseg.Source(f"https://example.org/a-{digest[:8]}.pth", digest[:8])
+        record = dataclasses.replace(NARROW, name="known", sources=(source,))
+        monkeypatch.setattr(loading, "CHECKPOINTS", {"known": record})
+        assert vesselseg.load_model(published_file).checkpoint is record
+
+    def test_an_unknown_file_alone_asks_for_its_name(self, published_file):
+        with pytest.raises(CheckpointError, match=r"load_model\('unet_s5-d16_drive', weights="):
+            vesselseg.load_model(published_file)
+
+    def test_unknown_name(self):
+        with pytest.raises(UnknownModelError, match="Did you mean 'unet_s5-d16_stare'"):
+            vesselseg.load_model("unet_s5-d16-stare")
+
+    @pytest.mark.parametrize("model", ["absent.pth", "folder/absent.pt"])
+    def test_missing_file(self, model):
+        with pytest.raises(FileNotFoundError, match="no weights file"):
+            vesselseg.load_model(model)
+
+    def test_two_files_are_refused(self, published_file):
+        with pytest.raises(OptionError, match="give the model's name"):
+            vesselseg.load_model(published_file, weights=published_file)
+
+    @pytest.mark.parametrize("model", [3, ["unet"], object()])
+    def test_other_types_are_refused(self, model):
+        with pytest.raises(OptionError, match="a name, a path or a Checkpoint"):
+            vesselseg.load_model(model)
+
+    def test_batch_size_is_the_callers(self, published_file):
+        model = vesselseg.load_model(NARROW, weights=published_file, batch_size=5)
+        assert model.batch_size == 5
+        assert model.to("cpu").batch_size == 5
+
+
+class TestSegment:
+    @pytest.fixture(autouse=True)
+    def fresh(self, monkeypatch):
+        monkeypatch.setattr(loading, "_MODELS", loading._Models(most=2))
+
+    @pytest.fixture
+    def counted(self, monkeypatch):
+        """The calls of load_model."""
+        calls = []
+
+        def load(model, **options):
+            calls.append(model)
+            return vesselseg.load_model(model, **options)
+
+        monkeypatch.setattr(loading, "load_model", load)
+        return calls
+
+    @pytest.fixture
+    def saved(self, model, tmp_path):
+        model.save(tmp_path / "mine.pth")
+        return tmp_path / "mine.pth"
+
+    def test_takes_a_loaded_model(self, model, photograph, counted):
+        result = vesselseg.segment(photograph, model=model)
+        assert np.array_equal(result.mask, model(photograph).mask)
+        assert not counted
+
+    def test_loads_a_model_once(self, saved, photograph, counted):
+        for _ in range(3):
+            vesselseg.segment(photograph, model=saved)
+        assert len(counted) == 1
+
+    def test_loads_a_model_once_for_many_threads(self, saved, photograph, counted):
+        masks = []
+        threads = [
+            threading.Thread(
+                target=lambda: masks.append(vesselseg.segment(photograph, model=saved).mask)
+            )
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(counted) == 1
+        assert len(masks) == 8
+        assert all(np.array_equal(mask, masks[0]) for mask in masks)
+
+    def test_keeps_the_last_few(self, photograph, counted, model, tmp_path):
+        for name in ("a", "b", "c"):
+            model.save(tmp_path / f"{name}.pth")
+        for name in ("a", "b", "a", "c", "a", "b"):  # two are kept; b left when c came
+            vesselseg.segment(photograph, model=tmp_path / f"{name}.pth")
+        assert [path.stem for path in counted] == ["a", "b", "c", "b"]
+
+    def test_a_file_that_was_replaced_is_loaded_again(self, saved, photograph, model):
+        vesselseg.segment(photograph, model=saved)
+        changed = dataclasses.replace(NARROW, name="changed")
+        vesselseg.weights.save(saved, model._network, changed)
+        result = vesselseg.segment(photograph, model=saved)
+        assert result.provenance["model"] == "changed"
+
+    def test_default_is_the_embedded_model(self, photograph):
+        result = vesselseg.segment(photograph, device="cpu")
+        assert result.provenance["model"] == EMBEDDED.name

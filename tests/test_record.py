@@ -1,0 +1,78 @@
+"""Records: what they accept, and how they travel in a saved file."""
+
+import dataclasses
+
+import pytest
+
+from vesselseg import Checkpoint, CheckpointError, OptionError, Source
+from vesselseg.checkpoints import list_models
+
+PLAIN = {"name": "mine", "dataset": "my clinic", "crop": 128, "stride": 85}
+
+
+def test_a_record_of_ones_own_needs_four_values():
+    record = Checkpoint(**PLAIN)
+    assert (record.head, record.width, record.depth) == ("fcn", 64, 5)
+    assert record.filename == "mine.pth"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("dataset", 3),
+        ("crop", 0),
+        ("crop", 64.0),
+        ("crop", True),
+        ("stride", 0),
+        ("stride", 129),
+        ("head", "unknown"),
+        ("width", 6),
+        ("depth", 1),
+        ("scale", "other"),
+        ("scale", -1.0),
+        ("fit_size", (584,)),
+        ("fit_size", (0, 565)),
+        ("fov_diameter", 0),
+        ("fov_diameter", float("nan")),
+        ("mean", (1.0, 2.0)),
+        ("std", (1.0, 0.0, 1.0)),
+    ],
+)
+def test_values_outside_the_allowed_are_refused_by_name(field, value):
+    with pytest.raises(OptionError, match=f"Checkpoint {field} is"):
+        Checkpoint(**{**PLAIN, field: value})
+
+
+@pytest.mark.parametrize(("scale", "field"), [("fit", "fit_size"), ("fov", "fov_diameter")])
+def test_a_scale_rule_needs_its_size(scale, field):
+    with pytest.raises(OptionError, match=f"{field} is None.*where scale is '{scale}'"):
+        Checkpoint(**PLAIN, scale=scale)
+
+
+@pytest.mark.parametrize("record", list_models(), ids=lambda record: record.name)
+def test_travels_without_its_sources(record):
+    carried = Checkpoint.from_dict(record.to_dict())
+    assert carried == dataclasses.replace(record, sources=())
+
+
+def test_entries_of_a_newer_version_are_refused():
+    with pytest.raises(CheckpointError, match=r"does not know: colour\..*update"):
+        Checkpoint.from_dict({**PLAIN, "colour": "red"})
+
+
+@pytest.mark.parametrize("change", [{"crop": "64"}, {"stride": 999}, {"name": None}])
+def test_damaged_records_are_refused(change):
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        Checkpoint.from_dict({**PLAIN, **change})
+
+
+def test_missing_entries_are_refused():
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        Checkpoint.from_dict({"name": "mine"})
+
+
+def test_filename_is_the_last_part_of_the_first_source():
+    source = Source("https://example.org/a/b/c-12345678.pth", "12345678")
+    assert Checkpoint(**PLAIN, sources=(source,)).filename == "c-12345678.pth"
+    assert Source("package:model.pth").filename == "model.pth"

@@ -1,0 +1,180 @@
+"""A model in use."""
+
+import dataclasses
+import io
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import EXAMPLE, NARROW
+from PIL import Image
+
+import vesselseg
+from vesselseg import DeviceError, ImageError, OptionError, Segmenter
+
+
+def identical(first, second):
+    return np.array_equal(first.mask, second.mask) and np.array_equal(
+        first.probability, second.probability
+    )
+
+
+class TestResult:
+    def test_has_the_size_of_the_photograph(self, model, photograph):
+        result = model(photograph)
+        size = photograph.shape[:2]
+        assert result.mask.shape == result.probability.shape == result.field_of_view.shape == size
+        assert result.mask.dtype == bool
+        assert result.probability.dtype == np.float32
+
+    def test_probability_is_the_softmax_of_the_logits(self, model, photograph):
+        logits = model.logits(photograph)
+        assert logits.shape == (2, *photograph.shape[:2])
+        assert logits.dtype == torch.float32
+        assert not logits.is_inference()
+        expected = logits.softmax(dim=0)[1].numpy()
+        assert expected.std() > 0.01
+        np.testing.assert_allclose(model(photograph).probability, expected, atol=1e-6)
+
+    @pytest.mark.parametrize("threshold", [0, 0.3, 0.5, 1])
+    def test_mask_is_probability_above_the_threshold(self, threshold, model, photograph):
+        result = model(photograph, threshold=threshold)
+        assert np.array_equal(result.mask, result.probability > np.float32(threshold))
+
+    def test_provenance_says_how_it_came_about(self, model, photograph):
+        assert model(photograph, scale=0.5, threshold=0.25).provenance == {
+            "vesselseg": vesselseg.__version__,
+            "torch": torch.__version__,
+            "model": "narrow",
+            "sha256": model.sha256,
+            "scale": 0.5,
+            "network_size": [142, 142],
+            "fov_diameter": pytest.approx(279, abs=2),
+            "device": "cpu",
+            "precision": "float32",
+            "threshold": 0.25,
+        }
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 70), (64, 64), (65, 64), (10, 300), (63, 130), (257, 16)]
+)
+def test_any_size_works(size, model):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for scale in ("native", "fov", 0.3):
+        result = model(image, scale=scale)
+        assert result.mask.shape == size
+        assert np.isfinite(result.probability).all()
+
+
+def test_same_pixels_give_the_same_result_however_they_arrive(model, photograph, tmp_path):
+    expected = model(photograph)
+    picture = Image.fromarray(photograph)
+    picture.save(tmp_path / "eye.png")
+    file = io.BytesIO()
+    picture.save(file, "TIFF")
+    tensor = torch.from_numpy(photograph.copy()).permute(2, 0, 1)
+    for given in (tmp_path / "eye.png", str(tmp_path / "eye.png"), file.getvalue(), picture,
+                  tensor, tensor / 255):  # fmt: skip
+        assert identical(model(given), expected)
+
+
+class TestSegmentMany:
+    @pytest.fixture
+    def images(self, photograph):
+        cuts = [(0, 200), (20, 84), (50, 114), (100, 130), (0, 283)]
+        return [photograph[a:b, a:b] for a, b in cuts]
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 16])
+    def test_equals_one_by_one_bit_for_bit(self, batch_size, images, published_file):
+        model = vesselseg.load_model(
+            NARROW, weights=published_file, device="cpu", batch_size=batch_size
+        )
+        together = list(model.segment_many(iter(images)))
+        assert [r.mask.shape for r in together] == [image.shape[:2] for image in images]
+        for image, result in zip(images, together, strict=True):
+            assert identical(model(image), result)
+
+    def test_is_lazy(self, model, photograph):
+        def endless():
+            while True:
+                yield photograph
+
+        results = model.segment_many(endless())
+        assert identical(next(results), next(results))
+
+    def test_a_bad_image_raises_at_its_turn(self, model, photograph):
+        results = model.segment_many([photograph, b"no image"])
+        assert next(results).mask.shape == photograph.shape[:2]
+        with pytest.raises(ImageError):
+            next(results)
+
+    @pytest.mark.parametrize("images", ["eye.jpg", EXAMPLE, b"bytes"])
+    def test_a_single_image_is_refused(self, images, model):
+        with pytest.raises(OptionError, match="takes several images"):
+            model.segment_many(images)
+
+    def test_wrong_options_raise_at_once(self, model):
+        with pytest.raises(OptionError, match="threshold"):
+            model.segment_many([], threshold=2)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5", True, None])
+def test_wrong_threshold_is_refused(threshold, model, photograph):
+    with pytest.raises(OptionError, match=r"threshold is .*from 0 to 1"):
+        model(photograph, threshold=threshold)
+
+
+def test_outside_the_field_of_view_is_background_where_the_record_says_so(
+    published_file, photograph
+):
+    record = dataclasses.replace(NARROW, mask_outside_fov=True)
+    model = vesselseg.load_model(record, weights=published_file, device="cpu")
+    result = model(photograph, threshold=0)
+    outside = ~result.field_of_view
+    assert outside.mean() > 0.2
+    assert not result.probability[outside].any()
+    assert result.probability[~outside].all()
+
+
+class TestSaveAndMove:
+    def test_saved_model_gives_the_same_bits(self, model, photograph, tmp_path):
+        model.save(tmp_path / "mine.pth")
+        again = vesselseg.load_model(tmp_path / "mine.pth", device="cpu")
+        assert again.checkpoint == model.checkpoint
+        assert identical(again(photograph), model(photograph))
+
+    def test_a_model_in_bfloat16_keeps_its_float32_weights(self, model, published_file, tmp_path):
+        rounded = vesselseg.load_model(
+            NARROW, weights=published_file, device="cpu", precision="bfloat16"
+        )
+        rounded.save(tmp_path / "from_rounded.pth")
+        model.save(tmp_path / "from_exact.pth")
+        first, second = (
+            vesselseg.weights.read(tmp_path / f"from_{kind}.pth").state
+            for kind in ("rounded", "exact")
+        )
+        assert all(torch.equal(first[key], second[key]) for key in second)
+
+    def test_to_gives_another_model(self, model, photograph):
+        moved = model.to("cpu")
+        assert isinstance(moved, Segmenter)
+        assert moved is not model
+        assert identical(moved(photograph), model(photograph))
+
+    def test_to_a_device_that_is_not_there(self, model):
+        with pytest.raises(DeviceError):
+            model.to("cuda:99")
+
+
+def test_repr_names_model_device_and_precision(model, photograph):
+    assert repr(model) == "<Segmenter narrow on cpu in float32>"
+    assert "283 x 283 pixels by narrow" in repr(model(photograph))
+
+
+def test_a_fundus_photograph_is_segmented_without_a_word(model, photograph, caplog, capfd):
+    with caplog.at_level(logging.DEBUG, logger="vesselseg"):
+        model(photograph, scale="fov")
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,255 @@
+"""Weights files: both layouts, complete or refused, and never executed."""
+
+import dataclasses
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW
+from published_layout import narrow_shapes, seeded_state
+
+from vesselseg import CheckpointError, OutputError, weights
+from vesselseg.unet import HEADS
+
+
+def state_of(head="fcn"):
+    return seeded_state(narrow_shapes(head, 8), seed=1)
+
+
+def record_of(head="fcn"):
+    return dataclasses.replace(NARROW, head=head)
+
+
+def network_of(content, folder, record=NARROW, **options):
+    path = folder / "file.pth"
+    torch.save(content, path, **options)
+    return weights.to_network(weights.read(path), record)
+
+
+def same(network, other):
+    mine, theirs = network.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+class TestPublishedLayout:
+    @pytest.mark.parametrize("head", HEADS)
+    def test_maps_completely(self, head, tmp_path):
+        network = network_of({"state_dict": state_of(head)}, tmp_path, record_of(head))
+        assert not network.training
+        assert not any(p.requires_grad for p in network.parameters())
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+
+    def test_every_tensor_lands_where_it_belongs(self, tmp_path):
+        """A value changed in the file changes the unit that the published name speaks of."""
+        units = {
+            "backbone.encoder.0.0.convs.1.conv.weight": "encoder.0.1.conv.weight",
+            "backbone.encoder.3.1.convs.0.conv.weight": "encoder.3.0.conv.weight",
+            "backbone.decoder.2.upsample.interp_upsample.1.conv.weight": "decoder.2.reduce.conv.weight",  # noqa: E501
+            "backbone.decoder.1.conv_block.convs.0.conv.weight": "decoder.1.block.0.conv.weight",
+            "decode_head.convs.0.bn.bias": "head.unit.conv.bias",
+            "decode_head.conv_seg.bias": "head.classifier.bias",
+        }
+        state = state_of()
+        before = network_of({"state_dict": state}, tmp_path).state_dict()
+        for theirs, ours in units.items():
+            changed = {**state, theirs: state[theirs] + 1}
+            after = network_of({"state_dict": changed}, tmp_path).state_dict()
+            assert [key for key in after if not torch.equal(after[key], before[key])] == [ours]
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda state: state,
+            lambda state: {"meta": {"CLASSES": ("background", "vessel")}, "state_dict": state},
+            lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
+            lambda state: {k: v for k, v in state.items() if not k.startswith("auxiliary_head.")},
+            lambda state: {k: v for k, v in state.items() if "num_batches_tracked" not in k},
+        ],
+        ids=["bare", "meta", "module.", "no auxiliary head", "no num_batches_tracked"],
+    )
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+    def test_variants_give_the_same_network(self, wrap, zipped, tmp_path):
+        expected = network_of({"state_dict": state_of()}, tmp_path)
+        content = wrap(state_of())
+        network = network_of(content, tmp_path, _use_new_zipfile_serialization=zipped)
+        assert same(network, expected)
+
+    def test_float16_is_widened(self, tmp_path):
+        halved = {k: v.half() if v.is_floating_point() else v for k, v in state_of().items()}
+        widened = {k: v.float() if v.is_floating_point() else v for k, v in halved.items()}
+        assert same(network_of(halved, tmp_path), network_of(widened, tmp_path))
+
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+    def test_numpy_scalars_in_the_meta_data_do_no_harm(self, zipped, tmp_path):
+        meta = {"time": np.float64(1.5), "seed": np.int64(3), "who": np.str_("someone")}
+        allowed = set(torch.serialization.get_safe_globals())
+        content = {"meta": meta, "state_dict": state_of()}
+        network = network_of(content, tmp_path, _use_new_zipfile_serialization=zipped)
+        assert same(network, network_of(state_of(), tmp_path))
+        assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+class TestRefused:
+    """What does not map completely, with the keys named."""
+
+    def refuse(self, state, tmp_path, match):
+        with pytest.raises(CheckpointError, match=match):
+            network_of(state, tmp_path)
+
+    def test_missing(self, tmp_path):
+        state = state_of()
+        del state["decode_head.conv_seg.bias"]
+        self.refuse(state, tmp_path, r"missing: decode_head\.conv_seg\.bias")
+
+    def test_unexpected(self, tmp_path):
+        state = {**state_of(), "backbone.extra.weight": torch.zeros(1)}
+        self.refuse(state, tmp_path, r"unexpected: backbone\.extra\.weight")
+
+    def test_of_another_shape(self, tmp_path):
+        state = {**state_of(), "decode_head.conv_seg.bias": torch.zeros(3)}
+        self.refuse(state, tmp_path, r"conv_seg\.bias \(3,\) where \(2,\) is needed")
+
+    def test_not_real_numbers(self, tmp_path):
+        state = {**state_of(), "decode_head.conv_seg.bias": torch.tensor([1, 2])}
+        self.refuse(state, tmp_path, r"not real numbers: .*int64")
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_not_finite(self, value, tmp_path):
+        state = {**state_of(), "decode_head.conv_seg.bias": torch.tensor([0, value])}
+        self.refuse(state, tmp_path, r"not finite: decode_head\.conv_seg\.bias")
+
+    def test_another_head_is_recognised(self, tmp_path):
+        self.refuse(state_of("pspnet"), tmp_path, "seems to have the head 'pspnet'")
+
+    def test_long_lists_are_shortened(self, tmp_path):
+        self.refuse({"other": torch.zeros(1)}, tmp_path, r"missing: .*, and \d+ more")
+
+
+class TestOurLayout:
+    @pytest.mark.parametrize("head", HEADS)
+    def test_comes_back_as_it_was(self, head, tmp_path):
+        network = network_of(state_of(head), tmp_path, record_of(head))
+        weights.save(tmp_path / "saved.pth", network, record_of(head))
+        file = weights.read(tmp_path / "saved.pth")
+        assert file.record == record_of(head)
+        assert same(weights.to_network(file, file.record), network)
+
+    def test_may_be_kept_in_float16(self, tmp_path):
+        network = network_of(state_of(), tmp_path)
+        weights.save(tmp_path / "half.pth", network, NARROW, dtype=torch.float16)
+        file = weights.read(tmp_path / "half.pth")
+        assert all(value.dtype == torch.float16 for value in file.state.values())
+        back = weights.to_network(file, NARROW).state_dict()
+        for key, value in network.state_dict().items():
+            assert torch.equal(back[key], value.half().float())
+
+    def test_of_a_newer_version_is_refused(self, tmp_path):
+        content = {"format": "vesselseg", "version": 2, "record": {}, "state_dict": state_of()}
+        with pytest.raises(CheckpointError, match=r"version 2.*Update vesselseg"):
+            network_of(content, tmp_path)
+
+    def test_without_its_record_is_refused(self, tmp_path):
+        content = {"format": "vesselseg", "version": 1, "state_dict": state_of()}
+        with pytest.raises(CheckpointError, match="no record"):
+            network_of(content, tmp_path)
+
+    def test_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
+        network = network_of(state_of(), tmp_path)
+        target = tmp_path / "saved.pth"
+        target.write_bytes(b"older")
+
+        def full(_, path):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(OutputError, match="No space left"):
+            weights.save(target, network, NARROW)
+        assert target.read_bytes() == b"older"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["file.pth", "saved.pth"]
+
+
+class Gadget:
+    """Unpickled without care, it runs a command."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+class TestHostile:
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+    @pytest.mark.parametrize(
+        "gadget",
+        [
+            lambda mark: Gadget(os.system, f"touch {mark}"),
+            lambda mark: Gadget(eval, f"open({str(mark)!r}, 'w')"),
+            lambda mark: Gadget(pickle.loads, pickle.dumps(Gadget(os.mkdir, str(mark)))),
+        ],
+        ids=["os.system", "eval", "nested pickle"],
+    )
+    def test_nothing_is_executed(self, gadget, zipped, tmp_path):
+        mark = tmp_path / "executed"
+        content = {"state_dict": state_of(), "meta": gadget(mark)}
+        with pytest.raises(CheckpointError, match="could execute code"):
+            network_of(content, tmp_path, _use_new_zipfile_serialization=zipped)
+        assert not mark.exists()
+
+    def test_a_gadget_beside_a_numpy_scalar_is_refused_too(self, tmp_path):
+        mark = tmp_path / "executed"
+        content = {"meta": [np.float64(1), Gadget(os.mkdir, str(mark))], "state_dict": state_of()}
+        with pytest.raises(CheckpointError, match="could execute code"):
+            network_of(content, tmp_path)
+        assert not mark.exists()
+
+    def test_a_bit_flipped_in_a_tensor_is_seen(self, published_file, tmp_path):
+        content = bytearray(published_file.read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "flipped.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            weights.read(tmp_path / "flipped.pth")
+
+    @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+    def test_truncated(self, share, zipped, tmp_path):
+        path = tmp_path / "file.pth"
+        torch.save(state_of(), path, _use_new_zipfile_serialization=zipped)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(CheckpointError):
+            weights.read(path)
+
+    @pytest.mark.parametrize(
+        ("content", "match"),
+        [
+            (b"", "is empty"),
+            (b"<!DOCTYPE html><html>404</html>", "is a web page"),
+            (b"no weights at all", "damaged or not a PyTorch weights file"),
+            (b"PK\x03\x04 no archive", "damaged or not a PyTorch weights file"),
+        ],
+    )
+    def test_other_files(self, content, match, tmp_path):
+        (tmp_path / "file.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match=match):
+            weights.read(tmp_path / "file.pth")
+
+    @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {}, {"state_dict": {"a": 1}}])
+    def test_no_state_dict(self, content, tmp_path):
+        with pytest.raises(CheckpointError, match="holds no state dict"):
+            network_of(content, tmp_path)
+
+    def test_folder_and_missing_file(self, tmp_path):
+        with pytest.raises(CheckpointError, match="is a folder"):
+            weights.read(tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"no weights file .*absent\.pth"):
+            weights.read(tmp_path / "absent.pth")
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert weights.sha256(tmp_path / "file") == digest
