@@ -151,7 +151,12 @@ EMBEDDED = Checkpoint(
     scale="fov",
     fov_diameter=1000,
     loss="ce+dice",
-    sources=(Source("package:unet_s5-c16_chase-hrf-preliminary.pth", sha256="@SHA@"),),
+    sources=(
+        Source(
+            "package:unet_s5-c16_chase-hrf-preliminary.pth",
+            sha256="8c95ebf8dcba11b20396af86582f6eb1d4db5fe399d977da29eb402ff3db467c",
+        ),
+    ),
     license="Apache-2.0",
     data_terms="CC BY 4.0",
 )

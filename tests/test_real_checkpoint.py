@@ -1,0 +1,56 @@
+"""A checkpoint trained with mmsegmentation's own code, against what mmsegmentation made of it.
+
+It is too large for the repository. `VESSELSEG_TEST_CHECKPOINT` names the file (a U-Net of
+mmsegmentation 1.2.2, trained for 1,600 iterations on CHASE_DB1), `VESSELSEG_TEST_CHASE_DB1` a
+folder with images/ and labels/ of that data set.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EXAMPLE
+from PIL import Image
+
+import vesselseg
+
+FILE = os.environ.get("VESSELSEG_TEST_CHECKPOINT")
+FOLDER = os.environ.get("VESSELSEG_TEST_CHASE_DB1")
+SHA256 = "1816660fcb35820ad14a4487390aef1a048b6e85888de4d1a6b9c0d29814eb48"
+
+pytestmark = pytest.mark.skipif(FILE is None, reason="VESSELSEG_TEST_CHECKPOINT names no file")
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = vesselseg.load_model("unet_s5-d16_chase_db1", weights=FILE, device="cpu")
+    if model.sha256 != SHA256:
+        pytest.skip("VESSELSEG_TEST_CHECKPOINT names another file than the counts were made with")
+    return model
+
+
+@pytest.mark.skipif(FOLDER is None, reason="VESSELSEG_TEST_CHASE_DB1 names no folder")
+@pytest.mark.parametrize(
+    ("name", "expected"), [("01L", (38665, 7561, 28220)), ("05R", (48489, 7504, 33174))]
+)
+def test_counts_on_chase_db1(name, expected, model):
+    mask = model(Path(str(FOLDER)) / "images" / f"Image_{name}.jpg").mask
+    with Image.open(Path(str(FOLDER)) / "labels" / f"Image_{name}_1stHO.png") as image:
+        label = np.asarray(image.convert("L")) > 127
+    counts = ((mask & label).sum(), (mask & ~label).sum(), (~mask & label).sum())
+    print(f"Image_{name}: TP, FP, FN = {[int(count) for count in counts]}")
+    assert counts == pytest.approx(expected, abs=2)  # ties may fall either way
+
+
+def test_count_on_the_example(model):
+    count = int(model(EXAMPLE).mask.sum())
+    print(f"fundus.jpg: {count} vessel pixels")
+    assert count == pytest.approx(144148, abs=4)
+
+
+def test_bfloat16_agrees_on_the_example(model):
+    rounded = vesselseg.load_model(
+        "unet_s5-d16_chase_db1", weights=FILE, device="cpu", precision="bfloat16"
+    )
+    assert (rounded(EXAMPLE).mask == model(EXAMPLE).mask).mean() >= 0.999

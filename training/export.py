@@ -1,0 +1,43 @@
+"""Write the moving average of a run as a model file: float16, batch norms folded.
+
+    python training/export.py --run runs/first --output FILE.pth
+
+With `--average no` the weights of the last step are written instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+from data import DIAMETER
+
+from vesselseg.checkpoints import EMBEDDED
+from vesselseg.unet import UNet, fold_batch_norm
+from vesselseg.weights import save, sha256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="folder of train.py")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, .pth")
+    parser.add_argument("--average", choices=["yes", "no"], default="yes")
+    options = parser.parse_args()
+
+    state = torch.load(options.run / "state.pth", weights_only=True)
+    network = UNet(state["width"], state["depth"])
+    trained = state["average" if options.average == "yes" else "net"]
+    network.load_state_dict(fold_batch_norm(trained))
+    record = dataclasses.replace(
+        EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=DIAMETER, sources=()
+    )
+    save(options.output, network, record, dtype=torch.float16)
+    size = options.output.stat().st_size
+    print(f"{options.output}: {state['iteration']} iterations, {size} bytes")
+    print(f"SHA-256 {sha256(options.output)}")
+
+
+if __name__ == "__main__":
+    main()
