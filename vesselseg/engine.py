@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import threading
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import DeviceError, OptionError, did_you_mean
+from .errors import DeviceError, OptionError, ResourceError, did_you_mean
 from .record import Checkpoint
 from .unet import UNet
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PRECISIONS = (*_DTYPES, "auto")
@@ -47,6 +50,7 @@ class TorchEngine:
         network.to(device, self.dtype)
         network.head.classifier = classifier.to(device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._split_reported = False
         shape = (1, 3, 1, 1)
         self.mean, self.std = (
             torch.tensor(values, dtype=torch.float32, device=device).reshape(shape)
@@ -54,12 +58,50 @@ class TorchEngine:
         )
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """Windows (N, 3, h, w) uint8 RGB -> logits (N, 2, h, w) float32."""
+        """Windows (N, 3, h, w) uint8 RGB -> logits (N, 2, h, w) float32.
+
+        Where the device has too little memory for all of them, they are halved.
+
+        Raises
+        ------
+        ResourceError
+            If it has too little for a single one.
+        """
+        try:
+            return self._forward(windows)
+        except RuntimeError as error:  # of which torch.OutOfMemoryError is one
+            if not _is_out_of_memory(error):
+                raise
+        # Outside the handler, whose traceback would keep the maps of the failed call alive.
+        if len(windows) == 1:
+            height, width = windows.shape[2:]
+            raise ResourceError(
+                f"One window of {height} x {width} pixels does not fit into the memory of "
+                f"{self.device} in {self.dtype}. Free memory there, choose device='cpu' or a "
+                f"smaller precision, or use a model with smaller windows."
+            )
+        self._report_split(len(windows))
+        return torch.cat([self(half) for half in windows.tensor_split(2)])
+
+    def _forward(self, windows: Tensor) -> Tensor:
         exact = _IEEE if self.device.type == "cuda" else contextlib.nullcontext()
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), exact:
             x = windows.to(self.device).float().sub_(self.mean).div_(self.std)
             logits: Tensor = self.network(x.to(self.dtype))
         return logits
+
+    def _report_split(self, count: int) -> None:
+        if not self._split_reported:
+            self._split_reported = True
+            logger.warning(
+                "%d windows at once do not fit into the memory of %s; they are halved. A smaller "
+                "batch_size avoids the failed attempts.", count, self.device,
+            )  # fmt: skip
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # A CPU's allocator has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 _CUDNN: Any = torch.backends.cudnn  # its attributes are not typed

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class _Photograph:
 
 
 class Segmenter:
-    """A loaded model. Made by :func:`load_model`; may be shared between threads.
+    """A loaded model. Made by :func:`load_model`; may be shared between threads and pickled.
 
     Results are reproducible: the same version on the same machine with the same settings gives
     the same bits, however images are grouped.
@@ -168,15 +169,13 @@ class Segmenter:
         DeviceError
             If the device is not there, or cannot compute in the model's precision.
         """
-        chosen = choose_device(device)
-        return Segmenter(
-            self._network,
-            self.checkpoint,
-            sha256=self.sha256,
-            device=chosen,
-            precision=choose_precision(self.precision, chosen),
-            batch_size=self._asked_batch_size,
-        )
+        settings = (str(device), self.precision, self._asked_batch_size)
+        return _rebuild(self._network, self.checkpoint, self.sha256, *settings)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Built anew where it is unpickled: an engine belongs to its process and device.
+        state = (self._network, self.checkpoint, self.sha256, str(self.device), self.precision)
+        return _rebuild, (*state, self._asked_batch_size)
 
     def __repr__(self) -> str:
         return f"<Segmenter {self.checkpoint.name} on {self.device} in {self.precision}>"
@@ -229,3 +228,23 @@ class Segmenter:
         }
         mask = probability > np.float32(threshold)
         return Segmentation(mask, probability, photograph.view.mask, provenance, photograph.rgb)
+
+
+def _rebuild(
+    network: UNet,
+    checkpoint: Checkpoint,
+    sha256: str,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+) -> Segmenter:
+    """A Segmenter of the same weights; raises DeviceError where the device is missing."""
+    chosen = choose_device(device)
+    return Segmenter(
+        network,
+        checkpoint,
+        sha256=sha256,
+        device=chosen,
+        precision=choose_precision(precision, chosen),
+        batch_size=batch_size,
+    )

@@ -16,7 +16,7 @@ has those folded into the convolutions (:func:`fold_batch_norm`), as it is run a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 
 import torch
 import torch.nn.functional as F
@@ -179,28 +179,29 @@ class UNet(nn.Module):
         return logits
 
 
-def fold_batch_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fold_batch_norm(state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict of ``UNet(norm=True)`` -> that of ``UNet(norm=False)``, float32.
 
     Each batch norm is the affine map ``gamma * (x - mean) / sqrt(var + eps) + beta`` of the
-    convolution in front of it; computed in float64, rounded once.
+    convolution in front of it; computed in float64, rounded once. `state` is emptied, so that
+    the weights are not in memory twice.
     """
     folded: dict[str, Tensor] = {}
-    for key, value in state.items():
-        unit, dot, parameter = key.rpartition(".")
-        if unit.endswith(".norm"):
+    for key in list(state):
+        unit = key.removesuffix(".conv.weight")
+        if ".norm." in key:
+            continue  # taken with its convolution
+        if f"{unit}.norm.weight" not in state:
+            folded[key] = state.pop(key).float()
             continue
-        mean = state.get(f"{unit.removesuffix('.conv')}.norm.running_mean")
-        if parameter != "weight" or mean is None:
-            folded[key] = value.float()
-            continue
-        norm = unit.removesuffix("conv") + "norm."
-        gamma, beta, variance = (
-            state[norm + name].double() for name in ("weight", "bias", "running_var")
+        gamma, beta, mean, variance = (
+            state.pop(f"{unit}.norm.{name}").double()
+            for name in ("weight", "bias", "running_mean", "running_var")
         )
         gain = gamma / torch.sqrt(variance + _EPSILON)
-        folded[key] = (value.double() * gain[:, None, None, None]).float()
-        folded[f"{unit}{dot}bias"] = (beta - mean.double() * gain).float()
+        folded[key] = state.pop(key).double().mul_(gain[:, None, None, None]).float()
+        folded[f"{unit}.conv.bias"] = (beta - mean * gain).float()
+    state.clear()
     return folded
 
 

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
-import re
-import threading
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .errors import CheckpointError
 from .files import whole_file
+from .plainfile import load_plain
 from .record import Checkpoint
 from .unet import UNet, fold_batch_norm
 
@@ -38,17 +35,6 @@ _HEADS = {
                   **{f"atrous.{i}": f"aspp_modules.{i}" for i in range(4)},
                   "bottleneck": "bottleneck"},
 }  # fmt: skip
-
-# Scalars of NumPy may stand in the meta data of a published file. They are not needed, so their
-# constructors are replaced by an inert object instead of being allowed to run.
-_NUMPY_SCALARS = (
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-    *(f"numpy.dtypes.{kind}DType" for kind in
-      ("Bool", "Int32", "Int64", "Float32", "Float64", "Str", "Bytes")),
-)  # fmt: skip
-_SAFE_GLOBALS_LOCK = threading.Lock()
 
 
 class WeightsFile(NamedTuple):
@@ -76,12 +62,7 @@ def read(path: str | os.PathLike[str]) -> WeightsFile:
     seen without the file's digest.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no weights file {str(path)!r}.")
-    if not path.is_file():
-        raise CheckpointError(f"{str(path)!r} is a folder; a weights file (.pth) is needed.")
-    _check_container(path)
-    content = _unpickle(path)
+    content = load_plain(path)
     record = None
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         if content.get("version") != _VERSION:
@@ -109,6 +90,8 @@ def read(path: str | os.PathLike[str]) -> WeightsFile:
 def to_network(file: WeightsFile, checkpoint: Checkpoint) -> UNet:
     """The network of `checkpoint`, batch norms folded, filled from `file`: completely or not.
 
+    `file` is emptied on the way, so that the weights are not in memory twice.
+
     Returns
     -------
     UNet
@@ -128,9 +111,9 @@ def to_network(file: WeightsFile, checkpoint: Checkpoint) -> UNet:
     wanted = {k: v for k, v in wanted.items() if not k.endswith("num_batches_tracked")}
     names = _published_names(wanted, checkpoint) if published else {key: key for key in wanted}
     _check_complete(file, checkpoint, {names[key]: value for key, value in wanted.items()})
-    state = {key: file.state[name] for key, name in names.items()}
-    state = fold_batch_norm(state)
-    network.load_state_dict(state, assign=True)
+    state = {key: file.state.pop(name) for key, name in names.items()}
+    file.state.clear()
+    network.load_state_dict(fold_batch_norm(state), assign=True)
     return network.requires_grad_(False).eval()
 
 
@@ -166,75 +149,6 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _check_container(path: Path) -> None:
-    """Refuse what is not a checkpoint by its looks, and archives whose members are damaged."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        head = stream.read(512)
-    if not head:
-        raise CheckpointError(f"{str(path)!r} is empty.")
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(
-            f"{str(path)!r} is a web page, not a weights file: the server answered with a page "
-            f"in place of the file. Delete it and download it again."
-        )
-    if head[:4] != b"PK\x03\x04":
-        return  # a legacy file, or none: the unpickler tells
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            # torch.save never compresses; a member that does could unpack to any size.
-            packed = [m for m in members if m.compress_type != zipfile.ZIP_STORED]
-            damaged = (packed[0].filename if packed else None) or (
-                "its size" if sum(m.file_size for m in members) > size else archive.testzip()
-            )
-    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(_damaged(path, str(error))) from error
-    if damaged:
-        raise CheckpointError(_damaged(path, f"{damaged} does not agree with its check sum"))
-
-
-def _unpickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file's bytes can provoke; told apart below
-        if not any(name in str(error) for name in _NUMPY_SCALARS):
-            raise CheckpointError(_unreadable(path, error)) from error
-    inert: list[Any] = [(_Inert, name) for name in _NUMPY_SCALARS]
-    try:
-        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(_unreadable(path, error)) from error
-
-
-class _Inert:
-    """Stands where a NumPy scalar would; takes any arguments and state, and does nothing."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, _: object) -> None: ...
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    refused = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and refused:
-        name = refused[1]
-        return (
-            f"{str(path)!r} was not read: it asks for {name}, and that could execute code. Whole "
-            f"training checkpoints often hold more than weights; whoever made this one can save "
-            f'the weights alone: torch.save({{"state_dict": model.state_dict()}}, "weights.pth").'
-        )
-    return _damaged(path, str(error).partition("\n")[0] or type(error).__name__)
-
-
-def _damaged(path: Path, detail: str) -> str:
-    return (
-        f"{str(path)!r} is damaged or not a PyTorch weights file ({detail[:200]}). "
-        f"Get it again, and compare its length or digest with the original's."
-    )
 
 
 def _published_names(keys: Iterable[str], checkpoint: Checkpoint) -> dict[str, str]:
@@ -274,13 +188,13 @@ def _check_complete(
             if name in state and state[name].shape != value.shape
         ],
         "not real numbers": [
-            f"{name} ({state[name].dtype})"
+            f"{name} ({state[name].dtype}, {state[name].layout}, {state[name].device})"
             for name in wanted
-            if name in state and not state[name].is_floating_point()
+            if name in state and not _is_plain(state[name])
         ],
     }
     if not any(faults.values()):
-        faults["not finite"] = [n for n in wanted if not bool(torch.isfinite(state[n]).all())]
+        faults["not finite"] = [n for n in wanted if not state[n].float().isfinite().all()]
     listed = [f"{what}: {_shorten(names)}" for what, names in faults.items() if names]
     if listed:
         raise CheckpointError(
@@ -288,6 +202,11 @@ def _check_complete(
             f"{checkpoint.width}, depth {checkpoint.depth}, head {checkpoint.head!r})."
             + "\n  ".join([_hint(state, checkpoint), *listed])
         )
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Floating-point numbers in memory: neither sparse nor without content."""
+    return value.is_floating_point() and value.layout == torch.strided and value.is_cpu
 
 
 def _hint(state: Mapping[str, Tensor], checkpoint: Checkpoint) -> str:
