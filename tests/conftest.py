@@ -25,7 +25,7 @@ def published_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "narrow.pth"
     meta = {"CLASSES": ("background", "vessel"), "iter": 40000}
     state = seeded_state(narrow_shapes("fcn", 8), seed=1)
-    state["decode_head.conv_seg.bias"] = torch.tensor([0.25, -0.25])  # some of both classes
+    state["decode_head.conv_seg.bias"] = torch.tensor([-0.386, 0.316])  # half vessel
     torch.save({"meta": meta, "state_dict": state}, path)
     return path
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import NARROW
 
-from vesselseg import DeviceError, OptionError, weights
+from vesselseg import DeviceError, OptionError, ResourceError, weights
 from vesselseg.checkpoints import find_checkpoint
 from vesselseg.engine import (
     TorchEngine,
@@ -102,6 +102,56 @@ class TestBatchSize:
     def test_refused(self, size):
         with pytest.raises(OptionError, match="whole number from 1 up"):
             choose_batch_size(size, NARROW, CPU)
+
+
+class TestOutOfMemory:
+    """A device that holds so many windows at once and no more."""
+
+    @pytest.fixture
+    def engine(self, published_file):
+        network = weights.to_network(weights.read(published_file), NARROW)
+        return TorchEngine(network, NARROW, CPU, "float32")
+
+    def limit(self, engine, most, error):
+        network, sizes = engine.network, []
+
+        def limited(windows):
+            sizes.append(len(windows))
+            if len(windows) > most:
+                raise error
+            return network(windows)
+
+        engine.network = limited
+        return sizes
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory."),
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+        ],
+        ids=["cuda", "cpu"],
+    )
+    def test_batches_are_halved_and_it_is_said_once(self, error, engine, caplog):
+        windows = torch.arange(7, dtype=torch.uint8).reshape(7, 1, 1, 1).expand(7, 3, 32, 32)
+        expected = engine(windows)
+        sizes = self.limit(engine, 2, error)
+        for _ in range(2):
+            torch.testing.assert_close(engine(windows), expected)
+        assert sizes == 2 * [7, 4, 2, 2, 3, 2, 1]
+        assert [r.message.partition(";")[0] for r in caplog.records] == [
+            "7 windows at once do not fit into the memory of cpu"
+        ]
+
+    def test_when_one_window_does_not_fit_the_error_says_what_to_do(self, engine):
+        self.limit(engine, 0, torch.OutOfMemoryError("CUDA out of memory."))
+        with pytest.raises(ResourceError, match=r"One window of 32 x 32 .*device='cpu'"):
+            engine(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+    def test_other_errors_are_not_hidden(self, engine):
+        self.limit(engine, 0, RuntimeError("something else"))
+        with pytest.raises(RuntimeError, match="something else"):
+            engine(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
 @needs_cuda

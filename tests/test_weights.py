@@ -136,6 +136,12 @@ class TestOurLayout:
         assert file.record == record_of(head)
         assert same(weights.to_network(file, file.record), network)
 
+    def test_same_weights_give_the_same_bytes(self, tmp_path):
+        network = network_of(state_of(), tmp_path)
+        for name in ("a.pth", "b.pth"):
+            weights.save(tmp_path / name, network, NARROW)
+        assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
+
     def test_may_be_kept_in_float16(self, tmp_path):
         network = network_of(state_of(), tmp_path)
         weights.save(tmp_path / "half.pth", network, NARROW, dtype=torch.float16)
@@ -160,8 +166,8 @@ class TestOurLayout:
         target = tmp_path / "saved.pth"
         target.write_bytes(b"older")
 
-        def full(_, path):
-            path.write_bytes(b"half")
+        def full(_, stream):
+            stream.write(b"half")
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(torch, "save", full)

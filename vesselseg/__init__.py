@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .cache import download
     from .checkpoints import list_models
     from .images import field_of_view
-    from .loading import load_model, segment
+    from .loading import clear_models, load_model, segment
     from .record import Checkpoint, Source
     from .result import Segmentation
     from .segmenter import Segmenter
@@ -60,6 +60,7 @@ __all__ = [
     "UnknownModelError",
     "VesselsegError",
     "__version__",
+    "clear_models",
     "download",
     "field_of_view",
     "list_models",
@@ -73,6 +74,7 @@ _HOMES = {
     "Segmentation": "result",
     "Segmenter": "segmenter",
     "Source": "record",
+    "clear_models": "loading",
     "download": "cache",
     "field_of_view": "images",
     "list_models": "checkpoints",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from . import fov
-from .errors import ImageError
+from .errors import ImageError, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,11 @@ _DICOM = (
 )
 
 
-def to_rgb(image: ImageLike) -> RGB:
+MAX_PIXELS = 200_000_000
+"""Largest image that is decoded unless a larger limit is asked for: 14,000 x 14,000 pixels."""
+
+
+def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS) -> RGB:
     """Decode an image into a new array of its own.
 
     Parameters
@@ -49,6 +54,9 @@ def to_rgb(image: ImageLike) -> RGB:
         Arrays: (H, W, 3) RGB, (H, W, 4) RGBA or (H, W). Tensors: (3, H, W) or (H, W).
         uint8; uint16, of which `round(x / 257)` is taken; or float in [0, 1]. Grey is repeated;
         pixels of alpha 0 become black, all others keep their colour.
+    max_pixels : int
+        Larger images are refused, files before they are decoded: a small file may unpack to
+        any size. (Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``.)
 
     Returns
     -------
@@ -60,22 +68,30 @@ def to_rgb(image: ImageLike) -> RGB:
     FileNotFoundError
         If `image` is a path that does not exist.
     ImageError
-        If it is anything else than described, or a file that cannot be decoded.
+        If it is anything else than described, too large, or a file that cannot be decoded.
     """
-    if isinstance(image, (str, os.PathLike)):
-        return _from_path(Path(image))
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(image), f"the {len(image)} bytes given")
     if isinstance(image, Image.Image):
+        _check_pixels(image.width, image.height, "The PIL image", max_pixels)
         return _from_pil(image, "the PIL image")
+    if isinstance(image, (str, os.PathLike)):
+        return _from_path(Path(image), max_pixels)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _from_file(io.BytesIO(image), f"the {len(image)} bytes given", max_pixels)
     if isinstance(image, np.ndarray):
-        return _from_array(image, "array")
+        return _from_array(image, "array", max_pixels)
     torch = sys.modules.get("torch")  # whoever has a tensor has imported it
     if torch is not None and isinstance(image, torch.Tensor):
-        return _from_tensor(image)
+        return _from_tensor(image, max_pixels)
     if hasattr(image, "read"):
-        return _from_stream(image)
+        return _from_stream(image, max_pixels)
     raise ImageError(f"An image cannot be a {type(image).__name__}. {_ACCEPTED}.")
+
+
+def choose_max_pixels(max_pixels: int) -> int:
+    """The caller's limit; raises OptionError if it is not a positive whole number."""
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        raise OptionError(f"max_pixels is {max_pixels!r}; it has to be a whole number from 1 up.")
+    return max_pixels
 
 
 def field_of_view(image: ImageLike) -> NDArray[np.bool_]:
@@ -98,7 +114,7 @@ def field_of_view(image: ImageLike) -> NDArray[np.bool_]:
     return fov.find(to_rgb(image)).mask
 
 
-def _from_path(path: Path) -> RGB:
+def _from_path(path: Path, max_pixels: int) -> RGB:
     if not path.exists():
         raise FileNotFoundError(f"There is no image {str(path)!r}.")
     if path.is_dir():
@@ -111,10 +127,10 @@ def _from_path(path: Path) -> RGB:
     except OSError as error:
         raise ImageError(f"{str(path)!r} cannot be opened: {error.strerror}.") from error
     with stream:
-        return _from_file(stream, repr(str(path)))
+        return _from_file(stream, repr(str(path)), max_pixels)
 
 
-def _from_stream(stream: Any) -> RGB:
+def _from_stream(stream: Any, max_pixels: int) -> RGB:
     name = getattr(stream, "name", None)
     label = f"the file object {name!r}" if isinstance(name, str) else "the file object given"
     try:
@@ -123,10 +139,10 @@ def _from_stream(stream: Any) -> RGB:
         raise ImageError(f"{label} cannot be read: {error}.") from error
     if not isinstance(content, bytes):
         raise ImageError(f"{label} gives {type(content).__name__}; open it in binary mode, 'rb'.")
-    return _from_file(io.BytesIO(content), label)
+    return _from_file(io.BytesIO(content), label, max_pixels)
 
 
-def _from_file(stream: IO[bytes], label: str) -> RGB:
+def _from_file(stream: IO[bytes], label: str, max_pixels: int) -> RGB:
     head = stream.read(132)
     stream.seek(0)
     if not head:
@@ -136,9 +152,12 @@ def _from_file(stream: IO[bytes], label: str) -> RGB:
     try:
         # Bytes from outside can make a decoder raise anything; all of it means the same here.
         with Image.open(stream) as opened:
+            _check_pixels(opened.width, opened.height, label, max_pixels)
             pages = getattr(opened, "n_frames", 1)
             opened.load()
             upright = ImageOps.exif_transpose(opened)
+    except ImageError:
+        raise
     except Exception as error:
         reason = str(error).partition("\n")[0]
         if "cannot identify" in reason:
@@ -183,7 +202,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _from_tensor(tensor: Tensor) -> RGB:
+def _from_tensor(tensor: Tensor, max_pixels: int) -> RGB:
     shape = tuple(tensor.shape)
     if not (tensor.ndim == 2 or (tensor.ndim == 3 and shape[0] == 3)):
         raise ImageError(
@@ -196,10 +215,10 @@ def _from_tensor(tensor: Tensor) -> RGB:
         array = values.cpu().numpy()
     except (TypeError, RuntimeError) as error:
         raise ImageError(f"A tensor of {tensor.dtype} cannot be used: {_DTYPES}.") from error
-    return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor")
+    return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor", max_pixels)
 
 
-def _from_array(array: NDArray[Any], label: str) -> RGB:
+def _from_array(array: NDArray[Any], label: str, max_pixels: float = math.inf) -> RGB:
     shape = array.shape
     label = f"The {label}" if label in ("array", "tensor") else label
     if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (3, 4))):
@@ -209,6 +228,7 @@ def _from_array(array: NDArray[Any], label: str) -> RGB:
         )
     if 0 in shape:
         raise ImageError(f"{label} is empty: its shape is {shape}.")
+    _check_pixels(shape[1], shape[0], label, max_pixels)
     values = _to_uint8(array, label)
     if values.ndim == 2:
         return np.ascontiguousarray(np.broadcast_to(values[..., None], (*shape, 3)))
@@ -221,7 +241,8 @@ def _from_array(array: NDArray[Any], label: str) -> RGB:
 def _to_uint8(array: NDArray[Any], label: str) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return np.asarray(array)
-    if array.dtype == np.uint16:  # round(x / 257) in whole numbers: 65535 -> 255
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
+        # round(x / 257) in whole numbers: 65535 -> 255
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind != "f":
         hint = ""
@@ -238,6 +259,14 @@ def _to_uint8(array: NDArray[Any], label: str) -> NDArray[np.uint8]:
             f"[0, 1].{hint}"
         )
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+
+
+def _check_pixels(width: int, height: int, label: str, max_pixels: float) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{label} has {width} x {height} pixels; at most {max_pixels:,} are accepted. If it is "
+            f"meant to be that large, raise the limit: load_model(..., max_pixels=...)."
+        )
 
 
 def _hint(shape: tuple[int, ...]) -> str:

@@ -15,7 +15,7 @@ from . import weights as weights_files
 from .checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint
 from .engine import choose_device, choose_precision
 from .errors import CheckpointError, OptionError
-from .images import ImageLike
+from .images import MAX_PIXELS, ImageLike
 from .record import Checkpoint
 from .result import Segmentation
 from .segmenter import Segmenter
@@ -31,6 +31,7 @@ def load_model(
     device: str | torch.device = "auto",
     precision: str = "float32",
     batch_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Segmenter:
     """Load a model once, to be used many times.
 
@@ -49,6 +50,9 @@ def load_model(
         float16 on a GPU.
     batch_size : int
         Windows computed at once; None for what suits the device.
+    max_pixels : int
+        Larger images are refused, and scales that would make larger ones: a guard against
+        files that unpack to more than the memory holds.
 
     Returns
     -------
@@ -77,6 +81,7 @@ def load_model(
         device=chosen,
         precision=precision,
         batch_size=batch_size,
+        max_pixels=max_pixels,
     )
 
 
@@ -91,7 +96,8 @@ def segment(
 ) -> Segmentation:
     """Segment the vessels of one photograph.
 
-    The model is kept in memory for the next call; the last few are.
+    The last four models are kept in memory for the next call; :func:`vesselseg.clear_models`
+    lets them go.
 
     Parameters
     ----------
@@ -187,5 +193,14 @@ class _Models:
                 self._loaded.popitem(last=False)
             return self._loaded[key]
 
+    def clear(self) -> None:
+        with self._lock:
+            self._loaded.clear()
+
 
 _MODELS = _Models(most=4)
+
+
+def clear_models() -> None:
+    """Forget the models that :func:`segment` keeps in memory."""
+    _MODELS.clear()

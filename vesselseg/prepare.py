@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import OptionError
-from .images import RGB
+from .images import MAX_PIXELS, RGB
 from .record import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,13 @@ def check_scale(scale: str | float | None, checkpoint: Checkpoint) -> str | floa
     )
 
 
-def to_scale(image: RGB, scale: str | float, checkpoint: Checkpoint, diameter: float | None) -> RGB:
+def to_scale(
+    image: RGB,
+    scale: str | float,
+    checkpoint: Checkpoint,
+    diameter: float | None,
+    max_pixels: int = MAX_PIXELS,
+) -> RGB:
     """Resize a photograph for the network.
 
     Parameters
@@ -49,11 +55,18 @@ def to_scale(image: RGB, scale: str | float, checkpoint: Checkpoint, diameter: f
         As :func:`check_scale` gives it.
     diameter : float or None
         Of the field of view, in pixels of `image`, if it was found.
+    max_pixels : int
+        Of what is returned.
 
     Returns
     -------
     ndarray of uint8 (h, w, 3)
         `image` itself where nothing is to be done.
+
+    Raises
+    ------
+    OptionError
+        If it would have more than `max_pixels`.
 
     Notes
     -----
@@ -73,6 +86,12 @@ def to_scale(image: RGB, scale: str | float, checkpoint: Checkpoint, diameter: f
     else:
         factor = 1.0 if scale == "native" else float(scale)
     size = (max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1))
+    if size[0] * size[1] > max_pixels:
+        raise OptionError(
+            f"scale={scale!r} would make {size[1]} x {size[0]} pixels of {width} x {height}; at "
+            f"most {max_pixels:,} are accepted. Choose a smaller scale, or raise the limit: "
+            f"load_model(..., max_pixels=...)."
+        )
     _warn_of_scale(diameter, factor, scale, checkpoint)
     if size == (height, width):
         return image

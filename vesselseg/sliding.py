@@ -45,7 +45,7 @@ class _Canvas:
         assert not self.missing
         rows = self._counts(self.height)
         columns = self._counts(self.width)
-        return self.sums.div_(rows[:, None] * columns)
+        return self.sums.div_(rows[:, None]).div_(columns)  # no map of counts is made
 
     def _counts(self, length: int) -> Tensor:
         """How many windows cover each pixel of one side."""

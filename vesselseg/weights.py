@@ -138,8 +138,8 @@ def save(
         "record": checkpoint.to_dict(),
         "state_dict": state,
     }
-    with whole_file(path) as part:
-        torch.save(content, part)
+    with whole_file(path) as part, part.open("wb") as stream:
+        torch.save(content, stream)  # given a name, it would write that into the file
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -1,0 +1,113 @@
+"""Threads and processes share models, or have their own, and get the same masks."""
+
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import vesselseg
+from vesselseg import loading
+
+
+@pytest.fixture(scope="module")
+def photographs(photograph):
+    return [np.ascontiguousarray(np.roll(photograph, 7 * i, axis=1)[:150, :170]) for i in range(16)]
+
+
+def masks(results):
+    return [result.mask.tobytes() for result in results]
+
+
+def test_sixteen_threads_share_a_model(model, photographs):
+    expected = masks(map(model, photographs))
+    assert len(set(expected)) > 1
+    with ThreadPoolExecutor(16) as pool:
+        assert masks(pool.map(model, photographs)) == expected
+
+
+def test_sixteen_threads_call_segment_for_the_first_time(photographs, monkeypatch):
+    monkeypatch.setattr(loading, "_MODELS", loading._Models(most=4))
+    loads = []
+
+    def load(*arguments, **options):
+        loads.append(arguments)
+        return vesselseg.load_model(*arguments, **options)
+
+    monkeypatch.setattr(loading, "load_model", load)
+    small = [image[::2, ::2] for image in photographs]
+    with ThreadPoolExecutor(16) as pool:
+        together = masks(pool.map(lambda image: vesselseg.segment(image, scale=1.0), small))
+    assert len(loads) == 1
+    assert together == masks(vesselseg.segment(image, scale=1.0) for image in small)
+    vesselseg.clear_models()
+    vesselseg.segment(small[0], scale=1.0)
+    assert len(loads) == 2
+
+
+def segment(arguments):
+    model, image = arguments
+    return vesselseg.segment(image, model=model, scale="native").mask.tobytes()
+
+
+def test_spawned_processes_take_pickled_models(model, photographs):
+    images = photographs[:4]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(segment, [(model, image) for image in images])) == masks(
+            map(model, images)
+        )
+
+
+FORK = """
+import multiprocessing, sys
+import numpy as np
+import vesselseg
+
+def count(seed):
+    image = np.random.default_rng(seed).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    return int(vesselseg.segment(image, scale="native", device="cpu").mask.sum())
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # before the first use
+        forked = pool.map(count, range(4))
+    assert forked == [count(seed) for seed in range(4)]
+"""
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
+)
+def test_processes_forked_before_the_first_use(tmp_path):
+    import subprocess
+    import sys
+
+    finished = subprocess.run(
+        [sys.executable, "-c", FORK], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_a_model_comes_back_from_a_pickle(model, photograph):
+    again = pickle.loads(pickle.dumps(model))
+    assert (again.checkpoint, again.sha256, again.batch_size) == (
+        model.checkpoint, model.sha256, model.batch_size,
+    )  # fmt: skip
+    assert np.array_equal(again(photograph).probability, model(photograph).probability)
+
+
+def test_a_model_of_a_missing_device_says_so(model):
+    function, arguments = model.__reduce__()
+    elsewhere = [*arguments]
+    elsewhere[3] = "cuda:99"
+    with pytest.raises(vesselseg.DeviceError, match="not available here"):
+        function(*elsewhere)
+
+
+def test_a_record_and_a_result_come_back_from_a_pickle(model, photograph):
+    assert pickle.loads(pickle.dumps(model.checkpoint)) == model.checkpoint
+    result = model(photograph)
+    again = pickle.loads(pickle.dumps(result))
+    assert np.array_equal(again.mask, result.mask)
+    assert again.provenance == result.provenance

@@ -1,0 +1,204 @@
+"""Images that are damaged, huge, odd: a right result or ImageError, nothing else."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import NARROW
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageMode
+
+import vesselseg
+from vesselseg import ImageError, OptionError, Segmenter
+from vesselseg.images import to_rgb
+
+RNG = np.random.default_rng(0)
+FORMATS = ["JPEG", "PNG", "TIFF", "GIF", "BMP", "PPM", "WebP"]
+
+
+def encoded(format_, pixels=None):
+    file = io.BytesIO()
+    pixels = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8) if pixels is None else pixels
+    Image.fromarray(pixels).save(file, format_)
+    return file.getvalue()
+
+
+CONTENT = {format_: encoded(format_) for format_ in FORMATS}
+
+
+def decoded_or_refused(content):
+    with warnings.catch_warnings():  # Pillow warns of some damage that it can read past
+        warnings.simplefilter("ignore")
+        try:
+            rgb = to_rgb(content, max_pixels=10**6)
+        except ImageError:
+            return
+    assert rgb.dtype == np.uint8
+    assert rgb.ndim == 3
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.sampled_from(FORMATS), st.data())
+def test_bits_flipped(format_, data):
+    content = bytearray(CONTENT[format_])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    decoded_or_refused(bytes(content))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_truncated_anywhere(format_):
+    content = CONTENT[format_]
+    for length in range(0, len(content), max(1, len(content) // 40)):
+        decoded_or_refused(content[:length])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.binary(max_size=200))
+def test_any_bytes(content):
+    decoded_or_refused(content)
+
+
+class TestTooLarge:
+    def bomb(self, width, height):
+        """A PNG of a few hundred bytes that declares width x height pixels."""
+
+        def chunk(kind, data):
+            body = kind + data
+            return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+        header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+        return (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"IDAT", b"")
+            + chunk(b"IEND", b"")
+        )
+
+    def test_files_are_refused_before_they_are_decoded(self):
+        with pytest.raises(ImageError, match=r"9000 x 9000 pixels; at most 1,000,000 are accepted"):
+            to_rgb(self.bomb(9000, 9000), max_pixels=10**6)
+
+    def test_beyond_pillows_own_limit(self):
+        with pytest.raises(ImageError, match="could not be decoded: Image size"):
+            to_rgb(self.bomb(60000, 60000))
+
+    @pytest.mark.parametrize(
+        "image",
+        [
+            np.zeros((101, 100, 3), np.uint8),
+            torch.zeros(3, 101, 100),
+            Image.new("L", (101, 100)),
+        ],
+        ids=["array", "tensor", "PIL"],
+    )
+    def test_everything_else_too(self, image):
+        with pytest.raises(ImageError, match="at most 10,000 are accepted"):
+            to_rgb(image, max_pixels=10_000)
+
+    def test_the_limit_is_the_models(self, published_file, photograph):
+        limited = vesselseg.load_model(
+            NARROW, weights=published_file, device="cpu", max_pixels=90_000
+        )
+        assert limited(photograph).mask.any()
+        with pytest.raises(OptionError, match=r"scale=2\.0 would make 566 x 566 pixels"):
+            limited(photograph, scale=2)
+        with pytest.raises(ImageError, match="at most 90,000"):
+            limited(np.zeros((301, 300), np.uint8))
+
+    @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
+    def test_wrong_limits(self, limit, published_file):
+        with pytest.raises(OptionError, match="max_pixels is"):
+            vesselseg.load_model(NARROW, weights=published_file, max_pixels=limit)
+
+
+class TestOddButRight:
+    @pytest.mark.parametrize("size", [(1, 65535), (65535, 1), (3, 20000)])
+    def test_strips(self, size, model):
+        image = np.zeros((*size, 3), np.uint8)
+        assert model(image, scale=0.05).mask.shape == size
+
+    @pytest.mark.parametrize("mode", sorted(ImageMode.getmode(m).mode for m in
+        ("1", "L", "I", "F", "P", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr", "LAB", "HSV",
+         "RGBa", "LA", "La", "PA", "I;16", "I;16L", "I;16B")))  # fmt: skip
+    def test_every_pil_mode(self, mode):
+        image = Image.new(mode, (5, 4))
+        if mode in ("I", "LAB"):
+            with pytest.raises(ImageError, match=repr(mode)):
+                to_rgb(image)
+        else:
+            assert to_rgb(image).shape == (4, 5, 3)
+
+    @pytest.mark.parametrize("dtype", np.typecodes["All"])
+    def test_every_numpy_dtype(self, dtype):
+        array = np.zeros((4, 5), dtype=dtype)
+        if array.dtype.kind == "f" or array.dtype in (np.uint8, np.uint16):
+            assert not to_rgb(array).any()
+        else:
+            with pytest.raises(ImageError, match=r"has the type"):
+                to_rgb(array)
+
+    def test_byte_order_and_memory_maps(self, tmp_path):
+        values = RNG.integers(0, 65536, (6, 7), dtype=np.uint16)
+        expected = to_rgb(values)
+        assert np.array_equal(to_rgb(values.astype(">u2")), expected)
+        np.save(tmp_path / "image.npy", values)
+        assert np.array_equal(to_rgb(np.load(tmp_path / "image.npy", mmap_mode="r")), expected)
+
+
+class Pointwise:
+    """In place of the U-Net: a pixel's logits depend on the pixel alone."""
+
+    def __call__(self, windows):
+        red = windows[:, :1].float() / 255
+        return torch.cat([1 - red, 3 * red - 1], dim=1)
+
+
+@pytest.fixture(scope="module")
+def pointwise(published_file) -> Segmenter:
+    model = vesselseg.load_model(NARROW, weights=published_file, device="cpu")
+    model._engine = Pointwise()
+    return model
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 150), st.integers(1, 150))
+def test_stitching_is_the_identity(pointwise, height, width):
+    image = np.random.default_rng(height * 1000 + width).integers(
+        0, 256, (height, width, 3), dtype=np.uint8
+    )
+    red = image[..., 0].astype(np.float64) / 255
+    expected = 1 / (1 + np.exp(2 - 4 * red))
+    np.testing.assert_allclose(pointwise(image).probability, expected, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 150), st.integers(1, 150), st.integers(0, 3), st.booleans(),
+    st.sampled_from(["native", 0.5, 1.7, "fov"]),
+)  # fmt: skip
+def test_flips_and_quarter_turns_move_the_result_with_the_image(
+    pointwise, height, width, turns, flip, scale
+):
+    def move(x):
+        return np.ascontiguousarray(np.rot90(np.flip(x, 1) if flip else x, turns))
+
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    straight = pointwise(image, scale=scale)
+    moved = pointwise(move(image), scale=scale)
+    # Pillow resamples rows first and rounds in between: one step of 255 at most.
+    np.testing.assert_allclose(moved.probability, move(straight.probability), atol=0.02)
+
+
+def test_same_pixels_give_the_identical_mask(model, photograph):
+    expected = model(photograph).mask
+    assert expected.any()
+    for format_ in ("PNG", "TIFF", "BMP"):
+        assert np.array_equal(model(encoded(format_, photograph)).mask, expected)
+    tensor = torch.from_numpy(photograph.copy()).permute(2, 0, 1)
+    assert np.array_equal(model(tensor).mask, expected)

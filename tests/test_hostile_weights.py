@@ -1,0 +1,194 @@
+"""Weights files that are damaged or made to harm: refused, or right, and soon."""
+
+import io
+import struct
+import zipfile
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from published_layout import narrow_shapes, seeded_state
+
+from vesselseg import CheckpointError, weights
+
+
+def saved(*, zipped, divisor=16):
+    file = io.BytesIO()
+    state = seeded_state(narrow_shapes("fcn", divisor), seed=1)
+    torch.save({"meta": {}, "state_dict": state}, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
+
+
+RECORD = weights.Checkpoint(name="narrower", dataset="test", crop=64, stride=42, width=4)
+CONTENT = {"zip": saved(zipped=True), "legacy": saved(zipped=False)}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("hostile") / "file.pth"
+
+
+def load(path, content):
+    path.write_bytes(content)
+    return weights.to_network(weights.read(path), RECORD)
+
+
+def refused(path, content):
+    with pytest.raises(CheckpointError):
+        load(path, content)
+
+
+@pytest.fixture(scope="module")
+def right(path):
+    return load(path, CONTENT["zip"]).state_dict()
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+def test_truncated_at_every_percent(kind, path):
+    content = CONTENT[kind]
+    for percent in range(100):
+        refused(path, content[: len(content) * percent // 100])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, len(CONTENT["zip"]) - 1), st.integers(0, 7))
+def test_bits_flipped_in_a_zip_file_are_seen_or_harmless(path, right, place, bit):
+    content = bytearray(CONTENT["zip"])
+    content[place] ^= 1 << bit
+    try:
+        state = load(path, bytes(content)).state_dict()
+    except CheckpointError:
+        return
+    assert all(torch.equal(state[key], right[key]) for key in right)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, len(CONTENT["legacy"]) - 1), st.integers(0, 7))
+def test_bits_flipped_in_a_legacy_file_never_give_numbers_that_are_not_finite(path, place, bit):
+    """It has no check sum: a changed value passes, which only a digest could see."""
+    content = bytearray(CONTENT["legacy"])
+    content[place] ^= 1 << bit
+    try:
+        state = load(path, bytes(content)).state_dict()
+    except CheckpointError:
+        return
+    assert all(value.isfinite().all() for value in state.values())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.binary(max_size=400))
+def test_any_bytes(path, content):
+    refused(path, content)
+    refused(path, b"PK\x03\x04" + content)
+    refused(path, b"\x80\x02" + content)
+
+
+def changed(change, **options):
+    file = io.BytesIO()
+    state = seeded_state(narrow_shapes("fcn", 16), seed=1)
+    change(state)
+    torch.save(state, file, **options)
+    return file.getvalue()
+
+
+WEIGHT = "decode_head.convs.0.conv.weight"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.full((4, 4, 3, 3), float("nan")),
+        torch.zeros(4, 4, 3, 3, dtype=torch.int8),
+        torch.zeros(4, 4, 3, 3, dtype=torch.complex64),
+        torch.zeros(4, 4, 3, 3, dtype=torch.bool),
+        torch.zeros(4, 4, 3, 3).to_sparse(),
+        torch.zeros(4, 4, 3, 3, device="meta"),
+        torch.zeros(1).expand(10**9, 10**9),
+        torch.zeros(4, 4, 3, 5),
+        torch.zeros(()),
+        torch.zeros(0),
+    ],
+    ids=["nan", "int8", "complex", "bool", "sparse", "meta", "huge", "shape", "scalar", "empty"],
+)
+def test_tensors_of_another_kind(value, path):
+    refused(path, changed(lambda state: state.update({WEIGHT: value})))
+
+
+def test_swapped_tensors_are_refused_where_their_shapes_differ(path):
+    def swap(state):
+        other = "decode_head.conv_seg.weight"
+        state[WEIGHT], state[other] = state[other], state[WEIGHT]
+
+    refused(path, changed(swap))
+
+
+def rewritten(replace, compression=zipfile.ZIP_STORED):
+    """The zip file with some of its members changed; check sums are those of the new content."""
+    target = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(CONTENT["zip"])) as source,
+        zipfile.ZipFile(target, "w", compression) as archive,
+    ):
+        for name in source.namelist():
+            archive.writestr(name, replace(name, source.read(name)))
+    return target.getvalue()
+
+
+def test_storages_that_declare_more_than_they_hold(path):
+    """The count of elements in the pickle is raised to two billion."""
+    count = 4 * 4 * 9
+
+    def declare(name, content):
+        if not name.endswith("data.pkl"):
+            return content
+        grown = content.replace(b"K" + bytes([count]), b"J" + struct.pack("<i", 2**31 - 1))
+        assert grown != content
+        return grown
+
+    refused(path, rewritten(declare))
+
+
+def test_compressed_archives_are_refused_as_they_could_unpack_to_any_size(path):
+    bomb = rewritten(
+        lambda name, content: bytes(10**8) if name.endswith("data/0") else content,
+        zipfile.ZIP_DEFLATED,
+    )
+    assert len(bomb) < 10**6
+    refused(path, bomb)
+
+
+def test_overlapping_members_are_refused(path):
+    """One block of bytes listed many times, the other kind of bomb."""
+    content = bytearray(CONTENT["zip"])
+    with zipfile.ZipFile(io.BytesIO(bytes(content))) as archive:
+        entries = archive.infolist()
+    end = content.rindex(b"PK\x05\x06")
+    size, start = struct.unpack("<II", content[end + 12 : end + 20])
+    directory = bytes(content[start : start + size]) * 20
+    tail = struct.pack(
+        "<IHHHHIIH",
+        0x06054B50,
+        0,
+        0,
+        20 * len(entries),
+        20 * len(entries),
+        len(directory),
+        start,
+        0,
+    )
+    refused(path, bytes(content[:start]) + directory + tail)
+
+
+def test_a_file_is_emptied_on_the_way_so_that_it_is_not_in_memory_twice(path):
+    path.write_bytes(CONTENT["zip"])
+    file = weights.read(path)
+    weights.to_network(file, RECORD)
+    assert not file.state
+    with pytest.raises(CheckpointError, match="missing"):
+        weights.to_network(file, RECORD)
+
+
+def test_narrow_records_do_not_fit_wide_files(published_file):
+    with pytest.raises(CheckpointError, match="of another shape"):
+        weights.to_network(weights.read(published_file), RECORD)
