@@ -20,7 +20,7 @@ NARROW = Checkpoint(
 """The published network with an eighth of its channels."""
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Narrow networks gain nothing from threads, which wait for each other on a busy machine."""
     before = torch.get_num_threads()

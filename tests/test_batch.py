@@ -17,6 +17,8 @@ from vesselseg.engine import TorchEngine
 from vesselseg.manifest import Line
 from vesselseg.plan import Job
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:

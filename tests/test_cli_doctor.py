@@ -20,6 +20,8 @@ import vesselseg
 from vesselseg import Source, cache, checkpoints
 from vesselseg.cli import doctor, main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

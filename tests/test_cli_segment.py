@@ -21,6 +21,8 @@ from PIL import Image
 import vesselseg
 from vesselseg.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -113,6 +115,24 @@ def test_weights_are_read_with_the_windows_of_the_named_model(
     assert main(["eye.jpg", "-o", "out", *named]) == 1  # a narrow network is not that one
     assert "tiny.pth" in capsys.readouterr().err
     assert main(["eye.jpg", "-o", "out", "--weights", model]) == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs(Path("p"), ["1.png", "2.png"])
+    said = {}
+    for kind in (Terminal, io.StringIO):
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", kind())
+            assert main(["p", "missing.png", "-o", "out", "--model", model]) == 1
+            said[kind] = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        assert "There is no image 'missing.png'" in said[kind]
+    assert "3/3" in said[Terminal]
+    assert len(said[io.StringIO].splitlines()) == 2  # the failure and the line at the end
 
 
 # Standard input and output

@@ -13,6 +13,8 @@ from vesselseg import OptionError, OutputError, load_model
 from vesselseg.manifest import Manifest, describe, describe_existing, describe_failure, read
 from vesselseg.plan import Job
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def job(folder: Path) -> Job:
     (eye,) = photographs(folder, ["eye.png"])
