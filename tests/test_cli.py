@@ -126,8 +126,9 @@ def test_a_mistyped_command_is_no_image(
     assert stopped.value.code == 2
     assert "Did you mean 'doctor'?" in capsys.readouterr().err
     Path("docter").touch()  # unless it is one
-    assert main(["docter", "-o", "x"]) == 0
-    assert segmented == [["docter"]]
+    for image in ("docter", "models/*.png"):
+        assert main([image, "-o", "x"]) == 0
+    assert segmented == [["docter"], ["models/*.png"]]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,21 @@ def test_options_reach_the_model(model: str) -> None:
     assert told == {k: result.provenance[k] for k in told}
 
 
+def test_the_batch_size_reaches_the_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs(Path(), ["eye.jpg"])
+    sizes = []
+    load = vesselseg.load_model
+
+    def noted(*arguments: Any, **options: Any) -> vesselseg.Segmenter:
+        loaded = load(*arguments, **options)
+        sizes.append(loaded.batch_size)
+        return loaded
+
+    monkeypatch.setattr("vesselseg.loading.load_model", noted)
+    assert main(["eye.jpg", "-o", "out", "--model", model, "--batch-size", "7"]) == 0
+    assert sizes == [7]
+
+
 def test_weights_are_read_with_the_windows_of_the_named_model(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,8 @@ def run(
     report : callable
         Called in this thread with each job and its line of the manifest, once all its files
         are written, or once it failed: then the line has an "error". Roughly in the order of
-        `jobs`. "seconds" have passed since the report before, so that they add up to the run.
+        `jobs`. "seconds" have passed since the network gave the result before, so that they
+        add up to the run.
     scale, threshold
         As for :meth:`Segmenter.segment_many`.
     style : {"tint", "outline"}
@@ -129,11 +130,14 @@ class _Output:
 
     def __init__(self, writers: ThreadPoolExecutor, report: Report, style: str) -> None:
         self._writers, self._report, self._style = writers, report, style
-        self._pending: deque[tuple[Job, Future[Line]]] = deque()
+        self._pending: deque[tuple[Job, Future[Line], float]] = deque()
         self._last = time.perf_counter()
 
     def add(self, job: Job, result: Segmentation) -> None:
-        self._pending.append((job, self._writers.submit(_write, job, result, self._style)))
+        now = time.perf_counter()
+        future = self._writers.submit(_write, job, result, self._style)
+        self._pending.append((job, future, now - self._last))
+        self._last = now
         while self._pending and (len(self._pending) > _AHEAD or self._pending[0][1].done()):
             self._finish_first()
 
@@ -142,14 +146,12 @@ class _Output:
             self._finish_first()
 
     def _finish_first(self) -> None:
-        job, future = self._pending.popleft()
+        job, future, seconds = self._pending.popleft()
         try:
             line = future.result()
+            line["seconds"] = round(seconds, 3)
         except _IMAGE_ERRORS as error:
-            self._report(job, describe_failure(job, error))
-            return
-        now = time.perf_counter()
-        line["seconds"], self._last = round(now - self._last, 3), now
+            line = describe_failure(job, error)
         self._report(job, line)
 
 

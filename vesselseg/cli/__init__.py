@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in (*commands, "-h", "--help", "--version"):
         hint = did_you_mean(words[0], commands)
-        if hint and not Path(words[0]).exists():
+        if hint and words[0].isalpha() and not Path(words[0]).exists():  # no file's name
             parser.error(f"there is no command and no image {words[0]!r}.{hint}")
         words.insert(0, "segment")
     options = parser.parse_args(words)
