@@ -1,5 +1,6 @@
 """What many tests share: a narrow model, its file in the published layout, a photograph."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,15 @@ NARROW = Checkpoint(
     name="narrow", dataset="test", crop=64, stride=42, width=8, scale="native", fov_diameter=500
 )
 """The published network with an eighth of its channels."""
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Narrow networks gain nothing from threads, which wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -47,10 +47,10 @@ def test_every_error_has_the_base_and_a_builtin():
 # Each module may import those above it, and the ones on its own line no other.
 ORDER = [
     {"errors", "_version"},
-    {"files", "plainfile", "record", "windows", "unet", "fov"},
+    {"files", "plainfile", "record", "windows", "unet", "fov", "plan"},
     {"checkpoints", "images", "weights", "sliding", "engine"},
     {"prepare", "result", "cache", "metrics"},
-    {"segmenter"},
+    {"segmenter", "manifest"},
     {"loading"},
     {"datasets", "evaluation", "batch"},
     {"report"},

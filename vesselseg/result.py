@@ -86,7 +86,9 @@ class Segmentation:
         pixels[drawn] = np.rint(tinted).astype(np.uint8)
         return Image.fromarray(pixels)
 
-    def save(self, path: str | os.PathLike[str], kind: str = "mask") -> None:
+    def save(
+        self, path: str | os.PathLike[str], kind: str = "mask", *, style: str = "tint"
+    ) -> None:
         """Write one picture as PNG, with the provenance in it as text; whole or not at all.
 
         Parameters
@@ -96,11 +98,13 @@ class Segmentation:
         kind : {"mask", "probability", "overlay", "fov"}
             The mask as 0 and 255; the probability in 16 bits, `round(p * 65535)`; the
             overlay in RGB; or the field of view as 0 and 255.
+        style : {"tint", "outline"}
+            Of the overlay, as for :meth:`overlay`.
 
         Raises
         ------
         OptionError
-            If the path does not end in .png or the kind is none of these.
+            If the path does not end in .png, or the kind or the style is none of these.
         OutputError
             If the file cannot be written.
         """
@@ -108,13 +112,13 @@ class Segmentation:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
         if Path(path).suffix.lower() != ".png":
             raise OptionError(f"{str(path)!r} has to end in .png: masks are kept without loss.")
-        picture = self._picture(kind)
+        picture = self._picture(kind, style)
         with whole_file(path) as part:
             picture.save(part, format="PNG", pnginfo=self._text_chunks(kind))
 
-    def _picture(self, kind: str) -> Image.Image:
+    def _picture(self, kind: str, style: str) -> Image.Image:
         if kind == "overlay":
-            return self.overlay()
+            return self.overlay(style=style)
         if kind == "probability":
             return Image.fromarray(np.rint(self.probability * 65535.0).astype(np.uint16))
         shown = self.mask if kind == "mask" else self.field_of_view

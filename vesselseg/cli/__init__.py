@@ -10,27 +10,36 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 from .. import __version__
-from ..errors import VesselsegError
-from . import models
+from ..errors import DeviceError, OptionError, UnknownModelError, VesselsegError, did_you_mean
+from . import doctor, models, segment
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
+    return _parser_and_commands()[0]
+
+
+def _parser_and_commands() -> tuple[argparse.ArgumentParser, Collection[str]]:
     parser = argparse.ArgumentParser(
         prog="vesselseg",
-        description="Find the blood vessels in photographs of the retina.",
-        epilog="Research software, not a medical device.",
+        description="Find the blood vessels in photographs of the retina.\n"
+        "`vesselseg IMAGE... -o OUT` is short for `vesselseg segment IMAGE... -o OUT`.",
+        epilog="`vesselseg COMMAND --help` has the options of a command.\n"
+        "Research software, not a medical device.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vesselseg {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (models,):
+    commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (segment, models, doctor):
         module.add_parsers(commands)
-    return parser
+    return parser, commands.choices
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,10 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 1: something failed, and it was said what; 2: wrong usage; 130: interrupted.
     """
-    options = build_parser().parse_args(arguments)
+    parser, commands = _parser_and_commands()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] not in (*commands, "-h", "--help", "--version"):
+        hint = did_you_mean(words[0], commands)
+        if hint and words[0].isalpha() and not Path(words[0]).exists():  # no file's name
+            parser.error(f"there is no command and no image {words[0]!r}.{hint}")
+        words.insert(0, "segment")
+    options = parser.parse_args(words)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         code: int = options.run(options)
+    except (OptionError, UnknownModelError, DeviceError) as error:
+        print(f"vesselseg: {error}", file=sys.stderr)
+        return EXIT_USAGE
     except (VesselsegError, FileNotFoundError) as error:
         print(f"vesselseg: {error}", file=sys.stderr)
         return EXIT_FAILED

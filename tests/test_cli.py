@@ -1,0 +1,163 @@
+"""The command as a whole: help, version, the short form, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vesselseg
+from vesselseg import OptionError, OutputError, UnknownModelError
+from vesselseg.cli import build_parser, main
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    handlers = list(logging.root.handlers)
+    yield
+    logging.root.handlers[:] = handlers
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    for action in build_parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    raise AssertionError("there are no commands")
+
+
+def test_help_and_version_are_quick_and_load_nothing_heavy() -> None:
+    code = (
+        "import sys, vesselseg.cli\n"
+        "try: vesselseg.cli.main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'requests', 'tqdm'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    for words in (["--help"], ["--version"], ["segment", "--help"], ["doctor", "--help"]):
+        subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
+    times = []
+    for _ in range(5):  # the best of a few, on a machine that may be busy
+        begun = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "vesselseg", "--help"], check=True, stdout=subprocess.DEVNULL
+        )
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.3
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"vesselseg {vesselseg.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["segment", "doctor"])
+def test_every_option_is_documented_with_its_default(command: str) -> None:
+    for action in commands()[command]._actions:
+        assert action.help
+        if action.option_strings and not isinstance(action, argparse._HelpAction):
+            assert "(default: " in action.help, action.option_strings
+            said = re.split(r"[,;]|\)$", action.help.rpartition("(default: ")[2])[0]
+            if said == "no":
+                assert action.default is False
+            elif isinstance(action.default, str):
+                assert said in ("%(default)s", action.default)
+
+
+def test_the_top_says_what_the_short_form_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert "`vesselseg IMAGE... -o OUT` is short for" in said
+    for command in commands():
+        assert command in said
+
+
+@pytest.fixture
+def segmented(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Inputs of the calls of ``segment``, which does nothing here."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(
+        "vesselseg.cli.segment._segment", lambda options: calls.append(options.inputs) or 0
+    )
+    return calls
+
+
+@pytest.mark.parametrize("words", [["eye.jpg", "-o", "x"], ["-o", "x", "--", "eye.jpg"]])
+def test_without_a_command_it_is_segment(words: list[str], segmented: list[list[str]]) -> None:
+    assert main(words) == 0
+    assert main(["segment", *words]) == 0
+    assert segmented == [["eye.jpg"]] * 2
+
+
+def test_commands_win_over_files_of_the_same_name(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    segmented: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models").touch()
+    assert main(["models"]) == 0
+    assert "unet_s5-d16_drive" in capsys.readouterr().out
+    assert segmented == []
+    assert main(["segment", "models", "-o", "x"]) == 0
+    assert main(["./models", "-o", "x"]) == 0
+    assert segmented == [["models"], ["./models"]]
+
+
+def test_a_mistyped_command_is_no_image(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    segmented: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["docter"])
+    assert stopped.value.code == 2
+    assert "Did you mean 'doctor'?" in capsys.readouterr().err
+    Path("docter").touch()  # unless it is one
+    for image in ("docter", "models/*.png"):
+        assert main([image, "-o", "x"]) == 0
+    assert segmented == [["docter"], ["models/*.png"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OptionError("no such scale"), 2),
+        (UnknownModelError("no such model"), 2),
+        (OutputError("no space"), 1),
+        (FileNotFoundError("no file"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("vesselseg.cli.segment._segment", fail)
+    assert main(["eye.jpg"]) == code
+    said = capsys.readouterr()
+    assert said.err == f"vesselseg: {str(error) or 'interrupted'}\n"
+    assert said.out == ""
+
+
+def test_no_command_at_all_is_wrong_usage() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2

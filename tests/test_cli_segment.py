@@ -1,0 +1,385 @@
+"""``vesselseg segment`` as it is used: files, folders, pipes, interruptions."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import photograph, photographs, pixels, tiny_model, tree
+from PIL import Image
+
+import vesselseg
+from vesselseg.cli import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("model") / "tiny.pth"))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lines(path: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def without_seconds(path: str | Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines(path)]
+
+
+# What is written
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_photograph_in_a_mask_out(model: str, short: bool) -> None:
+    photographs(Path(), ["eye.jpg"])
+    command = [] if short else ["segment"]
+    assert main([*command, "eye.jpg", "-o", "vessels.png", "--model", model]) == 0
+    expected = vesselseg.load_model(model)("eye.jpg")
+    mask = pixels(Path("vessels.png"))
+    assert mask.dtype == np.uint8
+    assert (mask == np.where(expected.mask, 255, 0)).all()
+    with Image.open("vessels.png") as opened:
+        assert json.loads(opened.text["vesselseg"]) == {"kind": "mask", **expected.provenance}
+
+
+def test_the_other_pictures_stand_beside_the_mask(model: str) -> None:
+    photographs(Path(), ["p/eye.jpg"])
+    extra = ["--probability", "--overlay", "--fov", "--threshold", "0.4"]
+    assert main(["p", "-o", "out", "--model", model, *extra]) == 0
+    result = vesselseg.load_model(model)("p/eye.jpg", threshold=0.4)
+    names = ["eye.png", "eye_fov.png", "eye_overlay.png", "eye_probability.png"]
+    assert sorted(tree(Path("out"))) == names
+    assert (pixels(Path("out/eye.png")) == result.mask * np.uint8(255)).all()
+    assert (pixels(Path("out/eye_fov.png")) == result.field_of_view * np.uint8(255)).all()
+    assert (pixels(Path("out/eye_overlay.png")) == np.asarray(result.overlay())).all()
+    probability = pixels(Path("out/eye_probability.png"))
+    assert probability.dtype == np.uint16
+    assert (probability == np.rint(result.probability * 65535.0)).all()
+
+
+def test_an_outline_can_be_drawn_in_place_of_a_tint(model: str) -> None:
+    photographs(Path(), ["eye.jpg"])
+    assert main(["eye.jpg", "-o", "out", "--model", model, "--overlay-style", "outline"]) == 0
+    expected = vesselseg.load_model(model)("eye.jpg").overlay(style="outline")
+    assert (pixels(Path("out/eye_overlay.png")) == np.asarray(expected)).all()
+
+
+def test_folders_keep_their_places(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(Path("p"), ["a.png", "sub/b.png"])
+    assert main(["p", "-o", "p/results", "--recursive", "--model", model]) == 0
+    first = tree(Path("p"))
+    assert {"results/a.png", "results/sub/b.png"} < set(first)
+    # Results among the photographs do not become photographs.
+    assert main(["p", "-o", "p/results", "--recursive", "--model", model]) == 0
+    assert tree(Path("p")) == first
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "2 segmented, 0 skipped, 0 failed" in said.err
+
+
+def test_options_reach_the_model(model: str) -> None:
+    photographs(Path(), ["eye.jpg"])
+    options = ["--scale", "0.5", "--precision", "bfloat16", "--device", "cpu", "--batch-size", "2"]
+    record = ["--manifest", "run.jsonl", "--threshold", "0.3"]
+    assert main(["eye.jpg", "-o", "out", "--model", model, *options, *record]) == 0
+    (line,) = lines("run.jsonl")
+    expected = vesselseg.load_model(model, precision="bfloat16", device="cpu", batch_size=2)
+    result = expected("eye.jpg", scale=0.5, threshold=0.3)
+    assert (pixels(Path("out/eye.png")) == result.mask * np.uint8(255)).all()
+    told = {k: line[k] for k in ("model", "sha256", "scale", "device", "precision", "threshold")}
+    assert told == {k: result.provenance[k] for k in told}
+
+
+def test_the_batch_size_reaches_the_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs(Path(), ["eye.jpg"])
+    sizes = []
+    load = vesselseg.load_model
+
+    def noted(*arguments: Any, **options: Any) -> vesselseg.Segmenter:
+        loaded = load(*arguments, **options)
+        sizes.append(loaded.batch_size)
+        return loaded
+
+    monkeypatch.setattr("vesselseg.loading.load_model", noted)
+    assert main(["eye.jpg", "-o", "out", "--model", model, "--batch-size", "7"]) == 0
+    assert sizes == [7]
+
+
+def test_weights_are_read_with_the_windows_of_the_named_model(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(Path(), ["eye.jpg"])
+    named = ["--model", "unet_s5-d16_drive", "--weights", model]
+    assert main(["eye.jpg", "-o", "out", *named]) == 1  # a narrow network is not that one
+    assert "tiny.pth" in capsys.readouterr().err
+    assert main(["eye.jpg", "-o", "out", "--weights", model]) == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs(Path("p"), ["1.png", "2.png"])
+    said = {}
+    for kind in (Terminal, io.StringIO):
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", kind())
+            assert main(["p", "missing.png", "-o", "out", "--model", model]) == 1
+            said[kind] = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        assert "There is no image 'missing.png'" in said[kind]
+    assert "3/3" in said[Terminal]
+    assert len(said[io.StringIO].splitlines()) == 2  # the failure and the line at the end
+
+
+# Standard input and output
+
+
+def standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_a_pipe(
+    model: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (eye,) = photographs(Path(), ["eye.jpg"])
+    expected = vesselseg.load_model(model)(eye).mask
+    for place in ([], ["-o", "-"]):
+        standard_input(monkeypatch, eye.read_bytes())
+        assert main(["-", *place, "--model", model]) == 0
+        with Image.open(io.BytesIO(capfdbinary.readouterr().out)) as mask:  # and nothing else
+            assert (np.asarray(mask) == np.where(expected, 255, 0)).all()
+    assert main(["eye.jpg", "-o", "-", "--model", model]) == 0
+    assert capfdbinary.readouterr().out.startswith(b"\x89PNG")
+    standard_input(monkeypatch, eye.read_bytes())
+    assert main(["-", "eye.jpg", "-o", "out", "--model", model]) == 0
+    assert (pixels(Path("out/stdin.png")) == pixels(Path("out/eye.png"))).all()
+
+
+def test_standard_input_that_is_no_image(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standard_input(monkeypatch, b"nothing of the kind")
+    assert main(["-", "--model", model]) == 1
+    assert "could not be decoded" in capsys.readouterr().err
+
+
+# Wrong usage: exit code 2 before any work
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a/eye.png"], "There is no place for the results"),
+        (["a/eye.png", "b/eye.png", "-o", "out"], "'a/eye.png' and 'b/eye.png' would both write"),
+        (["a", "-o", "a"], "'a/eye.png' would be overwritten"),
+        (["a/eye.png", "b/eye.png", "-o", "out.png"], "a single image file"),
+        (["a/eye.png", "b/eye.png", "-o", "-"], "the mask of one image file"),
+        (["a/eye.png", "-o", "-", "--overlay"], "the mask alone"),
+        (["a/*.tif", "-o", "out"], "nothing to segment"),
+        (["a", "-o", "out", "--model", "unet_s5-d16_drvie"], "Did you mean 'unet_s5-d16_drive'"),
+        (["a", "-o", "out", "--device", "cdua"], "Did you mean 'cuda'"),
+        (["a", "-o", "out", "--precision", "int4"], "allowed are 'float32'"),
+        (["a", "-o", "out", "--scale", "fit"], "has no size for scale='fit'"),
+        (["a", "-o", "out", "--manifest", "a/eye.png"], "is not a manifest"),
+    ],
+)
+def test_wrong_usage_is_told(
+    model: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(Path(), ["a/eye.png", "b/eye.png"])
+    before = tree(Path())
+    named = [] if "--model" in words else ["--model", model]
+    assert main(["segment", *words, *named]) == 2
+    assert said in capsys.readouterr().err
+    assert tree(Path()) == before
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--threshold=1.5", "--threshold=x", "--scale=half", "--scale=-1", "--scale=nan", "--part=3/2",
+     "--part=0/2", "--part=2", "--batch-size=0", "--overlay-style=dots"],
+)  # fmt: skip
+def test_values_outside_what_is_allowed_are_told(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["eye.jpg", "-o", "out", option])
+    assert stopped.value.code == 2
+    assert option.split("=")[1] in capsys.readouterr().err
+
+
+# Failures and interruptions
+
+
+def test_unreadable_images_are_told_and_the_rest_goes_on(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(Path("p"), ["1.png", "2.png", "3.png"])
+    Path("p/2.png").write_bytes(b"no image")
+    assert main(["p", "missing.jpg", "-o", "out", "--model", model, "--manifest", "m.jsonl"]) == 1
+    assert sorted(tree(Path("out"))) == ["1.png", "3.png"]
+    said = capsys.readouterr().err
+    assert "'p/2.png' could not be decoded" in said
+    assert "There is no image 'missing.jpg'" in said
+    assert "2 segmented, 0 skipped, 2 failed" in said
+    assert [(line["input"], "error" in line) for line in lines("m.jsonl")] == [
+        ("missing.jpg", True),
+        ("p/1.png", False),
+        ("p/2.png", True),
+        ("p/3.png", False),
+    ]
+
+
+def test_warnings_name_their_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from dataclasses import replace
+
+    from folders import RECORD
+
+    from vesselseg import weights
+
+    content = weights.read(tiny_model(tmp_path / "tiny.pth"))
+    record = replace(RECORD, fov_diameter=600.0)
+    weights.save(tmp_path / "wide.pth", weights.to_network(content, RECORD), record)
+    photographs(Path("p"), ["100%s.png", "b.png"])
+    assert main(["p", "-o", "out", "--model", "wide.pth"]) == 0
+    told = [record.getMessage().partition(" The field of view is")[0] for record in caplog.records]
+    assert told == ["p/100%s.png:", "p/b.png:"]
+
+
+def test_skip_existing_leaves_out_what_is_complete(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(Path("p"), ["1.png", "2.png", "3.png"])
+    again = ["p", "-o", "out", "--model", model, "--overlay", "--skip-existing"]
+    assert main(again) == 0
+    expected = tree(Path("out"))
+    Path("out/2_overlay.png").unlink()
+    Path("out/1.png").write_bytes(b"kept as it is")
+    assert main(again) == 0
+    assert "1 segmented, 2 skipped" in capsys.readouterr().err
+    assert Path("out/1.png").read_bytes() == b"kept as it is"
+    assert {**tree(Path("out")), "1.png": expected["1.png"]} == expected
+
+
+def test_where_all_is_done_no_model_is_loaded(model: str) -> None:
+    photographs(Path("p"), ["1.png"])
+    assert main(["p", "-o", "out", "--model", model]) == 0
+    assert main(["p", "-o", "out", "--model", "removed-since.pth", "--skip-existing"]) == 0
+
+
+def test_parts_together_are_the_whole(model: str) -> None:
+    photographs(Path("p"), [f"{i}.png" for i in range(5)])
+    assert main(["p", "-o", "whole", "--model", model]) == 0
+    for part in ("1/3", "2/3", "3/3", "6/6"):
+        assert main(["p", "-o", "out", "--model", model, "--part", part]) == 0
+    assert tree(Path("out")) == tree(Path("whole"))
+
+
+def test_a_part_may_be_empty(model: str) -> None:
+    photographs(Path("p"), ["1.png"])
+    assert main(["p", "-o", "out", "--model", model, "--part", "2/2"]) == 0
+
+
+def test_a_manifest_goes_on_where_results_are_skipped(model: str) -> None:
+    photographs(Path("p"), ["1.png", "2.png", "3.png", "4.png"])
+    command = ["p", "-o", "out", "--model", model, "--manifest", "m.jsonl"]
+    assert main(command) == 0
+    expected = without_seconds("m.jsonl")
+    kept = Path("m.jsonl").read_text().splitlines(keepends=True)
+    # As an interruption leaves it: a line not written yet, an old error, a result missing.
+    Path("m.jsonl").write_text(f'{kept[0]}{{"input": "p/3.png", "error": "x"}}\n{kept[3][:40]}')
+    Path("out/3.png").unlink()
+    assert main([*command, "--skip-existing"]) == 0
+    assert without_seconds("m.jsonl") == expected
+    assert [line["seconds"] is None for line in lines("m.jsonl")] == [False, True, False, True]
+    # Without --skip-existing it begins anew.
+    assert main(["p/1.png", *command[1:]]) == 0
+    assert without_seconds("m.jsonl") == expected[:1]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "vesselseg", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes to stop a run half-way")
+def test_a_run_killed_half_way_is_finished_by_skip_existing(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"sub/{i:03}.png" for i in range(200)]
+    for folder in ("undisturbed", "killed"):
+        photographs(Path(folder, "p"), names)
+    command = ["p", "-o", "out", "-r", "--fov", "--model", model, "--manifest", "run/m.jsonl"]
+    monkeypatch.chdir("undisturbed")
+    assert main(command) == 0
+
+    monkeypatch.chdir("../killed")
+    content = Path("p/sub/100.png").read_bytes()
+    Path("p/sub/100.png").unlink()
+    os.mkfifo("p/sub/100.jpg")  # opening it takes until somebody writes: the run stops here
+    process = start(*command)
+    wait_for(lambda: len(list(Path("out").rglob("*.png"))) >= 180)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()  # type: ignore[union-attr]
+    done = len(list(Path("out").rglob("*_fov.png")))
+    assert 90 <= done <= 100
+    assert 0 < len(lines("run/m.jsonl")) <= done
+
+    Path("p/sub/100.jpg").unlink()
+    Path("p/sub/100.png").write_bytes(content)
+    assert main([*command, "--skip-existing"]) == 0
+    results = tree(Path("out"))
+    assert {k: v for k, v in results.items() if not k.endswith(".part")} == tree(
+        Path("../undisturbed/out")
+    )
+    assert without_seconds("run/m.jsonl") == without_seconds("../undisturbed/run/m.jsonl")
+    assert len(lines("run/m.jsonl")) == 200
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes to stop a run half-way")
+def test_ctrl_c_ends_with_130_and_whole_files_only(model: str) -> None:
+    photographs(Path("p"), [f"{i:02}.png" for i in range(40) if i != 20])
+    os.mkfifo("p/20.jpg")
+    process = start("p", "-o", "out", "--model", model, "--manifest", "m.jsonl")
+    wait_for(lambda: len(list(Path().glob("out/*.png"))) >= 14)
+    process.send_signal(signal.SIGINT)
+    with Path("p/20.jpg").open("wb"):
+        pass  # the reader gets an empty file and ends
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    written = sorted(Path("out").iterdir())
+    assert all(pixels(path).shape == photograph(0).shape[:2] for path in written)
+    assert [line["outputs"]["mask"] for line in lines("m.jsonl")] == list(map(str, written))

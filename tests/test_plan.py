@@ -1,0 +1,177 @@
+"""Which images a command line means, and where their results go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from folders import photographs
+
+from vesselseg import ImageError, OptionError, Segmentation
+from vesselseg.plan import SUFFIXES, make_plan, share
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(*inputs: str, out: str = "out", **options: object) -> dict[str, str]:
+    jobs = make_plan(inputs, out, **options)
+    return {Path(job.name).as_posix(): job.outputs["mask"].as_posix() for job in jobs}
+
+
+def result_of_vesselseg(path: Path) -> None:
+    import numpy as np
+
+    nothing = np.zeros((8, 8), dtype=bool)
+    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    provenance = {"vesselseg": "1", "model": "tiny"}
+    Segmentation(nothing, nothing.astype(np.float32), nothing, provenance, picture).save(path)
+
+
+def test_images_given_by_name_go_to_out_itself() -> None:
+    photographs(Path(), ["a/eye.jpg", "b/other.eye.tif"])
+    assert planned("a/eye.jpg", "b/other.eye.tif") == {
+        "a/eye.jpg": "out/eye.png",
+        "b/other.eye.tif": "out/other.eye.png",
+    }
+
+
+def test_a_folder_gives_its_images_and_recursive_those_below_in_their_places() -> None:
+    photographs(Path("p"), ["eye.JPG", "sub/deep/eye.png"])
+    assert planned("p") == {"p/eye.JPG": "out/eye.png"}
+    assert planned("p", recursive=True) == {
+        "p/eye.JPG": "out/eye.png",
+        "p/sub/deep/eye.png": "out/sub/deep/eye.png",
+    }
+
+
+def test_of_a_folder_only_visible_files_with_the_ending_of_an_image_are_taken() -> None:
+    folder = Path("p")
+    folder.mkdir()
+    for i, suffix in enumerate(SUFFIXES):
+        (folder / f"{i}{suffix.upper() if i % 2 else suffix}").touch()
+    for name in ("notes.txt", "._eye.jpg", "eye"):  # the second is what macOS leaves
+        (folder / name).touch()
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "eye.jpg").touch()
+    assert len(planned("p", recursive=True)) == len(SUFFIXES)
+
+
+def test_a_file_given_by_name_is_tried_whatever_its_name_even_if_it_is_missing() -> None:
+    Path("photograph").touch()
+    assert list(planned("photograph", "missing.jpg")) == ["missing.jpg", "photograph"]
+
+
+def test_patterns_are_expanded_and_keep_the_folders_below_their_fixed_part() -> None:
+    photographs(Path("p"), ["a/1.png", "b/1.png", "b/2.jpg"])
+    Path("p/a/notes.txt").touch()
+    assert planned("p/*/1.png") == {"p/a/1.png": "out/a/1.png", "p/b/1.png": "out/b/1.png"}
+    assert list(planned("p/**/*")) == ["p/a/1.png", "p/b/1.png", "p/b/2.jpg"]
+    assert planned("p/b/*") == {"p/b/1.png": "out/1.png", "p/b/2.jpg": "out/2.png"}
+    assert planned("p/*", recursive=True) == planned("p", recursive=True)
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file() -> None:
+    photographs(Path(), ["eye[1].png", "eye1.png"])
+    assert list(planned("eye[1].png")) == ["eye[1].png"]
+
+
+def test_a_single_image_may_have_a_file_as_out() -> None:
+    photographs(Path(), ["eye.jpg"])
+    (job,) = make_plan(["eye.jpg"], "x/vessels.png", kinds=("mask", "overlay", "fov"))
+    assert job.outputs == {
+        "mask": Path("x/vessels.png"),
+        "overlay": Path("x/vessels_overlay.png"),
+        "fov": Path("x/vessels_fov.png"),
+    }
+    Path("folder.png").mkdir()
+    assert planned("eye.jpg", out="folder.png") == {"eye.jpg": "folder.png/eye.png"}
+
+
+@pytest.mark.parametrize("inputs", [["a.jpg", "b.jpg"], ["folder"]])
+def test_several_images_or_a_folder_may_not_have_a_file_as_out(inputs: list[str]) -> None:
+    photographs(Path(), ["a.jpg", "b.jpg", "folder/c.jpg"])
+    with pytest.raises(OptionError, match="takes the result of a single image file"):
+        make_plan(inputs, "out.png")
+
+
+def test_standard_input_is_named_stdin() -> None:
+    assert planned("-") == {"-": "out/stdin.png"}
+
+
+def test_two_images_that_would_write_the_same_file_are_refused_by_name() -> None:
+    photographs(Path(), ["a/eye.jpg", "b/eye.jpg", "c/eye.jpg", "c/eye.tif"])
+    with pytest.raises(OptionError, match=r"'a/eye.jpg' and 'b/eye.jpg' would both write 'out"):
+        make_plan(["a/eye.jpg", "b/eye.jpg"], "out")
+    with pytest.raises(OptionError, match=r"'c/eye.jpg' and 'c/eye.tif' would both"):
+        make_plan(["c"], "out")
+
+
+def test_a_picture_of_one_image_and_the_mask_of_another_may_not_meet_either() -> None:
+    photographs(Path(), ["eye.jpg", "eye_overlay.jpg"])
+    assert len(planned("eye.jpg", "eye_overlay.jpg")) == 2
+    with pytest.raises(OptionError, match=r"would both write 'out/eye_overlay.png'"):
+        make_plan(["eye.jpg", "eye_overlay.jpg"], "out", kinds=("mask", "overlay"))
+
+
+def test_the_same_image_given_twice_is_done_once() -> None:
+    photographs(Path(), ["p/eye.jpg"])
+    assert len(make_plan(["p", "p/eye.jpg", "./p/../p/eye.jpg"], "out")) == 1
+
+
+@pytest.mark.parametrize("out", ["p", "p/eye.png"])
+def test_no_photograph_is_overwritten(out: str) -> None:
+    photographs(Path(), ["p/eye.png"])
+    with pytest.raises(OptionError, match=r"'p/eye.png' would be overwritten by the result of"):
+        make_plan(["p/eye.png"], out)
+
+
+def test_results_among_the_photographs_are_no_photographs() -> None:
+    photographs(Path("p"), ["eye.jpg", "sub/other.png"])
+    before = make_plan(["p"], "p", recursive=False)
+    result_of_vesselseg(Path("p/eye.png"))
+    Path("p/earlier").mkdir()
+    result_of_vesselseg(Path("p/earlier/eye.png"))
+    assert make_plan(["p"], "p") == before
+    assert list(planned("p", recursive=True)) == ["p/eye.jpg", "p/sub/other.png"]
+    assert list(planned("p/**/*")) == ["p/eye.jpg", "p/sub/other.png"]
+    assert list(planned("p/eye.png")) == ["p/eye.png"]  # by name it is meant
+
+
+@pytest.mark.parametrize("text", ["empty", "empty/*.png", "nowhere/**/*"])
+def test_where_there_is_no_image_at_all_it_is_said_what_is_taken(text: str) -> None:
+    Path("empty").mkdir()
+    with pytest.raises(OptionError, match=r"nothing to segment in .*\.jpg.*--recursive"):
+        make_plan([text], "out")
+
+
+def test_one_empty_folder_among_others_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    photographs(Path("p"), ["eye.jpg"])
+    Path("empty").mkdir()
+    assert len(make_plan(["empty", "p"], "out")) == 1
+    assert "no images in 'empty'" in caplog.text
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs(Path("p"), ["eye.jpg"])
+
+    def walk(folder: Path, onerror: object) -> list[object]:
+        onerror(PermissionError(13, "Permission denied", str(folder)))  # type: ignore[operator]
+        return []
+
+    monkeypatch.setattr("os.walk", walk)
+    with pytest.raises(ImageError, match=r"folder 'p' cannot be read: Permission denied"):
+        make_plan(["p"], "out")
+
+
+def test_shares_are_disjoint_complete_and_of_even_size() -> None:
+    photographs(Path("p"), [f"{i}.png" for i in range(10)])
+    jobs = make_plan(["p"], "out")
+    shares = [share(jobs, part, 3) for part in (1, 2, 3)]
+    assert sorted(map(len, shares)) == [3, 3, 4]
+    assert sorted((job for some in shares for job in some), key=lambda job: job.name) == jobs
+    assert share(jobs, 1, 1) == jobs
+    assert share(jobs[:1], 2, 2) == []
