@@ -20,7 +20,6 @@ from .errors import DatasetError, OptionError, did_you_mean
 
 SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are looked into
-_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Dataset:
         return f"{self.title}, test split: {count}"
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """How a data set names its photographs, and the files of each."""
 
     title: str
@@ -113,26 +112,27 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-LAYOUTS: Mapping[str, _Layout] = {
-    "drive": _Layout(
+LAYOUTS: Mapping[str, Layout] = {
+    "drive": Layout(
         "DRIVE",
         train=_numbered("{:02}_training", 21, 40),
         test=_numbered("{:02}_test", 1, 20),
-        image="{name}.tif", label="{number}_manual1.gif", second="{number}_manual2.gif", fov="{name}_mask.gif",
+        image="{name}.tif", label="{number}_manual1.gif", second="{number}_manual2.gif",
+        fov="{name}_mask.gif",
     ),
-    "stare": _Layout(
+    "stare": Layout(
         "STARE",
         train=_words("im0001 im0002 im0003 im0004 im0005 im0044 im0077 im0081 im0082 im0139"),
         test=_words("im0162 im0163 im0235 im0236 im0239 im0240 im0255 im0291 im0319 im0324"),
         image="{name}.ppm", label="{name}.ah.ppm", second="{name}.vk.ppm",
     ),
-    "chase_db1": _Layout(
+    "chase_db1": Layout(
         "CHASE_DB1",
         train=tuple(f"Image_{n:02}{eye}" for n in range(1, 11) for eye in "LR"),
         test=tuple(f"Image_{n}{eye}" for n in range(11, 15) for eye in "LR"),
         image="{name}.jpg", label="{name}_1stHO.png", second="{name}_2ndHO.png",
     ),
-    "hrf": _Layout(
+    "hrf": Layout(
         "HRF",
         train=tuple(f"{n:02}_{kind}" for n in range(1, 6) for kind in ("dr", "g", "h")),
         test=tuple(f"{n:02}_{kind}" for n in range(6, 16) for kind in ("dr", "g", "h")),
@@ -198,50 +198,6 @@ def read_dataset(
     return Dataset(dataset, layout.title, split, samples, missing)
 
 
-def read_pairs(
-    images: str | os.PathLike[str],
-    labels: str | os.PathLike[str],
-    masks: str | os.PathLike[str] | None = None,
-) -> Dataset:
-    """Photographs in one folder, labels of the same stems in another.
-
-    Parameters
-    ----------
-    images, labels : path
-        Folders. A label's stem is that of its photograph, or that followed by ``_`` and more:
-        ``eye.jpg`` goes with ``eye.png`` or ``eye_vessels.png``.
-    masks : path, optional
-        Folder of the fields of view, named likewise.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder does not exist.
-    DatasetError
-        If there is no photograph, or one without or with several labels.
-    """
-    photographs = _pictures(Path(images))
-    if not photographs:
-        raise DatasetError(f"{str(images)!r} holds no image ({', '.join(_IMAGES)}).")
-    stems = [path.stem for path in photographs]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise DatasetError(
-            f"{str(images)!r} holds several images of the name {twice[0]!r}: leave one of each."
-        )
-    label_of = _partners(photographs, Path(labels), "label")
-    fov_of = _partners(photographs, Path(masks), "field-of-view mask") if masks else {}
-    halves = {n: (split, layout.title) for layout in LAYOUTS.values()
-              for split, names in (("train", layout.train), ("test", layout.test))
-              for n in names}  # fmt: skip
-    samples = tuple(
-        Sample(path.stem, halves.get(path.stem, ("", ""))[0], path, label_of[path],
-               fov=fov_of.get(path))
-        for path in photographs
-    )  # fmt: skip
-    titles = {halves[s.name][1] for s in samples if s.split == "train"}
-    return Dataset("pairs", " and ".join(sorted(titles)) or "pairs", "all", samples)
-
-
 class _Files:
     """The files below a folder by their names, case aside: 01_dr.JPG, 01_g.jpg."""
 
@@ -258,7 +214,7 @@ class _Files:
                 self.paths[name.lower()].append(Path(parent, name))
 
     def find(self, pattern: str, name: str) -> Path | None:
-        """The file that a pattern of :class:`_Layout` means, unpacked or gzipped."""
+        """The file that a pattern of :class:`Layout` means, unpacked or gzipped."""
         wanted = _filename(pattern, name)
         if not wanted:
             return None
@@ -282,14 +238,14 @@ def _nothing_found(dataset: str, split: str, files: _Files) -> str:
     """Why there is nothing to evaluate, from what is there instead."""
     layout, where = LAYOUTS[dataset], f"{str(files.folder)!r}"
 
-    def count(names: Iterable[str], of: _Layout = layout) -> int:
+    def count(names: Iterable[str], of: Layout = layout) -> int:
         return sum(files.find(of.image, name) is not None for name in names)
 
     if split == "test" and (training := count(layout.train)):
         return (
             f"{where} has {training} training images of {layout.title} and no test image. "
-            f"Training images are not a test: add the test images, or ask for the training "
-            f"images by name, --split train."
+            f"Training images are not a test: add the test images, or evaluate the training "
+            f"images as such, split 'train' (--split train)."
         )
     if split == "train" and (test := count(layout.test)):
         return f"{where} has {test} test images of {layout.title} and no training image."
@@ -306,57 +262,17 @@ def _nothing_found(dataset: str, split: str, files: _Files) -> str:
 
 
 def _without(
-    what: str, pattern: str, names: list[str], layout: _Layout, files: _Files
+    what: str, pattern: str, names: list[str], layout: Layout, files: _Files
 ) -> str:  # fmt: skip
     hint = ""
     if layout.title == "DRIVE" and what == "label":
         hint = " Some downloads of DRIVE leave out the labels of the test images."
     return (
-        f"{_number(names, 'image')} of {layout.title} in {str(files.folder)!r} lack their {what}, "
+        f"{number(names, 'image')} of {layout.title} in {str(files.folder)!r} lack their {what}, "
         f"{_filename(pattern, names[0])!r} for instance. Unpack the {what}s as well.{hint}"
     )
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in _IMAGES and path.is_file() and not path.name.startswith(".")
-    )
-
-
-def _partners(photographs: list[Path], folder: Path, what: str) -> dict[Path, Path]:
-    """For each photograph the file of that stem, or of that stem, ``_`` and more."""
-    stems = {path.stem for path in photographs}
-    candidates: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in _pictures(folder):
-        parts = path.stem.split("_")
-        beginnings = ("_".join(parts[:n]) for n in range(len(parts), 0, -1))
-        owner = next((stem for stem in beginnings if stem in stems), None)  # the longest
-        if owner is not None:
-            candidates[owner].append(path)
-    partners = {}
-    without = [path.name for path in photographs if path.stem not in candidates]
-    if without:
-        raise DatasetError(
-            f"{_number(without, 'image')} of {str(photographs[0].parent)!r} have no {what} in "
-            f"{str(folder)!r}: {', '.join(without[:3])}. A {what} has the stem of its image, or "
-            f"that stem, '_' and more."
-        )
-    for path in photographs:
-        fitting = candidates[path.stem]
-        exact = [partner for partner in fitting if partner.stem == path.stem]
-        if len(exact or fitting) > 1:
-            raise DatasetError(
-                f"{path.name!r} has {len(exact or fitting)} files that may be its {what}: "
-                f"{', '.join(partner.name for partner in exact or fitting)}. Leave one."
-            )
-        partners[path] = (exact or fitting)[0]
-    return partners
-
-
-def _number(names: list[str], noun: str) -> str:
+def number(names: list[str], noun: str) -> str:
+    """Such as "1 image" or "3 images"."""
     return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
