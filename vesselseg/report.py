@@ -22,11 +22,11 @@ from .files import whole_file
 from .images import RGB
 from .summary import FIGURES, Table, headline, percent, published_note, settings, tables
 
-# Bright, blue and orange: they differ in lightness or on the axis from blue to yellow, which
-# people with red-green blindness see as well as others do. Orange and sky blue are of the
-# palette of Okabe and Ito.
+# White, blue and vermillion on dark grey: they differ in lightness, for those who see no colours
+# and in print, and on the axis from blue to yellow, which people with red-green blindness see.
+# Blue and vermillion are of the palette of Okabe and Ito.
 TRUE_POSITIVE = (255, 255, 255)
-FALSE_POSITIVE = (230, 159, 0)
+FALSE_POSITIVE = (213, 94, 0)
 FALSE_NEGATIVE = (86, 180, 233)
 _MEANINGS = (
     (TRUE_POSITIVE, "true positive", "vessel in mask and label"),
@@ -45,7 +45,7 @@ def overlay(case: Case) -> RGB:
         Darker outside the field of view.
     """
     grey = np.asarray(Image.fromarray(case.photograph).convert("L"))
-    dimmed = np.where(case.fov, grey * 0.45, grey * 0.2).astype(np.uint8)
+    dimmed = np.where(case.fov, grey * 0.35, grey * 0.15).astype(np.uint8)
     pixels = np.repeat(dimmed[..., None], 3, axis=2)
     pixels[case.mask & case.label] = TRUE_POSITIVE
     pixels[case.mask & ~case.label] = FALSE_POSITIVE

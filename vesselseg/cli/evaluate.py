@@ -104,7 +104,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     if second is not None:
         evaluations.append(second)
 
-    print(f"{summary.to_text(dataset, evaluations)}")
+    print(summary.to_text(dataset, evaluations))
     if options.json:
         summary.write_json(options.json, dataset, evaluations)
     if options.csv:
@@ -133,6 +133,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     for file in (options.json, options.csv):
         if file and not Path(file).absolute().parent.is_dir():
             parser.error(f"the folder of {file} does not exist; create it")
+    if options.report and Path(options.report).exists() and not Path(options.report).is_dir():
+        parser.error(f"--report needs a folder; {options.report} is a file")
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
