@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import pytest
 import synthetic
 
+from vesselseg import Segmenter
 from vesselseg.cli import main
 
 
@@ -64,7 +66,9 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
     assert out.startswith("CHASE_DB1, training images, not a test: 4 of 20 images")
     assert out.count("training images, not a test") == 4  # and in the heading of each table
     assert json.loads((tmp_path / "figures.json").read_text())["training_images"] is True
-    assert "Training images:" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Training images, not a test." in (tmp_path / "report" / "index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, capsys):
@@ -90,8 +94,6 @@ def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, capsys):
 
 
 def test_several_models_stand_in_one_table(tmp_path, weights, capsys):
-    import dataclasses
-
     other = dataclasses.replace(synthetic.TINY, name="other")
     second = synthetic.tiny_weights(tmp_path / "other.pth", other, seed=1)
     folder = synthetic.pairs(tmp_path / "data")
@@ -164,12 +166,32 @@ def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, capsys):
 
     for arguments, message in [
         ([folder, "--model", weights], "could not be decoded"),
-        ([folder, "--model", "unet_s5-d16_driv"], "Did you mean 'unet_s5-d16_drive'"),
         ([tmp_path / "nowhere", "--model", weights], "There is no folder"),
     ]:
         code, out, err = run(capsys, *arguments, "--dataset", "pairs")
         assert (code, out) == (1, "")
         assert message in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model", "unet_s5-d16_driv", "Did you mean 'unet_s5-d16_drive'"),
+        ("--scale", "fit", "has no size for scale='fit'"),
+        ("--device", "cpuu", "cpuu"),
+    ],
+)
+def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
+    tmp_path, weights, capsys, monkeypatch, option, value, message
+):
+    folder = synthetic.pairs(tmp_path / "data")
+    monkeypatch.setattr(Segmenter, "segment_many", None)
+
+    code, out, err = run(capsys, folder, "--dataset", "pairs", "--model", weights, option, value)
+
+    assert code != 0
+    assert out == ""
+    assert message in err
 
 
 @pytest.mark.parametrize(

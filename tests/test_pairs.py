@@ -43,9 +43,8 @@ def test_training_images_of_known_data_sets_are_called_so_by_their_names(tmp_pat
     dataset = read(tmp_path)
 
     assert dataset.has_training_images
-    assert dataset.description == (
-        "3 pairs, 1 of them named like training images of CHASE_DB1"
-    )  # fmt: skip
+    assert dataset.description == "3 pairs, 1 of them named like training images of CHASE_DB1"
+    assert dataset.caution == "training images among them, not a test"
 
 
 def test_an_image_without_label(tmp_path):

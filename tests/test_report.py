@@ -130,7 +130,7 @@ def test_training_images_are_called_so_in_large_letters(tmp_path):
         "Vessels of CHASE_DB1, training images, not a test: 20 of 20 images"
     ]
     assert ("p", {"class": "warning"}) in page.tags
-    assert "Training images: these figures are not those of a test." in page.texts["p"]
+    assert "Training images, not a test." in page.texts["p"]
 
 
 def test_the_page_stands_alone(tmp_path):

@@ -68,14 +68,17 @@ class Dataset:
     missing: tuple[str, ...] = ()
 
     @property
-    def is_test(self) -> bool:
-        """Whether these are test images alone, and all of them."""
-        return self.split == "test" and not self.missing
-
-    @property
     def has_training_images(self) -> bool:
         """Whether any is a training image."""
         return any(sample.split == "train" for sample in self.samples)
+
+    @property
+    def caution(self) -> str:
+        """What has to stand beside every figure of training images; empty without any."""
+        if not self.has_training_images:
+            return ""
+        mixed = any(sample.split != "train" for sample in self.samples)
+        return f"training images{' among them' if mixed else ''}, not a test"
 
     @property
     def description(self) -> str:
@@ -85,11 +88,9 @@ class Dataset:
             named = f", {training} of them named like training images of {self.title}"
             return f"{found} pairs{named if training else ''}"
         count = f"{found} of {found + len(self.missing)} images"
-        if self.split == "train":
-            return f"{self.title}, training images, not a test: {count}"
         if self.split == "all":
             return f"{self.title}, test and training images together, not a test: {count}"
-        return f"{self.title}, test split: {count}"
+        return f"{self.title}, {self.caution or 'test split'}: {count}"
 
 
 class Layout(NamedTuple):

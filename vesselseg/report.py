@@ -114,10 +114,10 @@ def render(dataset: Dataset, evaluations: Sequence[Evaluation], pictures: Pictur
         s for e in evaluations if (s := settings(e))
     ]
     notes = [note for e in evaluations if (note := published_note(e, dataset))]
-    warning = "Training images: these figures are not those of a test."
+    caution = dataset.caution.capitalize()
     return Template(template).substitute(
         title=escape(f"Vessels of {dataset.description}"),
-        warning=f'<p class="warning">{warning}</p>' if dataset.has_training_images else "",
+        warning=f'<p class="warning">{caution}.</p>' if caution else "",
         lines="".join(f"<p>{escape(line)}</p>" for line in lines),
         tables="".join(_table(table) for table in tables(dataset, evaluations)),
         notes="".join(f"<p>{escape(note)}</p>" for note in notes),

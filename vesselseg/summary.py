@@ -64,7 +64,7 @@ def settings(evaluation: Evaluation) -> str:
 
 def tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table]:
     """The three ways to count, in percent."""
-    note = " (training images, not a test)" if dataset.has_training_images else ""
+    note = f" ({dataset.caution})" if dataset.caution else ""
     whole = Table(
         f"Whole frames, all pixels together, the published convention, percent{note}",
         ["Dice", "published"],

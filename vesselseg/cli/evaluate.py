@@ -95,7 +95,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     metrics.require_skeletons()
     dataset = _dataset(options)
     print(dataset.description, file=sys.stderr)
-    models = _models(options)  # all of them now, so that a wrong name is not found hours later
+    models = _models(options)  # all of them now, so that a mistake is not found hours later
     pictures = report.Pictures() if options.report else None
     evaluations = [
         _run(model, number, dataset, options, pictures) for number, model in enumerate(models)
@@ -154,13 +154,17 @@ def _dataset(options: argparse.Namespace) -> Dataset:
 
 def _models(options: argparse.Namespace) -> list[Segmenter]:
     from ..loading import load_model
+    from ..prepare import check_scale
 
-    return [
+    models = [
         load_model(
             name, weights=options.weights, device=options.device, precision=options.precision
         )
         for name in dict.fromkeys(options.model or [None])
     ]
+    for model in models:
+        check_scale(options.scale, model.checkpoint)
+    return models
 
 
 def _run(
