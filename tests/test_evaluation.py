@@ -1,0 +1,171 @@
+"""A model on a data set: whole frames, inside the field of view, pooled and per image."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+
+import numpy as np
+import pytest
+import synthetic
+from test_datasets import TREES
+
+import vesselseg
+from vesselseg import DatasetError, MissingExtraError, metrics
+from vesselseg.datasets import read_dataset
+from vesselseg.evaluation import evaluate, evaluate_second_observer
+from vesselseg.labels import read_label, read_photograph
+from vesselseg.metrics import confusion
+from vesselseg.pairs import read_pairs
+
+
+@pytest.fixture
+def model(tmp_path):
+    return synthetic.tiny_model(tmp_path)
+
+
+def read(folder):
+    return read_pairs(folder / "images", folder / "labels")
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name):
+    dataset = read_dataset(TREES[name](tmp_path / name), name)
+
+    evaluation = evaluate(model, dataset)
+
+    assert [image.name for image in evaluation.images] == [s.name for s in dataset.samples]
+    for sample, image in zip(dataset.samples, evaluation.images, strict=True):
+        photograph, label = read_photograph(sample.image), read_label(sample.label)
+        found = model(photograph)
+        view = read_label(sample.fov) if sample.fov else vesselseg.field_of_view(photograph)
+        assert 0 < view.mean() < 1
+        assert image.whole == confusion(found.mask, label)
+        assert image.inside == confusion(found.mask, label, view)
+        assert image.figures.auc == metrics.auc(found.probability, label, view)
+        assert image.figures.cldice == metrics.cldice(found.mask, label, view)
+
+
+def test_figures_of_whole_frames_and_inside_the_field_of_view_are_pooled_over_pixels(
+    tmp_path, model
+):
+    dataset = read(synthetic.pairs(tmp_path))
+    photographs = [read_photograph(sample.image) for sample in dataset.samples]
+    label = np.stack([read_label(sample.label) for sample in dataset.samples])
+    found = [model(photograph) for photograph in photographs]
+    mask = np.stack([f.mask for f in found])
+    probability = np.stack([f.probability for f in found])
+    view = np.stack([f.field_of_view for f in found])
+
+    evaluation = evaluate(model, dataset)
+
+    assert evaluation.whole == confusion(mask, label)
+    inside = confusion(mask, label, view)
+    assert inside.tp > 0
+    assert evaluation.pooled.dice == metrics.dice(inside)
+    assert evaluation.pooled.sensitivity == metrics.sensitivity(inside)
+    assert evaluation.pooled.specificity == metrics.specificity(inside)
+    assert evaluation.pooled.accuracy == metrics.accuracy(inside)
+    assert evaluation.pooled.auc == metrics.auc(probability, label, view)
+
+
+def test_mean_and_standard_deviation_are_over_images(tmp_path, model):
+    evaluation = evaluate(model, read(synthetic.pairs(tmp_path)))
+
+    each = [image.figures for image in evaluation.images]
+    for name in ("dice", "sensitivity", "specificity", "accuracy", "auc", "cldice"):
+        values = [getattr(figures, name) for figures in each]
+        assert getattr(evaluation.mean, name) == pytest.approx(statistics.mean(values))
+        assert getattr(evaluation.std, name) == pytest.approx(statistics.stdev(values))
+
+
+def test_an_image_without_vessels_counts_where_its_figures_are_defined(tmp_path, model):
+    synthetic.pairs(tmp_path, names=("a", "b"))
+    synthetic.write(tmp_path / "labels" / "b.png", np.zeros_like(synthetic.disc()))
+
+    evaluation = evaluate(model, read(tmp_path))
+
+    vessels, none = (image.figures for image in evaluation.images)
+    assert math.isnan(none.auc)
+    assert evaluation.mean.auc == vessels.auc
+    assert math.isnan(evaluation.std.auc)  # of a single value
+    assert evaluation.mean.specificity == pytest.approx(
+        (vessels.specificity + none.specificity) / 2
+    )
+
+
+def test_the_data_sets_own_field_of_view_goes_before_the_one_that_is_found(tmp_path, model):
+    synthetic.pairs(tmp_path, names=("a",))
+    left_half = synthetic.disc() & (np.indices(synthetic.disc().shape)[1] < 20)
+    synthetic.write(tmp_path / "masks" / "a.png", left_half)
+
+    dataset = read_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "masks")
+
+    assert sum(evaluate(model, dataset).images[0].inside) == left_half.sum()
+
+
+def test_the_second_observer_is_compared_with_the_first(tmp_path):
+    dataset = read_dataset(synthetic.chase_db1(tmp_path), "chase_db1")
+
+    second = evaluate_second_observer(dataset)
+
+    assert second.name == "second observer"
+    assert second.checkpoint is None
+    for sample, image in zip(dataset.samples, second.images, strict=True):
+        labels = read_label(sample.second), read_label(sample.label)
+        assert image.whole == confusion(*labels)
+        view = vesselseg.field_of_view(sample.image)
+        assert image.figures.cldice == metrics.cldice(*labels, view)
+        assert math.isnan(image.figures.auc)  # a mask has no probability
+    assert math.isnan(second.pooled.auc)
+
+
+def test_without_a_second_observer_there_is_no_figure_of_one(tmp_path):
+    assert evaluate_second_observer(read(synthetic.pairs(tmp_path))) is None
+
+
+def test_threshold_and_scale_are_passed_on_and_recorded(tmp_path, model):
+    dataset = read(synthetic.pairs(tmp_path))
+
+    everything = evaluate(model, dataset, threshold=0, scale=0.5)
+
+    assert everything.provenance["threshold"] == 0
+    assert everything.provenance["scale"] == 0.5
+    assert everything.provenance["sha256"] == model.sha256
+    assert everything.pooled.sensitivity == 1
+    assert everything.whole.tn == 0
+
+
+def test_each_photograph_is_handed_over_with_its_pixels(tmp_path, model):
+    dataset = read(synthetic.pairs(tmp_path))
+    cases = []
+
+    evaluation = evaluate(model, dataset, on_case=lambda case, result: cases.append((case, result)))
+
+    assert tuple(result for _, result in cases) == evaluation.images
+    for case, result in cases:
+        assert np.array_equal(case.photograph, read_photograph(case.sample.image))
+        assert confusion(case.mask, case.label, case.fov) == result.inside
+
+
+@pytest.mark.parametrize(
+    ("file", "dataset"), [("labels/b.png", "pairs"), ("Image_11L_2ndHO.png", "chase_db1")]
+)
+def test_a_label_of_another_size_is_refused(tmp_path, model, file, dataset):
+    if dataset == "pairs":
+        found = read(synthetic.pairs(tmp_path))
+    else:
+        found = read_dataset(synthetic.chase_db1(tmp_path), dataset)
+    synthetic.write(tmp_path / file, synthetic.vessels(0)[:-1])
+
+    with pytest.raises(DatasetError, match=r"is 44 x 39 pixels, its photograph .* 44 x 40"):
+        evaluate(model, found) if dataset == "pairs" else evaluate_second_observer(found)
+
+
+def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.morphology", None)
+    monkeypatch.setattr(type(model), "segment_many", None)
+
+    with pytest.raises(MissingExtraError, match=r"vesselseg\[eval\]"):
+        evaluate(model, read(synthetic.pairs(tmp_path)))
