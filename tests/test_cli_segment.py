@@ -70,7 +70,7 @@ def test_the_other_pictures_stand_beside_the_mask(model: str) -> None:
     assert (pixels(Path("out/eye_fov.png")) == result.field_of_view * np.uint8(255)).all()
     assert (pixels(Path("out/eye_overlay.png")) == np.asarray(result.overlay())).all()
     probability = pixels(Path("out/eye_probability.png"))
-    assert probability.dtype == np.uint16
+    assert probability.max() > 255  # 16 bits
     assert (probability == np.rint(result.probability * 65535.0)).all()
 
 
