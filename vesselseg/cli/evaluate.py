@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..datasets import Dataset
-    from ..evaluation import Evaluation
-    from ..report import Pictures
+    from ..evaluation.datasets import Dataset
+    from ..evaluation.report import Pictures
+    from ..evaluation.scores import Evaluation
     from ..segmenter import Segmenter
 
 _DATASETS = ("drive", "stare", "chase_db1", "hrf", "pairs")
@@ -89,8 +89,9 @@ def add_parsers(commands: Any) -> None:
 def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     _check(parser, options)
 
-    from .. import metrics, report, summary
-    from ..evaluation import evaluate_second_observer
+    from .. import metrics
+    from ..evaluation import report, summary
+    from ..evaluation.scores import evaluate_second_observer
 
     metrics.require_skeletons()
     dataset = _dataset(options)
@@ -138,8 +139,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
-    from ..datasets import read_dataset
-    from ..pairs import read_pairs
+    from ..evaluation.datasets import read_dataset
+    from ..evaluation.pairs import read_pairs
 
     if options.dataset != "pairs":
         return read_dataset(options.folder, options.dataset, split=options.split or "test")
@@ -176,7 +177,7 @@ def _run(
 ) -> Evaluation:
     from tqdm import tqdm
 
-    from ..evaluation import Case, ImageResult, evaluate
+    from ..evaluation.scores import Case, ImageResult, evaluate
 
     # disable=None: a bar on a terminal only
     with tqdm(total=len(dataset.samples), desc=model.checkpoint.name, disable=None) as bar:

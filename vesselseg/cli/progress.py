@@ -11,8 +11,8 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..manifest import Line, Manifest
-from ..plan import Job
+from ..batch.manifest import Line, Manifest
+from ..batch.plan import Job
 
 
 class Progress:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError, OutputError
 
 if TYPE_CHECKING:
-    from ..manifest import Line
-    from ..plan import Job
+    from ..batch.manifest import Line
+    from ..batch.plan import Job
     from ..segmenter import Segmenter
 
 _DESCRIPTION = """\
@@ -96,7 +96,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _segment(options: argparse.Namespace) -> int:
-    from ..plan import make_plan, share
+    from ..batch.plan import make_plan, share
 
     out = options.out or ("-" if options.inputs == ["-"] else None)
     if out is None:
@@ -130,8 +130,8 @@ def _run(
 ) -> int:
     from tqdm import tqdm
 
-    from ..batch import describe_all, run
-    from ..manifest import Manifest
+    from ..batch.manifest import Manifest
+    from ..batch.run import describe_all, run
     from .progress import Progress, named_warnings
 
     manifest = Manifest(Path(options.manifest), lines) if options.manifest else None
@@ -172,7 +172,7 @@ def _run(
 
 def _earlier_lines(options: argparse.Namespace, to_do: Sequence[Job]) -> list[Line]:
     """Lines of the manifest that still hold; the file is looked at before any work."""
-    from ..manifest import read
+    from ..batch.manifest import read
 
     if not options.manifest:
         return []

@@ -13,11 +13,11 @@ from test_datasets import TREES
 
 import vesselseg
 from vesselseg import DatasetError, MissingExtraError, metrics
-from vesselseg.datasets import read_dataset
-from vesselseg.evaluation import evaluate, evaluate_second_observer
-from vesselseg.labels import read_label, read_photograph
+from vesselseg.evaluation.datasets import read_dataset
+from vesselseg.evaluation.labels import read_label, read_photograph
+from vesselseg.evaluation.pairs import read_pairs
+from vesselseg.evaluation.scores import evaluate, evaluate_second_observer
 from vesselseg.metrics import confusion
-from vesselseg.pairs import read_pairs
 
 
 @pytest.fixture

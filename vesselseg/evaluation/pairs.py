@@ -6,8 +6,8 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+from ..errors import DatasetError
 from .datasets import LAYOUTS, Dataset, Sample, number
-from .errors import DatasetError
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".bmp", ".gif")
 

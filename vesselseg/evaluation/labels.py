@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import DatasetError
-from .images import RGB, to_rgb
+from ..errors import DatasetError
+from ..images import RGB, to_rgb
 
 
 def read_photograph(path: Path) -> RGB:

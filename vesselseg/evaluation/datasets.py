@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import DatasetError, OptionError, did_you_mean
+from ..errors import DatasetError, OptionError, did_you_mean
 
 SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are looked into

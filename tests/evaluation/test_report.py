@@ -16,12 +16,13 @@ import pytest
 import synthetic
 from PIL import Image
 
-from vesselseg import OutputError, report
-from vesselseg.datasets import Sample, read_dataset
-from vesselseg.evaluation import Case, evaluate, evaluate_second_observer
-from vesselseg.pairs import read_pairs
-from vesselseg.report import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, Pictures
-from vesselseg.summary import percent
+from vesselseg import OutputError
+from vesselseg.evaluation import report
+from vesselseg.evaluation.datasets import Sample, read_dataset
+from vesselseg.evaluation.pairs import read_pairs
+from vesselseg.evaluation.report import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, Pictures
+from vesselseg.evaluation.scores import Case, evaluate, evaluate_second_observer
+from vesselseg.evaluation.summary import percent
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from . import fov
-from .errors import OptionError, OutputError
-from .files import whole_file
-from .images import to_rgb
+from .. import fov
+from ..errors import OptionError, OutputError
+from ..files import whole_file
+from ..images import to_rgb
+from ..result import Segmentation
 from .plan import Job
-from .result import Segmentation
 
 logger = logging.getLogger(__name__)
 

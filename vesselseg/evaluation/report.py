@@ -15,11 +15,11 @@ from string import Template
 import numpy as np
 from PIL import Image
 
+from ..errors import OutputError
+from ..files import whole_file
+from ..images import RGB
 from .datasets import Dataset
-from .errors import OutputError
-from .evaluation import Case, Evaluation, ImageResult
-from .files import whole_file
-from .images import RGB
+from .scores import Case, Evaluation, ImageResult
 from .summary import FIGURES, Table, headline, percent, published_note, settings, tables
 
 # White, blue and vermillion on dark grey: they differ in lightness, for those who see no colours

@@ -9,11 +9,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from . import metrics
-from ._version import __version__
+from .. import metrics
+from .._version import __version__
+from ..files import whole_file
 from .datasets import Dataset
-from .evaluation import Evaluation, Figures
-from .files import whole_file
+from .scores import Evaluation, Figures
 
 FIGURES = ("Dice", "sensitivity", "specificity", "accuracy", "AUC", "clDice")
 """Headings of the fields of :class:`vesselseg.evaluation.Figures`."""

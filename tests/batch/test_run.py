@@ -12,10 +12,10 @@ from folders import photographs, pixels, tiny_model, tree
 from torch import Tensor
 
 from vesselseg import OptionError, Segmenter, load_model
-from vesselseg import batch as batches
+from vesselseg.batch import run as batches
+from vesselseg.batch.manifest import Line
+from vesselseg.batch.plan import Job
 from vesselseg.engine import TorchEngine
-from vesselseg.manifest import Line
-from vesselseg.plan import Job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ImageError, OptionError
+from ..errors import ImageError, OptionError
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import synthetic
 
-from vesselseg import OutputError, metrics, summary
-from vesselseg.datasets import read_dataset
-from vesselseg.evaluation import evaluate, evaluate_second_observer
-from vesselseg.pairs import read_pairs
+from vesselseg import OutputError, metrics
+from vesselseg.evaluation import summary
+from vesselseg.evaluation.datasets import read_dataset
+from vesselseg.evaluation.pairs import read_pairs
+from vesselseg.evaluation.scores import evaluate, evaluate_second_observer
 from vesselseg.record import Source
 from vesselseg.weights import sha256
 

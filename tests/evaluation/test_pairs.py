@@ -6,7 +6,7 @@ import pytest
 import synthetic
 
 from vesselseg import DatasetError
-from vesselseg.pairs import read_pairs
+from vesselseg.evaluation.pairs import read_pairs
 
 
 def read(folder):

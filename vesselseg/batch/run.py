@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from .errors import OutputError, VesselsegError
-from .images import RGB, to_rgb
+from ..errors import OutputError, VesselsegError
+from ..images import RGB, to_rgb
+from ..result import Segmentation
+from ..segmenter import Segmenter
 from .manifest import Line, describe, describe_existing, describe_failure
 from .plan import Job
-from .result import Segmentation
-from .segmenter import Segmenter
 
 _THREADS = 4  # of readers, and of writers; decoders and encoders let go of the interpreter
 _AHEAD = 4  # images: decoded ones of 8 megapixels take 25 MB, results of that size 70 MB

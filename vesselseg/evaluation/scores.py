@@ -16,15 +16,15 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import fov as fields_of_view
-from . import metrics
+from .. import fov as fields_of_view
+from .. import metrics
+from ..errors import DatasetError
+from ..images import RGB
+from ..metrics import Confusion, SkeletonOverlap
+from ..record import Checkpoint
+from ..segmenter import Segmenter
 from .datasets import Dataset, Sample
-from .errors import DatasetError
-from .images import RGB
 from .labels import read_label, read_photograph
-from .metrics import Confusion, SkeletonOverlap
-from .record import Checkpoint
-from .segmenter import Segmenter
 
 SECOND_OBSERVER = "second observer"
 Mask: TypeAlias = NDArray[np.bool_]
@@ -149,7 +149,7 @@ def evaluate(
     ----------
     model : Segmenter
     dataset : Dataset
-        From :func:`vesselseg.datasets.read_dataset` or :func:`vesselseg.pairs.read_pairs`.
+        From ``datasets.read_dataset`` or ``pairs.read_pairs``.
     scale, threshold
         As for :meth:`Segmenter.__call__`.
     on_case : callable, optional

@@ -9,7 +9,7 @@ import pytest
 import synthetic
 
 from vesselseg import DatasetError, OptionError
-from vesselseg.datasets import LAYOUTS, read_dataset
+from vesselseg.evaluation.datasets import LAYOUTS, read_dataset
 
 TREES = {
     "drive": synthetic.drive,

@@ -8,7 +8,7 @@ import pytest
 from folders import photographs
 
 from vesselseg import ImageError, OptionError, Segmentation
-from vesselseg.plan import SUFFIXES, make_plan, share
+from vesselseg.batch.plan import SUFFIXES, make_plan, share
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from folders import photograph, photographs, tiny_model
 from PIL import Image
 
 from vesselseg import OptionError, OutputError, load_model
-from vesselseg.manifest import Manifest, describe, describe_existing, describe_failure, read
-from vesselseg.plan import Job
+from vesselseg.batch.manifest import Manifest, describe, describe_existing, describe_failure, read
+from vesselseg.batch.plan import Job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

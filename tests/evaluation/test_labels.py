@@ -10,7 +10,7 @@ import synthetic
 from PIL import Image
 
 from vesselseg import DatasetError
-from vesselseg.labels import read_label, read_photograph
+from vesselseg.evaluation.labels import read_label, read_photograph
 
 LABEL = synthetic.vessels(0)
 WHITE = LABEL.astype(np.uint8) * 255
