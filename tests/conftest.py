@@ -1,15 +1,13 @@
 """What many tests share: a narrow model, its file in the published layout, a photograph."""
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from loopback import Loopback
 from PIL import Image
 from published_layout import narrow_shapes, seeded_state
+from serving import content, home, other, record, server  # noqa: F401 (fixtures)
 
 import vesselseg
 from vesselseg import Checkpoint, Segmenter
@@ -44,24 +42,3 @@ def photograph() -> np.ndarray:
     """The example photograph, reduced to 283 x 283 pixels: (H, W, 3) uint8 RGB."""
     with Image.open(EXAMPLE) as image:
         return np.asarray(image.reduce(5))
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of its own, no other settings, and retries that do not wait long."""
-    for name in ("VESSELSEG_MIRROR", "VESSELSEG_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("vesselseg.transfer._BACKOFF", 0.001)
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def server() -> Iterator[Loopback]:
-    """An HTTP server on this machine, to be scripted."""
-    with Loopback() as loopback:
-        thread = threading.Thread(target=loopback.serve_forever, args=(0.01,))
-        thread.start()
-        yield loopback
-        loopback.shutdown()
-        thread.join()

@@ -17,18 +17,13 @@ from vesselseg import DownloadError, Source, cache, transfer
 CHUNK = transfer._CHUNK
 
 
-@pytest.fixture(scope="module")
-def content(published_file):
-    return published_file.read_bytes()
-
-
 @pytest.fixture(autouse=True)
 def right_file_or_nothing(home, content):
     yield
     assert all(path.read_bytes() == content for path in home.glob("*.pth"))
 
 
-def record(*urls, **pinned):
+def at(*urls, **pinned):
     return dataclasses.replace(NARROW, sources=tuple(Source(url, **pinned) for url in urls))
 
 
@@ -38,8 +33,8 @@ def parts(home):
 
 def test_one_request_brings_the_file(server, home, content):
     url = server.serve("/a.pth", File(content))
-    assert cache.download(record(url)) == home / "a.pth"
-    assert cache.download(record(url)).read_bytes() == content
+    assert cache.download(at(url)) == home / "a.pth"
+    assert cache.download(at(url)).read_bytes() == content
     assert [request.sent for request in server.requests] == [len(content)]
     assert "identity" in server.requests[0].headers["Accept-Encoding"]
     assert not parts(home)
@@ -49,7 +44,7 @@ def test_one_request_brings_the_file(server, home, content):
 def test_a_refusal_goes_to_the_next_address_at_once(server, home, content, code):
     current = server.serve("/current.pth", Status(code))
     original = server.serve("/original.pth", File(content))
-    assert cache.download(record(current, original)) == home / "original.pth"
+    assert cache.download(at(current, original)) == home / "original.pth"
     assert len(server.asked("/current.pth")) == 1
 
 
@@ -58,22 +53,22 @@ def test_a_dead_host_goes_to_the_next_address(server, home, content):
         free.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{free.getsockname()[1]}/a.pth"
     alive = server.serve("/b.pth", File(content))
-    assert cache.download(record(dead, alive)) == home / "b.pth"
+    assert cache.download(at(dead, alive)) == home / "b.pth"
     with pytest.raises(DownloadError, match=r"(?s)a\.pth\n.*Connection refused"):
-        cache.download(record(dead))
+        cache.download(at(dead))
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
 def test_a_passing_fault_is_asked_again(server, home, content, code):
     url = server.serve("/a.pth", Status(code), Status(code), File(content))
-    assert cache.download(record(url)) == home / "a.pth"
+    assert cache.download(at(url)) == home / "a.pth"
     assert len(server.requests) == 3
 
 
 def test_a_lasting_fault_is_asked_a_few_times(server, home):
     url = server.serve("/a.pth", Status(503))
     with pytest.raises(DownloadError, match="HTTP 503"):
-        cache.download(record(url))
+        cache.download(at(url))
     assert len(server.requests) == 1 + transfer._RETRIES
     assert not parts(home)
 
@@ -83,21 +78,21 @@ def test_waits_as_the_server_asks_within_bounds(server, home, content, monkeypat
     waits = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
     url = server.serve("/a.pth", Status(429, {"Retry-After": str(asked)}), File(content))
-    assert cache.download(record(url)) == home / "a.pth"
+    assert cache.download(at(url)) == home / "a.pth"
     assert waited in waits
 
 
 def test_redirect(server, home, content):
     there = server.serve("/elsewhere/1234", File(content))
     url = server.serve("/a.pth", Status(302, {"Location": there}))
-    assert cache.download(record(url)) == home / "a.pth"
+    assert cache.download(at(url)) == home / "a.pth"
 
 
 class TestBroken:
     def test_a_cut_connection_is_continued(self, server, home, content):
         url = server.serve("/a.pth", File(content, cut=3 * CHUNK), File(content, cut=CHUNK),
                            File(content))  # fmt: skip
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
         ranges = [request.headers.get("Range") for request in server.requests]
         assert ranges == [None, f"bytes={3 * CHUNK}-", f"bytes={4 * CHUNK}-"]
         assert server.requests[1].headers["If-Range"] == '"1"'
@@ -106,19 +101,19 @@ class TestBroken:
     def test_a_server_without_ranges_sends_all_again(self, server, home, content):
         whole = File(content, ranges=False)
         url = server.serve("/a.pth", File(content, cut=3 * CHUNK), whole)
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
         assert server.sent() == 3 * CHUNK + len(content)
 
     @pytest.mark.parametrize("etag", [None, 'W/"1"'])
     def test_without_a_strong_validator_all_is_sent_again(self, server, home, content, etag):
         url = server.serve("/a.pth", File(content, etag, cut=CHUNK), File(content, etag))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
         assert [request.headers.get("Range") for request in server.requests] == [None, None]
 
     def test_a_file_that_changed_meanwhile_comes_whole(self, server, home, content):
         old = File(bytes(len(content)), '"old"', cut=3 * CHUNK)
         url = server.serve("/a.pth", old, File(content, '"new"'))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
         assert server.requests[1].headers["If-Range"] == '"old"'
 
     def test_a_file_that_changed_under_the_same_etag_comes_whole_in_the_end(
@@ -126,7 +121,7 @@ class TestBroken:
     ):
         old = bytes(byte ^ 1 for byte in content)
         url = server.serve("/a.pth", File(old, cut=3 * CHUNK), File(content))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
         assert [request.headers.get("Range") for request in server.requests[1:]] == [
             f"bytes={3 * CHUNK}-",
             None,
@@ -135,19 +130,19 @@ class TestBroken:
     def test_a_pieced_file_whose_name_says_otherwise_comes_whole(self, server, home, content):
         """Values changed in a file without check sums: only the digits tell."""
         url = server.serve("/a.pth", File(content, cut=3 * CHUNK), File(content))
-        assert cache.download(record(url, digits="00000000")) == home / "a.pth"
+        assert cache.download(at(url, digits="00000000")) == home / "a.pth"
         assert [request.sent for request in server.requests][2:] == [len(content)]
 
     def test_a_file_that_became_shorter_comes_whole(self, server, home, content):
         long = File(content + bytes(CHUNK), cut=len(content) + 100)
         url = server.serve("/a.pth", long, File(content))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
 
     @pytest.mark.parametrize("wrong", ["bytes 5-9/10", "bytes */*", "", "5-"])
     def test_an_answer_of_another_range_is_not_used(self, server, home, content, wrong):
         other = Status(206, {"Content-Range": wrong})
         url = server.serve("/a.pth", File(content, cut=CHUNK), other, File(content))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
         assert "Range" not in server.requests[2].headers
 
     def test_breaking_off_again_and_again_is_told_and_continued_by_the_next_call(
@@ -155,10 +150,10 @@ class TestBroken:
     ):
         url = server.serve("/a.pth", File(content, cut=CHUNK))
         with pytest.raises(DownloadError, match=rf"broke off after {4 * CHUNK} bytes"):
-            cache.download(record(url))
+            cache.download(at(url))
         assert parts(home) == [4 * CHUNK]
         server.serve("/a.pth", File(content))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
         assert server.sent() == len(content)
 
     def test_silence_hits_the_read_time_out_and_is_continued(
@@ -167,7 +162,7 @@ class TestBroken:
         monkeypatch.setattr(transfer, "_TIMEOUT", (5, 0.3))
         silent = File(content, pause_after=2 * CHUNK)
         url = server.serve("/a.pth", silent, File(content))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
         assert server.requests[1].headers["Range"] == f"bytes={2 * CHUNK}-"
         silent.go.set()
 
@@ -177,7 +172,7 @@ class TestWrong:
         """`answer` is not taken, alone or before a good one."""
         url = server.serve("/a.pth", answer)
         with pytest.raises(DownloadError, match=match):
-            cache.download(record(url, **pinned))
+            cache.download(at(url, **pinned))
         assert not list(home.glob("*.pth"))
         return url
 
@@ -186,7 +181,7 @@ class TestWrong:
         url = self.refused(server, home, page, "a page of text")
         assert not parts(home)
         good = server.serve("/b.pth", File(content))
-        assert cache.download(record(url, good)) == home / "b.pth"
+        assert cache.download(at(url, good)) == home / "b.pth"
 
     def test_too_few_bytes_announced(self, server, home, content):
         self.refused(server, home, File(content, announce=len(content) - 100), "damaged")
@@ -201,7 +196,7 @@ class TestWrong:
 
     def test_bytes_after_the_announced_length_are_not_read(self, server, home, content):
         url = server.serve("/a.pth", File(content + b"more", announce=len(content)))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
 
     def test_too_many_bytes(self, server, home, content):
         pinned = hashlib.sha256(content).hexdigest()
@@ -218,8 +213,8 @@ class TestWrong:
         self.refused(server, home, answer, "encoding 'gzip'")
 
     def test_no_address_at_all(self):
-        with pytest.raises(DownloadError, match=r"InvalidURL: .*no host"):
-            cache.download(record("http:///a.pth"))
+        with pytest.raises(DownloadError, match=r"InvalidURL: .*No host"):
+            cache.download(at("http:///a.pth"))
 
 
 class TestTls:
@@ -245,15 +240,15 @@ class TestTls:
     ):
         url = server.serve("/a.pth", File(content))
         with pytest.raises(DownloadError, match=r"(?is)certificate.*verify.*REQUESTS_CA_BUNDLE"):
-            cache.download(record(url))
+            cache.download(at(url))
         assert not server.requests
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-        assert cache.download(record(url)) == home / "a.pth"
+        assert cache.download(at(url)) == home / "a.pth"
 
     def test_certificates_that_are_not_there(self, monkeypatch):
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/certificates.pem")
         with pytest.raises(DownloadError, match=r"invalid path: /nowhere/certificates\.pem"):
-            cache.download(record("https://127.0.0.1:9/a.pth"))
+            cache.download(at("https://127.0.0.1:9/a.pth"))
 
 
 def test_threads_download_once(server, home, content):
@@ -261,7 +256,7 @@ def test_threads_download_once(server, home, content):
     url = server.serve("/a.pth", file)
     paths = []
     threads = [
-        threading.Thread(target=lambda: paths.append(cache.download(record(url)))) for _ in range(8)
+        threading.Thread(target=lambda: paths.append(cache.download(at(url)))) for _ in range(8)
     ]
     for thread in threads:
         thread.start()

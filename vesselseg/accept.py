@@ -60,11 +60,18 @@ def likely(digest: str, source: Source) -> bool:
     return digest.startswith((source.sha256 or source.digits).lower())
 
 
-def check_content(path: Path, source: Source, checkpoint: Checkpoint) -> None:
-    """SourceError unless the file holds all weights of the model."""
+def check_file(
+    path: Path,
+    digest: str,
+    source: Source,
+    checkpoint: Checkpoint,
+    more: tuple[tuple[Place, Note], ...] = (),
+) -> None:
+    """SourceError unless a new file is the right one and holds all weights of the model."""
     with path.open("rb") as stream:
-        if stream.read(512).lstrip()[:1] == b"<":
+        if stream.read(512).lstrip()[:1] == b"<":  # says more than that its digest differs
             raise SourceError("It is a page of text (HTML or XML) instead of the weights.")
+    check_digest(digest, source, checkpoint, more)
     from . import weights
 
     try:
@@ -80,9 +87,10 @@ def check_cached(path: Path, source: Source, checkpoint: Checkpoint) -> None:
         check_digest(note.sha256, source, checkpoint)
         return
     digest = transfer.sha256(path)
-    check_digest(digest, source, checkpoint)
-    if note is None:
-        check_content(path, source, checkpoint)
+    if note is not None:
+        check_digest(digest, source, checkpoint)
+    else:
+        check_file(path, digest, source, checkpoint)
         note = _note(path, digest, "by hand", source, checkpoint)
     stat = path.stat()
     with contextlib.suppress(OSError):  # a cache that cannot be written is checked each time

@@ -97,7 +97,7 @@ def download(
                 return _obtain(place, source, checkpoint, folder, report)
             except SourceError as fault:
                 answers.append((shown(place), str(fault)))
-                logger.info("%s: %s", *answers[-1])
+                logger.debug("%s: %s", *answers[-1])
     raise DownloadError(places.nowhere(checkpoint, answers))
 
 
@@ -262,8 +262,8 @@ def _obtain(
         # Pieces of several answers may not fit together: if in doubt once more, whole.
         again = received.resumed and not last
         try:
-            accept.check_digest(received.sha256, source, checkpoint, _mirrored(place, source))
-            accept.check_content(part, source, checkpoint)
+            more = _mirrored(place, source)
+            accept.check_file(part, received.sha256, source, checkpoint, more)
         except SourceError:
             transfer.discard(part)
             if not again:

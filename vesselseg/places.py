@@ -88,29 +88,30 @@ def shown(place: Place) -> str:
 
 def nowhere(checkpoint: Checkpoint, answers: list[tuple[str, str]]) -> str:
     """What to tell somebody whose weights could not be had: why, and what to do."""
-    asked = "".join(f"\n  {place}\n    {answer}" for place, answer in answers)
-    targets, digits = [], []
-    for source in sources(checkpoint):
-        targets.append(f"\n  {cache_folder() / source.filename}")
-        if source.sha256:
-            digits.append(f"\n    whole SHA-256 {source.sha256}")
-        elif source.digits:
-            digits.append(f"\n    SHA-256 begins with {source.digits}")
-        else:
-            digits.append("")
-    by_hand = "\nor ".join(f"{t}{d}" for t, d in zip(targets, digits, strict=True))
-    return (
+    lines = [
         f"The weights of {checkpoint.name!r} could not be had"
         + (" (VESSELSEG_OFFLINE is set)." if offline() else ".")
-        + (f" Asked, and what they answered:{asked}" if answers else " No address is known.")
-        + f"\nTo bring them by hand, get the file by any means and put it at{by_hand}\n"
-        f"or let it be checked and put there: {_import(checkpoint)}\n"
-        f"Variables that help: VESSELSEG_MIRROR, folders or base addresses that hold the file "
-        f"(now {_value('VESSELSEG_MIRROR')}); VESSELSEG_HOME, the cache folder (now "
-        f"{_value('VESSELSEG_HOME')}); VESSELSEG_OFFLINE=1, no network (now "
-        f"{_value('VESSELSEG_OFFLINE')}); HTTPS_PROXY; REQUESTS_CA_BUNDLE, the certificates to "
-        f"trust."
-    )
+        + (" Asked, and what they answered:" if answers else " No address is known.")
+    ]
+    for place, answer in answers:
+        lines += [f"  {place}", f"    {answer}"]
+    lines += ["To bring them by hand, get the file by any means and put it at"]
+    for number, source in enumerate(sources(checkpoint)):
+        lines += ["or"] * (number > 0) + [f"  {cache_folder() / source.filename}"]
+        if source.sha256:
+            lines += [f"    whole SHA-256 {source.sha256}"]
+        elif source.digits:
+            lines += [f"    SHA-256 begins with {source.digits}"]
+    lines += [
+        f"or let it be checked and put there: {_import(checkpoint)}",
+        "Variables that help:",
+        f"  VESSELSEG_MIRROR ({_value('VESSELSEG_MIRROR')}): folders or base addresses that hold "
+        f"the file",
+        f"  VESSELSEG_HOME ({_value('VESSELSEG_HOME')}): the cache folder",
+        f"  VESSELSEG_OFFLINE ({_value('VESSELSEG_OFFLINE')}): 1 for no network",
+        "  HTTPS_PROXY, REQUESTS_CA_BUNDLE: the way out, and the certificates to trust",
+    ]
+    return "\n".join(lines)
 
 
 def _import(checkpoint: Checkpoint) -> str:
@@ -121,4 +122,4 @@ def _import(checkpoint: Checkpoint) -> str:
 
 def _value(variable: str) -> str:
     text = os.environ.get(variable)
-    return repr(", ".join(map(shown, text.split(",")))) if text else "not set"
+    return f"now {shown(text)!r}" if text else "not set"
