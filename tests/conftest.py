@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from published_layout import narrow_shapes, seeded_state
+from serving import content, home, other, record, server  # noqa: F401 (fixtures)
 
 import vesselseg
 from vesselseg import Checkpoint, Segmenter

@@ -1,0 +1,115 @@
+"""Folders that cannot be written, and disks that are full."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from serving import note_of, sha256
+
+from vesselseg import DownloadError, cache
+
+# Raises where a file would be written in these folders; also when the tests run as root, whom
+# permissions do not stop. A hook cannot be removed, so there is one for all tests.
+READ_ONLY = set()
+
+
+def forbid_writing(event, arguments):
+    if READ_ONLY and event in ("open", "os.mkdir", "os.rename", "os.remove", "os.utime"):
+        writes = event != "open" or (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if writes and any(str(arguments[0]).startswith(folder) for folder in READ_ONLY):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), arguments[0])
+
+
+sys.addaudithook(forbid_writing)
+
+
+class TestDisk:
+    @pytest.fixture
+    def read_only(self):
+        yield lambda folder: READ_ONLY.add(str(folder))
+        READ_ONLY.clear()
+
+    def test_a_read_only_cache_that_has_the_file_works(self, record, home, read_only, content):
+        path = cache.download(record)
+        read_only(home)
+        assert cache.download(record) == path
+        READ_ONLY.clear()
+        os.utime(path, ns=(5, 5))
+        (home / "original.pth").write_bytes(content)
+        read_only(home)
+        assert cache.download(record) == path  # hashed each time
+        assert note_of(path)["mtime_ns"] != 5
+        with pytest.raises(DownloadError, match="cannot be written to the cache folder"):
+            cache.download(record, force=True)
+        assert path.read_bytes() == content
+
+    @pytest.mark.skipif(os.access("/", os.W_OK), reason="root may write everywhere")
+    def test_a_folder_without_permission(self, record, home):
+        path = cache.download(record)
+        home.chmod(0o555)
+        assert cache.download(record) == path
+        with pytest.raises(DownloadError, match="VESSELSEG_HOME"):
+            cache.download(record, force=True)
+        home.chmod(0o755)
+
+    @pytest.mark.parametrize("where", ["a file", "read-only"])
+    def test_a_folder_that_cannot_be_made(self, where, record, home, read_only, monkeypatch):
+        if where == "a file":
+            home.write_text("not a folder")
+            monkeypatch.setenv("VESSELSEG_HOME", str(home / "below"))
+        else:
+            read_only(home)
+        with pytest.raises(DownloadError) as caught:
+            cache.download(record)
+        assert str(home) in str(caught.value)
+        assert "set VESSELSEG_HOME to another folder" in str(caught.value)
+
+    def test_a_full_disk_is_told_and_continued_when_there_is_room(
+        self, record, home, server, content, monkeypatch
+    ):
+        room = 5 * (1 << 16)
+        whole = Path.open
+
+        class Full:
+            """A file on a disk with little room."""
+
+            def __init__(self, stream):
+                self._stream = stream
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                self._stream.close()
+
+            def __getattr__(self, name):
+                return getattr(self._stream, name)
+
+            def write(self, chunk):
+                if self._stream.tell() + len(chunk) > room:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return self._stream.write(chunk)
+
+        def open_(path, mode="r", *arguments, **options):
+            stream = whole(path, mode, *arguments, **options)
+            return Full(stream) if path.suffix == ".part" and "r" not in mode else stream
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "open", open_)
+            with pytest.raises(DownloadError, match=rf"{home}.*No space left.*VESSELSEG_HOME"):
+                cache.download(record)
+            assert not list(home.glob("*.pth"))
+        assert cache.download(record).read_bytes() == content
+        assert server.requests[-1].headers["Range"] == f"bytes={room}-"
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+    def test_a_full_disk_leaves_no_part_of_a_copy(self, record, home, content, tmp_path):
+        (tmp_path / "copy.pth").write_bytes(content)
+        key = sha256(str(tmp_path / "copy.pth").encode())[:12]
+        home.mkdir()
+        (home / f"current.pth.{key}.part").symlink_to("/dev/full")
+        with pytest.raises(DownloadError, match="No space left"):
+            cache.import_file(tmp_path / "copy.pth", record)
+        assert [path.name for path in home.iterdir()] == [".locks"]

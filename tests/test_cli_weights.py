@@ -1,0 +1,151 @@
+"""``vesselseg models``, ``download``, ``import`` and ``cache``."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from vesselseg import UnknownModelError, cache, checkpoints
+from vesselseg.checkpoints import CHECKPOINTS, EMBEDDED, list_models
+from vesselseg.cli import main
+from vesselseg.places import packaged
+
+NAME = "narrow"
+
+
+@pytest.fixture(autouse=True)
+def known(home, record, monkeypatch):
+    """The narrow model has a name; logging stays as it was."""
+    assert home.parent.exists()
+    known = {EMBEDDED.name: EMBEDDED, record.name: record}
+    for module in ("cache", "checkpoints", "places"):
+        monkeypatch.setattr(f"vesselseg.{module}.CHECKPOINTS", known)
+    handlers, level = list(logging.root.handlers), logging.getLogger("vesselseg.cache").level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.getLogger("vesselseg.cache").setLevel(level)
+
+
+class TestModels:
+    def test_lists_each_with_what_it_takes_to_choose(self, capsys, record):
+        cache.download(record)
+        assert main(["models"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split("  ")[0] == "model"
+        assert [line.split()[0] for line in lines[1:]] == [EMBEDDED.name, NAME]
+        assert lines[2].split() == [NAME, "test", "-", "64", "/", "42", "1.9", "MB", "cached"]
+
+    def test_what_is_not_here_has_its_published_size(self, capsys, monkeypatch):
+        hrf = CHECKPOINTS["unet_s5-d16_hrf"]
+        monkeypatch.setattr("vesselseg.checkpoints.CHECKPOINTS", {hrf.name: hrf})
+        assert main(["models"]) == 0
+        line = capsys.readouterr().out.splitlines()[1]
+        assert line.split() == f"{hrf.name} hrf 79.45 256 / 170 ~116 MB not cached".split()
+
+    def test_json(self, capsys, record):
+        for cached in (False, True):
+            assert main(["models", "--json"]) == 0
+            values = json.loads(capsys.readouterr().out)[1]
+            assert values["state"] == ("cached" if cached else "not cached")
+            path = cache.download(record)
+        assert values["path"] == str(path)
+        assert values["size"] == path.stat().st_size
+        assert len(values["sha256"]) == 64
+        assert values["sources"][0]["url"] == record.sources[0].url
+        assert (values["crop"], values["dataset"], values["dice"]) == (64, "test", None)
+
+    def test_is_quick(self):
+        code = (
+            "import sys; from vesselseg.cli import main; main(['models'])\n"
+            "assert not {'torch', 'requests', 'tqdm', 'numpy'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+class TestDownload:
+    def test_writes_paths_and_digests(self, capsys, home):
+        assert main(["download", NAME]) == 0
+        line = capsys.readouterr().out
+        assert line.startswith(f"{home / 'current.pth'}  SHA-256 ")
+        assert main(["download", NAME]) == 0
+        assert capsys.readouterr().out == line
+
+    def test_all(self, capsys, monkeypatch, tmp_path):
+        monkeypatch.setattr("vesselseg.places.__file__", str(tmp_path / "places.py"))
+        assert main(["download", "--all"]) == 1  # the embedded one is not there
+        said = capsys.readouterr()
+        assert "installation is damaged" in said.err
+        assert "current.pth" in said.out  # but the others are
+        packaged(EMBEDDED).parent.mkdir()
+        packaged(EMBEDDED).touch()
+        assert main(["download", "--all"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == len(list_models())
+
+    def test_force(self, server):
+        for _ in range(2):
+            assert main(["download", NAME, "--force"]) == 0
+        assert len(server.requests) == 2
+
+    def test_failure(self, capsys, monkeypatch):
+        monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
+        assert main(["download", NAME]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"vesselseg: The weights of {NAME!r} could not be had")
+        assert f"vesselseg import FILE --name {NAME}" in said
+        assert "Traceback" not in said
+
+    @pytest.mark.parametrize("words", [[], [NAME, "--all"]])
+    def test_wants_names_or_all(self, words):
+        with pytest.raises(SystemExit) as stopped:
+            main(["download", *words])
+        assert stopped.value.code == 2
+
+    def test_nothing_is_downloaded_where_a_name_is_wrong(self, capsys, server):
+        assert main(["download", NAME, "narow"]) != 0
+        assert "Did you mean 'narrow'?" in capsys.readouterr().err
+        assert not server.requests
+
+
+class TestImport:
+    def test_takes_a_checked_file_in(self, capsys, home, tmp_path, content):
+        (tmp_path / "usb.pth").write_bytes(content)
+        assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 0
+        assert capsys.readouterr().out.startswith(f"{home / 'current.pth'}  SHA-256 ")
+
+    def test_refuses_another_one(self, capsys, tmp_path):
+        (tmp_path / "usb.pth").write_text("rubbish")
+        assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 1
+        assert "was not taken into the cache" in capsys.readouterr().err
+        assert main(["import", str(tmp_path / "absent.pth"), "--name", NAME]) == 1
+        assert "There is no file" in capsys.readouterr().err
+
+
+class TestCache:
+    def test_shows_where_and_how_large(self, capsys, home, record):
+        assert main(["cache"]) == 0
+        assert capsys.readouterr().out == f"{home}: 0 files, 0.0 MB\n"
+        cache.download(record)
+        (home / "current.pth.0123456789ab.part").write_bytes(bytes(1 << 18))
+        assert main(["cache"]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"{home}: 2 files, 2.1 MB",
+            "  current.pth: 1.9 MB",
+            "  current.pth.0123456789ab.part: 0.3 MB, a part that the next download continues",
+        ]
+
+    @pytest.mark.parametrize("names", [[], [NAME]])
+    def test_clear(self, names, capsys, home, record):
+        cache.download(record)
+        assert main(["cache", "--clear", *names]) == 0
+        assert capsys.readouterr().out == f"2 files removed from {home}\n"
+        assert cache.cached(record) is None
+
+    def test_clear_knows_its_names(self, capsys, record):
+        cache.download(record)
+        assert main(["cache", "--clear", "narow"]) != 0
+        assert "Did you mean" in capsys.readouterr().err
+        assert cache.cached(record)
+        with pytest.raises(UnknownModelError):
+            checkpoints.find_checkpoint("narow")
