@@ -169,7 +169,7 @@ def _attempt(session: requests.Session, url: str, part: Path, report: Report) ->
                     report(done, whole)
             except requests.RequestException as error:
                 raise _BrokenOffError(
-                    f"It broke off after {done} bytes ({_reason(error)})"
+                    f"It broke off after {done} of {whole or '?'} bytes ({_reason(error)})"
                 ) from error
             _settle(stream)
     if whole is not None and done < whole:
