@@ -21,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("VESSELSEG_MIRROR", "VESSELSEG_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("vesselseg.transfer._BACKOFF", 0.001)
+    monkeypatch.setattr("vesselseg.cache.transfer._BACKOFF", 0.001)
     return tmp_path / "home"
 
 

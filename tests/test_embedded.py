@@ -12,13 +12,14 @@ from PIL import Image, ImageFilter
 import vesselseg
 from vesselseg import weights
 from vesselseg.checkpoints import EMBEDDED
+from vesselseg.files import sha256
 
 FOLDER = Path(vesselseg.__file__).parent / "embedded"
 FILE = FOLDER / EMBEDDED.filename
 
 
 def test_is_the_file_that_the_record_pins():
-    assert weights.sha256(FILE) == EMBEDDED.sources[0].sha256
+    assert sha256(FILE) == EMBEDDED.sources[0].sha256
     assert FILE.stat().st_size <= 4_000_000
 
 

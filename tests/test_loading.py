@@ -10,7 +10,7 @@ from conftest import NARROW
 from published_layout import SHAPES, seeded_state
 
 import vesselseg
-from vesselseg import Checkpoint, CheckpointError, OptionError, UnknownModelError, loading
+from vesselseg import Checkpoint, CheckpointError, OptionError, UnknownModelError, files, loading
 from vesselseg.checkpoints import EMBEDDED
 
 
@@ -49,7 +49,7 @@ class TestLoadModel:
         assert other.checkpoint.stride == 64
 
     def test_a_published_file_alone_is_known_by_its_digest(self, published_file, monkeypatch):
-        digest = vesselseg.weights.sha256(published_file)
+        digest = files.sha256(published_file)
         source = vesselseg.Source(f"https://example.org/a-{digest[:8]}.pth", digest[:8])
         record = dataclasses.replace(NARROW, name="known", sources=(source,))
         monkeypatch.setattr(loading, "CHECKPOINTS", {"known": record})

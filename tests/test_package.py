@@ -47,11 +47,10 @@ def test_every_error_has_the_base_and_a_builtin():
 # Each module may import those above it, and the ones on its own line no other.
 ORDER = [
     {"errors", "_version"},
-    {"files", "plainfile", "record", "windows", "unet", "fov", "progress"},
-    {"checkpoints", "images", "weights", "sliding", "engine", "transfer", "notes"},
-    {"prepare", "result", "places", "metrics"},
-    {"segmenter", "accept"},
-    {"cache"},
+    {"files", "plainfile", "record", "windows", "unet", "fov"},
+    {"checkpoints", "images", "weights", "sliding", "engine"},
+    {"prepare", "result", "cache", "metrics"},
+    {"segmenter"},
     {"loading"},
     {"evaluation", "batch"},
     {"cli", "__main__"},

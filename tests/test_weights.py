@@ -253,9 +253,3 @@ class TestHostile:
             weights.read(tmp_path)
         with pytest.raises(FileNotFoundError, match=r"no weights file .*absent\.pth"):
             weights.read(tmp_path / "absent.pth")
-
-
-def test_sha256_of_a_file(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert weights.sha256(tmp_path / "file") == digest

@@ -15,8 +15,9 @@ import torch
 from data import DIAMETER
 
 from vesselseg.checkpoints import EMBEDDED
+from vesselseg.files import sha256
 from vesselseg.unet import UNet, fold_batch_norm
-from vesselseg.weights import save, sha256
+from vesselseg.weights import save
 
 
 def main() -> None:

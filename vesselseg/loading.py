@@ -15,6 +15,7 @@ from . import weights as weights_files
 from .checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint
 from .engine import choose_device, choose_precision
 from .errors import CheckpointError, OptionError
+from .files import sha256
 from .images import MAX_PIXELS, ImageLike
 from .record import Checkpoint
 from .result import Segmentation
@@ -141,13 +142,13 @@ def _load(model: Model | None, file: str | os.PathLike[str] | None) -> tuple[UNe
         )
     path = Path(file) if file is not None else cache.download(record)
     content = weights_files.read(path)
-    return weights_files.to_network(content, record), record, weights_files.sha256(path)
+    return weights_files.to_network(content, record), record, sha256(path)
 
 
 def _load_file(path: Path) -> tuple[UNet, Checkpoint, str]:
     """A file alone: of our own layout, or one of the published files by its digest."""
     content = weights_files.read(path)
-    digest = weights_files.sha256(path)
+    digest = sha256(path)
     record = content.record
     if record is None:
         known = (

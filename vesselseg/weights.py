@@ -9,7 +9,6 @@ a file is ever executed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -140,15 +139,6 @@ def save(
     }
     with whole_file(path) as part, part.open("wb") as stream:
         torch.save(content, stream)  # given a name, it would write that into the file
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _published_names(keys: Iterable[str], checkpoint: Checkpoint) -> dict[str, str]:

@@ -57,7 +57,8 @@ def _row(record: Checkpoint) -> tuple[str, ...]:
 
 def _values(record: Checkpoint) -> dict[str, Any]:
     """All that is known of a model, for programs."""
-    from .. import cache, notes, places
+    from .. import cache
+    from ..cache import notes, places
 
     path = cache.cached(record)
     note = notes.read(path) if path else None

@@ -82,10 +82,11 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _tell(path: Path) -> None:
-    from .. import notes, transfer
+    from ..cache import notes
+    from ..files import sha256
 
     note = notes.read(path)
-    print(f"{path}  SHA-256 {note.sha256 if note else transfer.sha256(path)}")
+    print(f"{path}  SHA-256 {note.sha256 if note else sha256(path)}")
 
 
 def _cache(options: argparse.Namespace) -> int:

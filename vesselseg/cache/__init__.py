@@ -19,13 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints import CHECKPOINTS, find_checkpoint
+from ..errors import CheckpointError, DownloadError, OptionError, OutputError
+from ..files import sha256
+from ..record import Checkpoint, Source
 from . import accept, notes, places, transfer
-from .checkpoints import CHECKPOINTS, find_checkpoint
-from .errors import CheckpointError, DownloadError, OptionError, OutputError
 from .notes import Note
 from .places import Place, cache_folder, shown
 from .progress import Report, reporting
-from .record import Checkpoint, Source
 from .transfer import SourceError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def import_file(file: str | os.PathLike[str], model: str | Checkpoint) -> Path:
         _find(checkpoint)  # a file there without a note gets one, and binds
         sources = places.sources(checkpoint)
         try:
-            digest = transfer.sha256(file)
+            digest = sha256(file)
         except OSError as error:
             raise CheckpointError(f"{str(file)!r} cannot be read: {error.strerror}.") from error
         source = next((s for s in sources if s.filename == file.name), None) or next(
@@ -160,7 +161,8 @@ def contents(model: str | Checkpoint | None = None) -> list[Path]:
         if _PART.fullmatch(file.name):
             ours = model is None or path.name.startswith(starts)
         else:
-            ours = file.name in known or (model is None and notes.read(file, warn=False) is not None)
+            noted = model is None and notes.read(file, warn=False) is not None
+            ours = file.name in known or noted
         if ours and path.is_file():
             found.append(path)
     return found

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from vesselseg import UnknownModelError, cache, checkpoints
+from vesselseg.cache.places import packaged
 from vesselseg.checkpoints import CHECKPOINTS, EMBEDDED, list_models
 from vesselseg.cli import main
-from vesselseg.places import packaged
 
 NAME = "narrow"
 
@@ -20,7 +20,7 @@ def known(home, record, monkeypatch):
     """The narrow model has a name; logging stays as it was."""
     assert home.parent.exists()
     known = {EMBEDDED.name: EMBEDDED, record.name: record}
-    for module in ("cache", "checkpoints", "places"):
+    for module in ("cache", "checkpoints", "cache.places"):
         monkeypatch.setattr(f"vesselseg.{module}.CHECKPOINTS", known)
     handlers, level = list(logging.root.handlers), logging.getLogger("vesselseg.cache").level
     yield
@@ -73,7 +73,8 @@ class TestDownload:
         assert capsys.readouterr().out == line
 
     def test_all(self, capsys, monkeypatch, tmp_path):
-        monkeypatch.setattr("vesselseg.places.__file__", str(tmp_path / "places.py"))
+        elsewhere = str(tmp_path / "cache" / "places.py")
+        monkeypatch.setattr("vesselseg.cache.places.__file__", elsewhere)
         assert main(["download", "--all"]) == 1  # the embedded one is not there
         said = capsys.readouterr()
         assert "installation is damaged" in said.err

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from ._version import __version__
+from .._version import __version__
 from .progress import Report
 
 if TYPE_CHECKING:
@@ -116,13 +116,6 @@ def discard(part: Path) -> None:
     """Remove a part and what is noted of it."""
     _noted(part).unlink(missing_ok=True)
     part.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    _add_file(digest, path)
-    return digest.hexdigest()
 
 
 def _attempt(session: requests.Session, url: str, part: Path, report: Report) -> Received:

@@ -8,11 +8,12 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from . import notes, transfer
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from ..files import sha256
+from ..record import Checkpoint, Source
+from . import notes
 from .notes import Note
 from .places import Place, cache_folder, mirrors, shown, sources
-from .record import Checkpoint, Source
 from .transfer import SourceError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def check_file(
         if stream.read(512).lstrip()[:1] == b"<":  # says more than that its digest differs
             raise SourceError("It is a page of text (HTML or XML) instead of the weights.")
     check_digest(digest, source, checkpoint, more)
-    from . import weights
+    from .. import weights
 
     try:
         weights.to_network(weights.read(path), checkpoint)
@@ -86,7 +87,7 @@ def check_cached(path: Path, source: Source, checkpoint: Checkpoint) -> None:
     if note is not None and note.describes(path):
         check_digest(note.sha256, source, checkpoint)
         return
-    digest = transfer.sha256(path)
+    digest = sha256(path)
     if note is not None:
         check_digest(digest, source, checkpoint)
     else:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .files import whole_file
+from ..files import whole_file
 
 logger = logging.getLogger(__name__)
 

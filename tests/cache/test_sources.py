@@ -158,7 +158,8 @@ class TestErrors:
 
 class TestPackaged:
     def test_comes_from_the_package(self, monkeypatch, tmp_path):
-        monkeypatch.setattr("vesselseg.places.__file__", str(tmp_path / "places.py"))
+        elsewhere = str(tmp_path / "cache" / "places.py")
+        monkeypatch.setattr("vesselseg.cache.places.__file__", elsewhere)
         with pytest.raises(DownloadError, match="installation is damaged"):
             cache.download(EMBEDDED)
         assert cache.cached(EMBEDDED) is None

@@ -12,7 +12,8 @@ import pytest
 from conftest import NARROW
 from loopback import File, Status
 
-from vesselseg import DownloadError, Source, cache, transfer
+from vesselseg import DownloadError, Source, cache
+from vesselseg.cache import transfer
 
 CHUNK = transfer._CHUNK
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote
 
-from .checkpoints import CHECKPOINTS
-from .errors import OptionError
-from .record import Checkpoint, Source
+from ..checkpoints import CHECKPOINTS
+from ..errors import OptionError
+from ..record import Checkpoint, Source
 
 Place: TypeAlias = "str | Path"
 """An address, or a file on this machine."""
@@ -47,7 +47,7 @@ def packaged(checkpoint: Checkpoint) -> Path | None:
     """The file inside the package, for a record whose weights come with it."""
     for source in checkpoint.sources:
         if source.url.startswith("package:"):
-            return Path(__file__).with_name("embedded") / source.filename
+            return Path(__file__).parents[1] / "embedded" / source.filename
     return None
 
 

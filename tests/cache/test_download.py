@@ -52,7 +52,7 @@ class TestFolder:
 class TestCached:
     def test_a_file_that_is_there_is_not_read_again(self, record, monkeypatch):
         path = cache.download(record)
-        monkeypatch.setattr("vesselseg.transfer.sha256", None)
+        monkeypatch.setattr("vesselseg.cache.accept.sha256", None)
         assert cache.download(record) == cache.cached(record) == path
 
     def test_another_time_is_hashed_again_once(self, record, server):

@@ -12,7 +12,8 @@ import pytest
 from conftest import NARROW
 from loopback import File
 
-from vesselseg import Source, cache, transfer
+from vesselseg import Source, cache
+from vesselseg.cache import transfer
 
 PART = 10 * transfer._CHUNK
 SCRIPT = """
