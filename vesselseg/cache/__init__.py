@@ -94,11 +94,10 @@ def download(
         for path, answer in answers:
             logger.warning("%s: %s It is obtained anew.", path, answer)
         for source, place in places.places(checkpoint):
-            try:
-                return _obtain(place, source, checkpoint, folder, report)
-            except SourceError as fault:
-                answers.append((shown(place), str(fault)))
-                logger.debug("%s: %s", *answers[-1])
+            got = _ask(place, source, checkpoint, folder, report)
+            if isinstance(got, Path):
+                return got
+            answers.append((shown(place), got))
     raise DownloadError(places.nowhere(checkpoint, answers))
 
 
@@ -246,6 +245,17 @@ def _find(checkpoint: Checkpoint) -> tuple[Path | None, list[tuple[str, str]]]:
         except (SourceError, OSError) as error:
             answers.append((str(path), f"Is there, but cannot be used. {error}"))
     return None, answers
+
+
+def _ask(
+    place: Place, source: Source, checkpoint: Checkpoint, folder: Path, report: Report
+) -> Path | str:
+    """The file in the cache, brought from `place`, or what came instead."""
+    try:
+        return _obtain(place, source, checkpoint, folder, report)
+    except SourceError as error:
+        logger.debug("%s: %s", shown(place), error)
+        return str(error)
 
 
 def _obtain(
