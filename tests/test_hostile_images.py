@@ -143,6 +143,15 @@ class TestOddButRight:
             with pytest.raises(ImageError, match=r"has the type"):
                 to_rgb(array)
 
+    @pytest.mark.parametrize(
+        "tensor",
+        [torch.zeros(3, 4, 5, device="meta"), torch.zeros(3, 4, 5).to_sparse()],
+        ids=["meta", "sparse"],
+    )
+    def test_tensors_without_plain_values(self, tensor):
+        with pytest.raises(ImageError, match="cannot be used"):
+            to_rgb(tensor)
+
     def test_byte_order_and_memory_maps(self, tmp_path):
         values = RNG.integers(0, 65536, (6, 7), dtype=np.uint16)
         expected = to_rgb(values)

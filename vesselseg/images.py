@@ -214,7 +214,10 @@ def _from_tensor(tensor: Tensor, max_pixels: int) -> RGB:
     try:
         array = values.cpu().numpy()
     except (TypeError, RuntimeError) as error:
-        raise ImageError(f"A tensor of {tensor.dtype} cannot be used: {_DTYPES}.") from error
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise ImageError(
+            f"A tensor of this kind cannot be used: {kind}. Allowed are {_DTYPES}, in memory."
+        ) from error
     return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor", max_pixels)
 
 

@@ -59,6 +59,16 @@ def test_a_photograph_in_a_mask_out(model: str, short: bool) -> None:
         assert json.loads(opened.text["vesselseg"]) == {"kind": "mask", **expected.provenance}
 
 
+UNUSUAL = ["with space.jpg", "größe 血管.jpg", "-dash.jpg", "two.dots.jpg", "x" * 251 + ".jpg"]
+
+
+@pytest.mark.parametrize("name", UNUSUAL, ids=lambda name: name[:20])
+def test_unusual_names(name: str, model: str) -> None:
+    photographs(Path(), [name])
+    assert main(["--model", model, "-o", "out", "--", name]) == 0
+    assert list(tree(Path("out"))) == [f"{name.removesuffix('.jpg')}.png"]
+
+
 def test_the_other_pictures_stand_beside_the_mask(model: str) -> None:
     photographs(Path(), ["p/eye.jpg"])
     extra = ["--probability", "--overlay", "--fov", "--threshold", "0.4"]
