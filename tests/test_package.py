@@ -57,6 +57,24 @@ ORDER = [
 ]
 
 
+# The same inside packages whose modules build on each other.
+INSIDE = {
+    "batch": [{"plan"}, {"manifest"}, {"run"}],
+    "cache": [{"progress", "places", "notes"}, {"transfer"}, {"accept"}, {"__init__"}],
+    "evaluation": [{"datasets", "labels"}, {"pairs", "scores"}, {"summary"}, {"report"}],
+}
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_imports_inside_a_package_point_one_way(package):
+    layer = {name: place for place, names in enumerate(INSIDE[package]) for name in names}
+    for path in (PACKAGE / package).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                for name in [node.module] if node.module else [a.name for a in node.names]:
+                    assert layer[name] < layer[path.stem], f"{path.stem} imports {name}"
+
+
 def test_imports_point_one_way():
     layer = {name: place for place, names in enumerate(ORDER) for name in names}
     for path in PACKAGE.rglob("*.py"):

@@ -35,6 +35,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from . import metrics
     from .cache import download
     from .checkpoints import list_models
     from .images import field_of_view
@@ -65,6 +66,7 @@ __all__ = [
     "field_of_view",
     "list_models",
     "load_model",
+    "metrics",
     "segment",
 ]
 
@@ -79,6 +81,7 @@ _HOMES = {
     "field_of_view": "images",
     "list_models": "checkpoints",
     "load_model": "loading",
+    "metrics": "metrics",
     "segment": "loading",
 }
 
@@ -86,7 +89,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vesselseg' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    module = importlib.import_module(f".{_HOMES[name]}", __name__)
+    value = module if name == _HOMES[name] else getattr(module, name)
     globals()[name] = value
     return value
 
