@@ -309,7 +309,7 @@ except vesselseg.CheckpointError:
     damaged = True
 assert damaged
 try:
-    exported._engine(torch.zeros(1, 3, 10, 10, dtype=torch.uint8))
+    exported._engine(torch.zeros(1, 3, 40, 40, dtype=torch.uint8))
 except Exception:
     failed = True
 assert failed
