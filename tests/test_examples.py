@@ -9,6 +9,8 @@ import pytest
 from conftest import EXAMPLE
 from PIL import Image
 
+import vesselseg
+
 EXAMPLES = EXAMPLE.parent
 
 
@@ -55,6 +57,34 @@ def test_measurements(run, tmp_path):
     folder = tmp_path / "measurements"
     mask, view = (mask_of(folder / name) for name in ("fundus.png", "fundus_fov.png"))
     assert (mask & ~view).sum() < 0.001 * mask.sum()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "vessels.onnx"
+    vesselseg.load_model(device="cpu").export(path)
+    return path
+
+
+class TestOnnxSliding:
+    @pytest.mark.parametrize("factor", [0.03, 0.5])
+    def test_with_a_factor_the_mask_is_the_librarys(self, factor, exported, run, tmp_path):
+        run("onnx_sliding.py", exported, EXAMPLE, tmp_path / "mask.png", factor)
+        expected = vesselseg.segment(EXAMPLE, device="cpu", scale=factor).mask
+        assert expected.sum() > 10_000
+        assert (mask_of(tmp_path / "mask.png") != expected).sum() <= 20
+
+    def test_its_field_of_view_is_close(self, exported, run, tmp_path):
+        run("onnx_sliding.py", exported, EXAMPLE, tmp_path / "mask.png")
+        expected = vesselseg.segment(EXAMPLE, device="cpu").mask
+        mask = mask_of(tmp_path / "mask.png")
+        assert 2 * (mask & expected).sum() > 0.97 * (mask.sum() + expected.sum())
+
+    def test_it_needs_neither_torch_nor_vesselseg_and_is_short(self):
+        lines = (EXAMPLES / "onnx_sliding.py").read_text().splitlines()
+        assert len(lines) < 60
+        imports = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
+        assert imports == {"json", "sys", "numpy", "onnxruntime", "PIL"}
 
 
 def test_every_example_is_listed_and_tested():

@@ -49,7 +49,7 @@ ORDER = [
     {"errors", "_version"},
     {"files", "plainfile", "record", "windows", "unet", "fov"},
     {"checkpoints", "images", "weights", "sliding", "engine"},
-    {"prepare", "result", "cache", "metrics"},
+    {"prepare", "result", "cache", "metrics", "engines"},
     {"segmenter"},
     {"loading"},
     {"evaluation", "batch"},

@@ -14,6 +14,7 @@ from . import cache
 from . import weights as weights_files
 from .checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint
 from .engine import choose_device, choose_precision
+from .engines import onnx
 from .errors import CheckpointError, OptionError
 from .files import sha256
 from .images import MAX_PIXELS, ImageLike
@@ -40,8 +41,9 @@ def load_model(
     ----------
     model : str, path, Checkpoint or None
         A name (:func:`vesselseg.list_models`), whose weights are downloaded if they are not in
-        the cache yet; a record of your own; a file saved by :meth:`Segmenter.save`; or None for
-        the model that is part of the package.
+        the cache yet; a record of your own; a file saved by :meth:`Segmenter.save`; an ONNX file
+        written by :meth:`Segmenter.export`, which runs through ONNX Runtime in float32 on the
+        CPU or CUDA; or None for the model that is part of the package.
     weights : path
         A local file to read instead, with the windows and the scale of `model`.
     device : str or torch.device
@@ -69,12 +71,20 @@ def load_model(
         If the weights can be had from nowhere.
     DeviceError
         If the device, or the precision on it, is not available.
+    MissingExtraError
+        If the file is an ONNX file and ONNX Runtime is not installed.
     OptionError
         If another argument is outside what is described here.
     """
-    chosen = choose_device(device)
-    precision = choose_precision(precision, chosen)
-    network, checkpoint, digest = _load(model, weights)
+    network: UNet | onnx.OnnxFile
+    if file := _onnx_file(model, weights):
+        chosen, precision = onnx.choose_device(device), onnx.choose_precision(precision)
+        network, checkpoint = onnx.read(file)
+        digest = network.sha256
+    else:
+        chosen = choose_device(device)
+        precision = choose_precision(precision, chosen)
+        network, checkpoint, digest = _load(model, weights)
     return Segmenter(
         network,
         checkpoint,
@@ -119,6 +129,19 @@ def segment(
     if not isinstance(model, Segmenter):
         model = _MODELS.get(model, device, precision)
     return model(image, scale=scale, threshold=threshold)
+
+
+def _onnx_file(
+    model: Model | None, weights: str | os.PathLike[str] | None
+) -> str | os.PathLike[str] | None:
+    """The ONNX file that is meant, if one is."""
+    files = [x for x in (model, weights) if isinstance(x, (str, os.PathLike)) and onnx.is_onnx(x)]
+    if files and None not in (model, weights):
+        raise OptionError(
+            f"{str(files[0])!r} has its network and its record in one; give it alone: "
+            f"load_model({str(files[0])!r})."
+        )
+    return files[0] if files else None
 
 
 def _load(model: Model | None, file: str | os.PathLike[str] | None) -> tuple[UNet, Checkpoint, str]:
@@ -169,7 +192,7 @@ def _load_file(path: Path) -> tuple[UNet, Checkpoint, str]:
 def _is_path(model: str | os.PathLike[str]) -> bool:
     if not isinstance(model, str) or model in CHECKPOINTS:
         return not isinstance(model, str)
-    return Path(model).suffix in (".pth", ".pt", ".ckpt") or Path(model).exists()
+    return Path(model).suffix in (".pth", ".pt", ".ckpt", ".onnx") or Path(model).exists()
 
 
 class _Models:

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import fov, prepare, weights
 from ._version import __version__
 from .engine import TorchEngine, choose_batch_size, choose_device, choose_precision
+from .engines import onnx
 from .errors import OptionError
 from .images import MAX_PIXELS, RGB, ImageLike, choose_max_pixels, to_rgb
 from .record import Checkpoint
@@ -41,7 +42,7 @@ class Segmenter:
 
     def __init__(
         self,
-        network: UNet,
+        network: UNet | onnx.OnnxFile,
         checkpoint: Checkpoint,
         *,
         sha256: str,
@@ -52,7 +53,11 @@ class Segmenter:
     ) -> None:
         self._network = network
         self._asked_batch_size = batch_size
-        self._engine = TorchEngine(network, checkpoint, device, precision)
+        self._engine: Net
+        if isinstance(network, onnx.OnnxFile):
+            self._engine = onnx.OnnxEngine(network, device)
+        else:
+            self._engine = TorchEngine(network, checkpoint, device, precision)
         self.checkpoint = checkpoint
         self.sha256 = sha256
         self.device = device
@@ -160,8 +165,31 @@ class Segmenter:
         ------
         OutputError
             If the file cannot be written.
+        OptionError
+            If the model was loaded from an ONNX file.
         """
-        weights.save(path, self._network, self.checkpoint)
+        weights.save(path, self._weights("saved"), self.checkpoint)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as an ONNX file, for other languages and runtimes.
+
+        It takes windows, "image", uint8 RGB (N, 3, H, W), and gives "logits", float32
+        (N, 2, H, W), background and vessel. N, H and W are free, but H and W are multiples of
+        "multiple" in the file's metadata, which has the whole record and the weights' digest,
+        too. ``load_model("NAME.onnx")`` runs it.
+
+        Raises
+        ------
+        MissingExtraError
+            If the extra ``vesselseg[onnx]`` is not installed.
+        OutputError
+            If the file cannot be written.
+        OptionError
+            If the model was itself loaded from an ONNX file.
+        """
+        from .engines.onnx_export import export
+
+        export(path, self._weights("exported"), self.checkpoint, self.sha256)
 
     def to(self, device: str | torch.device) -> Segmenter:
         """The same model on another device; this one stays as it is.
@@ -181,6 +209,15 @@ class Segmenter:
 
     def __repr__(self) -> str:
         return f"<Segmenter {self.checkpoint.name} on {self.device} in {self.precision}>"
+
+    def _weights(self, done: str) -> UNet:
+        """The network whose weights are to be written."""
+        if isinstance(self._network, onnx.OnnxFile):
+            raise OptionError(
+                f"A model that runs from an ONNX file cannot be {done}: copy the file itself, "
+                f"{str(self._network.path)!r}, or load the model it was exported from."
+            )
+        return self._network
 
     def _margin(self, windows: Tensor) -> Tensor:
         """The vessel logit minus the background logit, (N, 1, h, w).
@@ -235,12 +272,14 @@ class Segmenter:
             "precision": self.precision,
             "threshold": threshold,
         }
+        if isinstance(self._network, onnx.OnnxFile):
+            provenance["onnxruntime"] = onnx.runtime_version()
         mask = probability > np.float32(threshold)
         return Segmentation(mask, probability, photograph.view.mask, provenance, photograph.rgb)
 
 
 def _rebuild(
-    network: UNet,
+    network: UNet | onnx.OnnxFile,
     checkpoint: Checkpoint,
     sha256: str,
     device: str,
@@ -249,7 +288,8 @@ def _rebuild(
     max_pixels: int,
 ) -> Segmenter:
     """A Segmenter of the same weights; raises DeviceError where the device is missing."""
-    chosen = choose_device(device)
+    choose = onnx.choose_device if isinstance(network, onnx.OnnxFile) else choose_device
+    chosen = choose(device)
     return Segmenter(
         network,
         checkpoint,

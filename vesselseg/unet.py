@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 HEADS = ("fcn", "pspnet", "deeplabv3")
 CLASSES = 2  # background, vessel
-_POOL_SCALES = (1, 2, 3, 6)
+POOL_SCALES = (1, 2, 3, 6)
 _DILATIONS = (1, 12, 24, 36)
 _EPSILON = 1e-5  # of every batch norm in the published configurations
 
@@ -98,13 +98,13 @@ class PSPHead(nn.Module):
     def __init__(self, channels: int, *, norm: bool) -> None:
         super().__init__()
         out = channels // 4
-        self.pyramid = nn.ModuleList(ConvUnit(channels, out, 1, norm=norm) for _ in _POOL_SCALES)
-        self.bottleneck = ConvUnit(channels + len(_POOL_SCALES) * out, out, norm=norm)
+        self.pyramid = nn.ModuleList(ConvUnit(channels, out, 1, norm=norm) for _ in POOL_SCALES)
+        self.bottleneck = ConvUnit(channels + len(POOL_SCALES) * out, out, norm=norm)
         self.classifier = nn.Conv2d(out, CLASSES, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]
-        for bins, unit in zip(_POOL_SCALES, self.pyramid, strict=True):
+        for bins, unit in zip(POOL_SCALES, self.pyramid, strict=True):
             maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
         return _classify(self.classifier, self.bottleneck(torch.cat(maps, dim=1)))
 

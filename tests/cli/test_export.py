@@ -1,0 +1,66 @@
+"""``vesselseg export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EXAMPLE
+from PIL import Image
+from test_main import commands, logging_as_it_was  # noqa: F401
+
+import vesselseg
+from vesselseg import Segmenter
+from vesselseg.checkpoints import EMBEDDED
+from vesselseg.cli import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_a_file_that_vesselseg_saved(
+    model: Segmenter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save(tmp_path / "mine.pth")
+    out = tmp_path / "mine.onnx"
+    assert main(["export", str(tmp_path / "mine.pth"), "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: narrow, {out.stat().st_size / 1e6:.1f} MB\n"
+    assert vesselseg.load_model(out).checkpoint == model.checkpoint
+
+
+def test_without_a_model_it_is_the_embedded_one_and_segment_takes_the_file(tmp_path: Path) -> None:
+    out = tmp_path / "vessels.onnx"
+    assert main(["export", "-o", str(out)]) == 0
+    assert vesselseg.load_model(out).checkpoint.name == EMBEDDED.name
+    with Image.open(EXAMPLE) as image:
+        image.reduce(4).save(tmp_path / "eye.png")
+    words = [str(tmp_path / "eye.png"), "--model", str(out), "--scale", "1"]
+    assert main([*words, "-o", str(tmp_path / "mask.png")]) == 0
+    expected = vesselseg.segment(tmp_path / "eye.png", scale=1.0, device="cpu").mask
+    with Image.open(tmp_path / "mask.png") as image:
+        assert (np.asarray(image) > 0).sum() > 1000
+        assert ((np.asarray(image) > 0) != expected).sum() <= 5
+
+
+@pytest.mark.parametrize("words", [[], ["-o", "drive.pth"], ["-o", ""]])
+def test_a_place_that_is_no_onnx_file_is_wrong_usage(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", *words]) == 2
+    assert "a file ending in .onnx, -o FILE" in capsys.readouterr().err
+
+
+def test_an_exported_model_is_not_exported_again(
+    model: Segmenter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.export(tmp_path / "a.onnx")
+    assert main(["export", str(tmp_path / "a.onnx"), "-o", str(tmp_path / "b.onnx")]) == 2
+    assert "copy the file itself" in capsys.readouterr().err
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_every_option_is_documented() -> None:
+    for action in commands()["export"]._actions:
+        assert action.help
+        if action.dest != "help":
+            assert "(default: " in action.help
