@@ -53,6 +53,7 @@ ORDER = [
     {"segmenter"},
     {"loading"},
     {"evaluation", "batch"},
+    {"ray"},
     {"cli", "__main__"},
 ]
 
