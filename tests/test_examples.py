@@ -16,9 +16,9 @@ EXAMPLES = EXAMPLE.parent
 
 @pytest.fixture
 def run(tmp_path):
-    def run(name, *arguments):
+    def run(name, *arguments, warnings="error"):
         finished = subprocess.run(
-            [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)],
+            [sys.executable, "-W", warnings, str(EXAMPLES / name), *map(str, arguments)],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert finished.returncode == 0, finished.stderr
@@ -85,6 +85,15 @@ class TestOnnxSliding:
         assert len(lines) < 60
         imports = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
         assert imports == {"json", "sys", "numpy", "onnxruntime", "PIL"}
+
+
+@pytest.mark.cluster
+def test_ray_collection(run, tmp_path):
+    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'vesselseg[ray]'")
+    output = run("ray_collection.py", EXAMPLES, tmp_path / "out", warnings="default")  # Ray's own
+    assert "fundus.jpg: done" in output
+    assert "1 segmented, 0 skipped, 0 failed" in output
+    mask_of(tmp_path / "out" / "fundus.png")
 
 
 def test_every_example_is_listed_and_tested():

@@ -53,13 +53,14 @@ ORDER = [
     {"segmenter"},
     {"loading"},
     {"evaluation", "batch"},
+    {"ray"},
     {"cli", "__main__"},
 ]
 
 
 # The same inside packages whose modules build on each other.
 INSIDE = {
-    "batch": [{"plan"}, {"manifest"}, {"run"}],
+    "batch": [{"plan"}, {"manifest", "storage"}, {"run", "parquet"}, {"worker"}],
     "cache": [{"progress", "places", "notes"}, {"transfer"}, {"accept"}, {"__init__"}],
     "evaluation": [{"datasets", "labels"}, {"pairs", "scores"}, {"summary"}, {"report"}],
 }

@@ -67,7 +67,7 @@ def add_parsers(commands: Any) -> None:
     add("--manifest", metavar="FILE", help="write JSON lines, one per image: input, outputs, "
         "model, sha256 of its weights, scale, device, precision, threshold, seconds, fraction of "
         "the field of view that is vessel; or the error. Runs at the same time need a FILE each "
-        "(default: none)")  # fmt: skip
+        "(default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
     add = parser.add_argument_group("model").add_argument
     add("--model", metavar="NAME", help="a name from `vesselseg models`, or a file saved by "
         "vesselseg (default: the model that is part of vesselseg)")  # fmt: skip
@@ -92,6 +92,13 @@ def add_parsers(commands: Any) -> None:
         help="leave out images whose results all exist (default: do them again)")  # fmt: skip
     add("--part", type=_part, default=(1, 1), metavar="I/N",
         help="the I-th of N shares of the sorted list, I from 1 to N (default: 1/1)")  # fmt: skip
+    add = parser.add_argument_group("more than one machine").add_argument
+    add("--executor", choices=("local", "ray"), default="local",
+        help="ray: on the workers of a Ray cluster, IMAGE and OUT may also be addresses such as "
+        "s3://bucket/folder, and --skip-existing goes by the manifest; needs vesselseg[ray] "
+        "(default: %(default)s)")  # fmt: skip
+    add("--address", metavar="ADDRESS", help="of the Ray cluster, such as auto or "
+        "HOST:6379 (default: RAY_ADDRESS, or else a Ray on this machine for this run)")  # fmt: skip
     parser.set_defaults(run=_segment)
 
 
@@ -105,6 +112,12 @@ def _segment(options: argparse.Namespace) -> int:
     if options.overlay_style != "tint":
         options.overlay = True
     kinds += [kind for kind in ("probability", "overlay", "fov") if getattr(options, kind)]
+    if options.executor == "ray":
+        from .collection import segment_collection
+
+        return segment_collection(options, kinds)
+    if options.address is not None:
+        raise OptionError("--address is that of a Ray cluster: give --executor ray, too.")
     if out == "-":
         return _to_standard_output(options, kinds)
     jobs = make_plan(options.inputs, out, kinds=kinds, recursive=options.recursive)

@@ -1,0 +1,257 @@
+"""Runs on Ray: the files of a single process, whatever happens to workers and images.
+
+They need ``vesselseg[ray]``: pytest tests/test_ray.py
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import photograph, photographs, tiny_model, tree
+
+import vesselseg
+from vesselseg import DeviceError, MissingExtraError, OptionError, Segmenter, load_model
+from vesselseg.cli import main
+from vesselseg.ray import Summary, segment_dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+COUNT = 300
+DAMAGED, MISSING = 20, 250
+KILLS_ONCE, KILLS_ALWAYS, RAISES = 137, 201, 77
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A Ray of two workers with a small object store."""
+    reason = "Ray is not installed: pip install 'vesselseg[ray]'"
+    ray = pytest.importorskip("ray", reason=reason)
+    pytest.importorskip("ray.data", reason=reason)
+    here = str(Path(__file__).parent)
+    package = str(Path(vesselseg.__file__).parents[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((package, here)))  # of the workers
+        ray.init(
+            "local", num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False,
+            log_to_driver=False, configure_logging=False,
+        )  # fmt: skip
+        yield ray
+        ray.shutdown()
+
+
+def on_ray(test: Any) -> Any:
+    """Marks tests that need the fixture ``ray``; its own warnings are not ours to mend."""
+    for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning"):
+        test = pytest.mark.filterwarnings(f"ignore::{kind}")(test)
+    unraisable = "ignore::pytest.PytestUnraisableExceptionWarning"
+    return pytest.mark.cluster(pytest.mark.filterwarnings(unraisable)(test))
+
+
+class Deadly(Segmenter):
+    """A model that kills its process at two images, once and always, and raises at a third."""
+
+    mark: Path
+
+    def segment_many(self, images: Any, **options: Any) -> Any:
+        def watched() -> Iterator[Any]:
+            for image in images:
+                if np.array_equal(image, photograph(KILLS_ALWAYS)):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if np.array_equal(image, photograph(KILLS_ONCE)) and not self.mark.exists():
+                    self.mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if np.array_equal(image, photograph(RAISES)):
+                    raise KeyError("unforeseen")
+                yield image
+
+        return super().segment_many(watched(), **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_deadly, (*super().__reduce__(), self.mark)
+
+
+def make_deadly(build: Any, state: Any, mark: Path) -> Segmenter:
+    model = build(*state)
+    model.__class__ = Deadly
+    model.mark = mark
+    return model
+
+
+def rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path).to_pylist()
+    assert [row["input"] for row in rows] == sorted(row["input"] for row in rows)
+    return {Path(row["input"]).name: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a collection, ``in``, and what a single process makes of it, ``single``."""
+    folder = tmp_path_factory.mktemp("collection")
+    tiny_model(folder / "tiny.pth")
+    paths = photographs(folder / "in", [f"{i % 7}/{i:03}.png" for i in range(COUNT)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        command = ["in", "--recursive", "-o", "single", "--model", "tiny.pth"]
+        assert main([*command, "--device", "cpu"]) == 0
+        paths[DAMAGED].rename("whole.png")
+        paths[DAMAGED].write_bytes(b"no image")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def first_run(ray: Any, here: Path) -> tuple[Summary, list[Any], dict[str, bytes]]:
+    """The whole collection through the deadly model: summary, reports and files."""
+    del ray
+    rows: list[Any] = []
+    summary = segment_dataset(
+        ["in", "in/gone.png"],
+        "out",
+        model=make_deadly(*load_model("tiny.pth", device="cpu").__reduce__(), here / "mark"),
+        recursive=True,
+        workers=2,
+        report=rows.append,
+    )
+    return summary, rows, tree(here / "out")
+
+
+@on_ray
+def test_a_worker_that_is_killed_loses_nothing(first_run: Any, here: Path) -> None:
+    summary, _, files = first_run
+    assert (here / "mark").exists()  # it was killed in the middle
+    assert f"{KILLS_ONCE % 7}/{KILLS_ONCE}.png" in files
+    assert summary == Summary(COUNT - 3, 0, 4, str(Path("out/manifest.parquet")))
+
+
+@on_ray
+def test_the_files_are_those_of_a_single_process(first_run: Any, here: Path) -> None:
+    expected = tree(here / "single")
+    assert len(expected) == COUNT
+    for number in (DAMAGED, KILLS_ALWAYS, RAISES):
+        del expected[f"{number % 7}/{number:03}.png"]
+    assert {k: v for k, v in first_run[2].items() if k != "manifest.parquet"} == expected
+
+
+@on_ray
+def test_every_image_is_on_the_record_with_what_went_wrong(first_run: Any, here: Path) -> None:
+    summary, reported, files = first_run
+    (here / "first.parquet").write_bytes(files["manifest.parquet"])
+    rows = rows_of(here / "first.parquet")
+    assert len(rows) == COUNT + 1
+    errors = {name: row["error"] for name, row in rows.items() if row["error"]}
+    assert sorted(errors) == ["020.png", "077.png", "201.png", "gone.png"]
+    assert "could not be decoded" in errors["020.png"]
+    assert errors["077.png"] == "KeyError('unforeseen')"
+    assert "Each worker that had this image died" in errors["201.png"]
+    assert "There is no image" in errors["gone.png"]
+    assert sorted(row["input"] for row in reported) == sorted(x["input"] for x in rows.values())
+    row = rows["137.png"]
+    assert row["input"] == str(Path("in/4/137.png"))
+    assert row["mask"] == str(Path("out/4/137.png"))
+    assert row["sha256"] == load_model("tiny.pth").sha256
+    assert (row["scale"], row["device"], row["threshold"]) == ("native", "cpu", 0.5)
+    assert 0 < row["vessel_fraction"] < 1
+    assert row["seconds"] >= 0
+    assert summary.failed == len(errors)
+
+
+@on_ray
+@pytest.mark.usefixtures("first_run")
+def test_a_second_run_does_only_the_rest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "whole.png").rename(here / "in" / "6" / "020.png")
+    before = {path: path.stat().st_mtime_ns for path in (here / "out").rglob("*.png")}
+    command = ["segment", "in", "-r", "-o", "out", "--model", "tiny.pth", "--device", "cpu"]
+    assert main([*command, "--executor", "ray", "--skip-existing"]) == 0
+    assert f"3 segmented, {COUNT - 3} skipped, 0 failed" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    files = tree(here / "out")
+    del files["manifest.parquet"]
+    assert files == tree(here / "single")
+    rows = rows_of(here / "out" / "manifest.parquet")
+    assert [name for name, row in rows.items() if row["error"]] == ["gone.png"]  # of before
+
+
+@on_ray
+def test_addresses_are_read_and_written(ray: Any, here: Path) -> None:
+    del ray
+    photographs(here / "far", ["a/1.png", "a/2.png", ".hidden.png", "notes/3.txt.png"])
+    (here / "far" / "a" / "2.png").write_bytes(b"no image")
+    # "file" is opened by pyarrow, "local" by fsspec.
+    summary = segment_dataset(
+        (here / "far").as_uri(),
+        f"local://{here / 'near'}",
+        model="tiny.pth",
+        device="cpu",
+        kinds=("mask", "overlay"),
+        recursive=True,
+        workers=1,
+    )
+    assert (summary.segmented, summary.failed) == (2, 1)
+    names = ["a/1.png", "a/1_overlay.png", "notes/3.txt.png", "notes/3.txt_overlay.png"]
+    files = tree(here / "near")
+    assert sorted(files) == sorted([*names, "manifest.parquet"])
+    for place in (Path("a/1.png"), Path("notes/3.txt.png")):
+        result = load_model("tiny.pth", device="cpu")(here / "far" / place)
+        result.save(here / "expected.png")
+        assert files[place.as_posix()] == (here / "expected.png").read_bytes()
+    row = rows_of(here / "near" / "manifest.parquet")["1.png"]
+    assert row["overlay"] == f"local://{here / 'near'}/a/1_overlay.png"
+
+
+@on_ray
+def test_workers_that_cannot_start_end_the_run(ray: Any, here: Path) -> None:
+    del ray
+    options: dict[str, Any] = {"model": "tiny.pth", "workers": 1, "recursive": True}
+    with pytest.raises(DeviceError, match="no GPU"):
+        segment_dataset("in", here / "none", device="cuda", **options)
+    with pytest.raises(DeviceError, match=r"cannot start: .*Device 'mps' is not available"):
+        segment_dataset("in", here / "none", device="mps", **options)
+
+
+@on_ray
+def test_the_ray_of_the_program_is_used_and_left_running(ray: Any, here: Path) -> None:
+    with pytest.raises(OptionError, match="initialised Ray already"):
+        segment_dataset("in/gone.png", here / "left", model="tiny.pth", address="auto")
+    assert ray.is_initialized()
+
+
+@on_ray
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kinds": ["overlay"]}, "kinds is"),
+        ({"style": "dots"}, "style is"),
+        ({"workers": 0}, "workers is 0"),
+        ({"scale": -1}, "scale"),
+        ({"threshold": 2}, "threshold is 2"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_starts(
+    ray: Any, here: Path, options: dict[str, Any], message: str
+) -> None:
+    del ray
+    with pytest.raises(OptionError, match=message):
+        segment_dataset("in", here / "wrong", model="tiny.pth", recursive=True, **options)
+    assert not (here / "wrong").exists()
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'vesselseg\[ray\]'"):
+        segment_dataset("in", "out")
+
+
+@pytest.mark.parametrize(
+    "options", [["--address", "auto"], ["--executor", "ray", "--part", "1/2"],
+                ["--executor", "ray", "-o", "-"]],
+)  # fmt: skip
+def test_options_that_do_not_go_together_are_refused(options: list[str]) -> None:
+    assert main(["segment", "eye.jpg", "-o", "out", *options]) == 2
