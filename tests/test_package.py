@@ -53,7 +53,7 @@ ORDER = [
     {"segmenter", "accept"},
     {"cache"},
     {"loading"},
-    {"evaluation", "batch"},
+    {"evaluation", "batch", "app"},
     {"cli", "__main__"},
 ]
 
