@@ -1,19 +1,22 @@
 """The page of the real command in a real browser, from the photograph to the file."""
 
 import base64
+import io
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+import requests
 from conftest import EXAMPLE
+from PIL import Image
 
 import vesselseg
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
-from browser import chromium  # noqa: E402
+from browser import chromium
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +132,36 @@ def test_only_the_server_itself_was_asked(driver, address):
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_file_that_is_no_image_is_told(driver, tmp_path):
-    path = tmp_path / "notes.jpg"
-    path.write_text("no image")
-    driver.find_element("id", "file").send_keys(str(path))
-    told = wait(lambda: driver.find_element("id", "error").text)
-    assert told.startswith("notes.jpg: the 8 bytes given could not be decoded")
+def test_downloaded_overlay_has_the_opacity_that_is_set(driver, folder, expected):
+    move(driver, "threshold", 0.5)
+    move(driver, "opacity", 0.25)
+    with Image.open(io.BytesIO(downloaded(driver, folder, "overlay.png"))) as image:
+        np.testing.assert_array_equal(image, expected[0.5].overlay(opacity=0.25))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("'no image'", "notes.jpg: the 8 bytes given could not be decoded"),
+        ("new Uint8Array(50e6 + 1)", "notes.jpg: has 50.0 MB; at most 50 MB are taken"),
+    ],
+)
+def test_dropped_file_that_is_not_accepted_is_told(driver, content, told):
+    driver.execute_script(
+        "const dropped = new DataTransfer();"
+        f"dropped.items.add(new File([{content}], 'notes.jpg'));"
+        "document.body.dispatchEvent("
+        " new DragEvent('drop', {dataTransfer: dropped, bubbles: true, cancelable: true}))"
+    )
+    wait(lambda: driver.find_element("id", "error").text.startswith(told))
     assert not driver.find_element("id", "vessels").is_displayed()
     assert not driver.find_element("css selector", "[data-file='mask.png']").is_enabled()
+
+
+def test_result_is_forgotten_when_the_page_is_left(driver):
+    driver.find_element("id", "file").send_keys(str(EXAMPLE))
+    wait(lambda: driver.find_element("id", "vessels").is_displayed())
+    file = driver.find_element("id", "photograph").get_attribute("src")
+    assert requests.get(file, timeout=30).status_code == 200
+    driver.get("about:blank")
+    wait(lambda: requests.get(file, timeout=30).status_code == 404)

@@ -141,7 +141,10 @@ async function start() {
   for (const id of ["opacity", "divider"]) by(id).addEventListener("input", place);
   by("model").addEventListener("change", segment);
   by("full").addEventListener("change", () => by("pictures").classList.toggle("full", by("full").checked));
-  by("file").addEventListener("change", () => take(by("file").files));
+  by("file").addEventListener("change", () => {
+    take(by("file").files);
+    by("file").value = ""; // so that the same file can be chosen again
+  });
   by("downloads").addEventListener("click", (event) => {
     if (event.target.dataset.file) download(event.target.dataset.file);
   });
