@@ -52,7 +52,7 @@ ORDER = [
     {"prepare", "result", "cache", "metrics", "engines"},
     {"segmenter"},
     {"loading"},
-    {"evaluation", "batch"},
+    {"evaluation", "batch", "app"},
     {"ray"},
     {"cli", "__main__"},
 ]

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,13 +112,17 @@ class Segmentation:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
         if Path(path).suffix.lower() != ".png":
             raise OptionError(f"{str(path)!r} has to end in .png: masks are kept without loss.")
-        picture = self._picture(kind, style)
         with whole_file(path) as part:
-            picture.save(part, format="PNG", pnginfo=self._text_chunks(kind))
+            self._write(part, kind, style=style)
 
-    def _picture(self, kind: str, style: str) -> Image.Image:
+    def _write(self, target: Path | IO[bytes], kind: str, **drawn: Any) -> None:
+        """The PNG file of :meth:`save`; `drawn` are arguments of :meth:`overlay`."""
+        picture = self._picture(kind, **drawn)
+        picture.save(target, format="PNG", pnginfo=self._text_chunks(kind))
+
+    def _picture(self, kind: str, **drawn: Any) -> Image.Image:
         if kind == "overlay":
-            return self.overlay(style=style)
+            return self.overlay(**drawn)
         if kind == "probability":
             return Image.fromarray(np.rint(self.probability * 65535.0).astype(np.uint16))
         shown = self.mask if kind == "mask" else self.field_of_view

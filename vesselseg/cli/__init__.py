@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import DeviceError, OptionError, UnknownModelError, VesselsegError, did_you_mean
-from . import doctor, evaluate, export, models, segment, weights
+from . import app, doctor, evaluate, export, models, segment, weights
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -37,7 +37,7 @@ def _parser_and_commands() -> tuple[argparse.ArgumentParser, Collection[str]]:
     )
     parser.add_argument("--version", action="version", version=f"vesselseg {__version__}")
     commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (segment, evaluate, models, weights, export, doctor):
+    for module in (segment, evaluate, models, weights, export, app, doctor):
         module.add_parsers(commands)
     return parser, commands.choices
 

@@ -1,0 +1,124 @@
+"""``vesselseg app`` up to the moment at which it serves; tests/app has the page."""
+
+import builtins
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+
+from vesselseg.cli import app, main
+
+
+def needs_extra():
+    for name in ("starlette", "uvicorn"):
+        pytest.importorskip(name, reason="the extra app is not installed")
+
+
+@pytest.fixture
+def command():
+    """Start ``vesselseg app``; its process, and the line that it prints."""
+    needs_extra()
+    started = []
+
+    def start(*options):
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "vesselseg", "app", "--device", "cpu", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process, process.stdout.readline()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
+    process, line = command("--port", "0")
+    url = re.fullmatch(r"vesselseg: (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
+    settings = requests.get(f"{url}settings", timeout=30).json()
+    assert settings["models"][0] == "unet_s5-c16_chase-hrf-preliminary"
+    assert settings["max_upload"] == 50_000_000
+    assert requests.get(url, headers={"Host": "example.org"}, timeout=30).status_code == 403
+    assert "server" not in requests.get(url, timeout=30).headers
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "")
+
+
+def test_other_address_options_and_file(command, model, tmp_path):
+    model.save(tmp_path / "mine.pth")
+    process, line = command("--host", "0.0.0.0", "--port", "0", "--max-upload", "3",
+                            "--model", str(tmp_path / "mine.pth"))  # fmt: skip
+    url = line.split()[1]
+    settings = requests.get(f"{url}settings", timeout=30).json()
+    assert settings["models"][0] == "narrow (mine.pth)"
+    assert settings["max_upload"] == 3_000_000
+    assert requests.get(url, headers={"Host": "my-computer"}, timeout=30).status_code == 200
+    process.terminate()
+    assert "there is no password and nothing is encrypted" in process.communicate(timeout=30)[1]
+
+
+def test_port_in_use_is_told(capsys):
+    needs_extra()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["app", "--port", str(port)]) == 2
+    told = capsys.readouterr().err
+    assert f"Port {port} of '127.0.0.1' cannot be listened at: " in told
+    assert "--port 0" in told
+
+
+def test_model_that_does_not_exist_is_told_before_anything_is_served(capsys):
+    needs_extra()
+    assert main(["app", "--port", "0", "--model", "no.pth"]) == 1
+    assert "no.pth" in capsys.readouterr().err
+    assert main(["app", "--port", "0", "--model", "unet"]) == 2
+    assert "There is no model 'unet'" in capsys.readouterr().err
+
+
+def test_missing_extra_is_told(capsys, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments):
+        if name == "uvicorn":
+            raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert main(["app"]) == 1
+    assert capsys.readouterr().err == (
+        "vesselseg: The page needs uvicorn, which is not installed. Install it with: "
+        "pip install 'vesselseg[app]'\n"
+    )
+
+
+@pytest.mark.parametrize("options", [["--port", "70000"], ["--port", "web"], ["--max-upload", "0"]])
+def test_wrong_values_are_refused(options, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["app", *options])
+    assert ended.value.code == 2
+    assert options[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "names"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80/", True),
+        ("localhost", "http://localhost:80/", True),
+        ("::1", "http://[::1]:80/", True),
+        ("0.0.0.0", "http://127.0.0.1:80/", False),
+        ("::", "http://[::1]:80/", False),
+        ("192.0.2.7", "http://192.0.2.7:80/", False),
+    ],
+)
+def test_names_are_checked_where_only_this_machine_can_ask(host, url, names):
+    assert app._url(host, 80) == url
+    assert (app._names(host) is not None) is names
