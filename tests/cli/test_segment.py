@@ -358,7 +358,7 @@ def test_a_run_killed_half_way_is_finished_by_skip_existing(
     Path("p/sub/100.png").unlink()
     os.mkfifo("p/sub/100.jpg")  # opening it takes until somebody writes: the run stops here
     process = start(*command)
-    wait_for(lambda: len(list(Path("out").rglob("*.png"))) >= 180)
+    wait_for(lambda: len(list(Path("out").rglob("*_fov.png"))) >= 90)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     process.stderr.close()  # type: ignore[union-attr]

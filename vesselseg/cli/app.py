@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError, OptionError
-from .segment import _positive
+from .arguments import positive
 
 if TYPE_CHECKING:
     from ..app.models import Models
@@ -41,9 +41,9 @@ def add_parsers(commands: Any) -> None:
         "not 127.0.0.1 lets other machines in (default: %(default)s)")  # fmt: skip
     add("--port", type=_port, default=8000, metavar="N",
         help="port to listen at, 0 for any free one (default: %(default)s)")  # fmt: skip
-    add("--max-upload", type=_positive, default=50, metavar="MB",
+    add("--max-upload", type=positive, default=50, metavar="MB",
         help="largest file that is taken, in megabytes (default: %(default)s)")  # fmt: skip
-    add("--max-pixels", type=_positive, default=50_000_000, metavar="N",
+    add("--max-pixels", type=positive, default=50_000_000, metavar="N",
         help="largest image that is decoded (default: %(default)s)")  # fmt: skip
     add = parser.add_argument_group("model").add_argument
     add("--model", metavar="NAME", help="a name from `vesselseg models`, or a file saved by "

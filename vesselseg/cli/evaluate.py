@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from . import arguments
 
 if TYPE_CHECKING:
     from ..evaluation.datasets import Dataset
@@ -69,12 +70,12 @@ def add_parsers(commands: Any) -> None:
     )
     parser.add_argument(
         "--scale",
-        type=_scale,
+        type=arguments.scale,
         help="fit, native, fov, or a positive factor (default: the model's own rule)",
     )
     parser.add_argument(
         "--threshold",
-        type=_threshold,
+        type=arguments.threshold,
         default=0.5,
         help="pixels of a higher probability are vessel (default: %(default)s)",
     )
@@ -190,25 +191,3 @@ def _run(
         return evaluate(
             model, dataset, scale=options.scale, threshold=options.threshold, on_case=on_case
         )
-
-
-def _scale(text: str) -> str | float:
-    if text in ("fit", "native", "fov"):
-        return text
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not (math.isfinite(factor) and factor > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not fit, native, fov or a positive factor")
-    return factor
-
-
-def _threshold(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value

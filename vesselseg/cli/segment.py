@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, OutputError
+from . import arguments
 
 if TYPE_CHECKING:
     from ..batch.manifest import Line
@@ -78,12 +79,12 @@ def add_parsers(commands: Any) -> None:
     add("--precision", default="float32",
         help="float32, bfloat16, float16, or auto, the fastest that the device computes natively; "
         "`vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
-    add("--scale", type=_scale, metavar="RULE", help="fit (into the size of the model's data "
+    add("--scale", type=arguments.scale, metavar="RULE", help="fit (into the size of the model's data "
         "set), native, fov (field of view brought to the model's diameter), or a factor "
         "(default: the model's own rule)")  # fmt: skip
-    add("--threshold", type=_threshold, default=0.5, metavar="P",
+    add("--threshold", type=arguments.threshold, default=0.5, metavar="P",
         help="pixels above this probability are vessel, 0 to 1 (default: %(default)s)")  # fmt: skip
-    add("--batch-size", type=_positive, metavar="N",
+    add("--batch-size", type=arguments.positive, metavar="N",
         help="windows computed at once (default: what suits the device)")  # fmt: skip
     add = parser.add_argument_group("which images").add_argument
     add("-r", "--recursive", action="store_true",
@@ -242,36 +243,6 @@ def _to_standard_output(options: argparse.Namespace, kinds: Sequence[str]) -> in
         except OSError as error:
             raise OutputError(f"Standard output cannot be written: {error}.") from error
     return 0
-
-
-def _scale(text: str) -> str | float:
-    if text in ("fit", "native", "fov"):
-        return text
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither fit, native, fov nor a positive factor"
-        )
-    return factor
-
-
-def _threshold(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return int(text)
 
 
 def _part(text: str) -> tuple[int, int]:
