@@ -204,8 +204,8 @@ def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
         (["x", "--dataset", "pairs", "--split", "test"], "pairs have no known halves"),
         (["--dataset", "pairs", "--images", "y"], "both --images and --labels"),
         (["x", "--dataset", "pairs", "--weights", "y"], "--weights needs exactly one --model"),
-        (["x", "--dataset", "pairs", "--scale", "big"], "'big' is not fit, native, fov"),
-        (["x", "--dataset", "pairs", "--scale", "-1"], "'-1' is not fit, native, fov"),
+        (["x", "--dataset", "pairs", "--scale", "big"], "'big' is neither fit, native, fov"),
+        (["x", "--dataset", "pairs", "--scale", "-1"], "'-1' is neither fit, native, fov"),
         (["x", "--dataset", "pairs", "--threshold", "50"], "'50' is not a number from 0 to 1"),
         (
             ["x", "--dataset", "pairs", "--json", "no/where.json"],

@@ -79,9 +79,9 @@ def add_parsers(commands: Any) -> None:
     add("--precision", default="float32",
         help="float32, bfloat16, float16, or auto, the fastest that the device computes natively; "
         "`vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
-    add("--scale", type=arguments.scale, metavar="RULE", help="fit (into the size of the model's data "
-        "set), native, fov (field of view brought to the model's diameter), or a factor "
-        "(default: the model's own rule)")  # fmt: skip
+    add("--scale", type=arguments.scale, metavar="RULE",
+        help="fit (into the size of the model's data set), native, fov (field of view brought to "
+        "the model's diameter), or a factor (default: the model's own rule)")  # fmt: skip
     add("--threshold", type=arguments.threshold, default=0.5, metavar="P",
         help="pixels above this probability are vessel, 0 to 1 (default: %(default)s)")  # fmt: skip
     add("--batch-size", type=arguments.positive, metavar="N",
