@@ -145,8 +145,8 @@ _PUBLISHED = (
 EMBEDDED = Checkpoint(
     name="unet_s5-c16_chase-hrf-preliminary",
     dataset="chase_db1+hrf",
-    crop=512,
-    stride=384,
+    crop=640,
+    stride=544,
     width=16,
     scale="fov",
     fov_diameter=1000,
@@ -154,7 +154,7 @@ EMBEDDED = Checkpoint(
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf-preliminary.pth",
-            sha256="8c95ebf8dcba11b20396af86582f6eb1d4db5fe399d977da29eb402ff3db467c",
+            sha256="90a7f571a9f2d7eee0994f2bac25f5584c37e2e7af9f2b7949862c45fde1b0d0",
         ),
     ),
     license="Apache-2.0",
