@@ -173,10 +173,9 @@ class Segmenter:
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the network as an ONNX file, for other languages and runtimes.
 
-        It takes windows, "image", uint8 RGB (N, 3, H, W), and gives "logits", float32
-        (N, 2, H, W), background and vessel. N, H and W are free, but H and W are multiples of
-        "multiple" in the file's metadata, which has the whole record and the weights' digest,
-        too. ``load_model("NAME.onnx")`` runs it.
+        It takes windows, "image", uint8 RGB (N, 3, H, W), H and W multiples of "multiple" in the
+        file's metadata, and gives "logits", float32 (N, 2, H, W), background and vessel. The
+        metadata has the record and the weights' digest. ``load_model("NAME.onnx")`` runs it.
 
         Raises
         ------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError, OptionError
-from .arguments import positive
+from . import arguments
 
 if TYPE_CHECKING:
     from ..app.models import Models
@@ -41,19 +41,11 @@ def add_parsers(commands: Any) -> None:
         "not 127.0.0.1 lets other machines in (default: %(default)s)")  # fmt: skip
     add("--port", type=_port, default=8000, metavar="N",
         help="port to listen at, 0 for any free one (default: %(default)s)")  # fmt: skip
-    add("--max-upload", type=positive, default=50, metavar="MB",
+    add("--max-upload", type=arguments.positive, default=50, metavar="MB",
         help="largest file that is taken, in megabytes (default: %(default)s)")  # fmt: skip
-    add("--max-pixels", type=positive, default=50_000_000, metavar="N",
+    add("--max-pixels", type=arguments.positive, default=50_000_000, metavar="N",
         help="largest image that is decoded (default: %(default)s)")  # fmt: skip
-    add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="NAME", help="a name from `vesselseg models`, or a file saved by "
-        "vesselseg (default: the model that is part of vesselseg)")  # fmt: skip
-    add("--weights", metavar="FILE", help="local file to read in place of the model's own "
-        "(default: the package's, the cache's, or downloaded)")  # fmt: skip
-    add("--device", default="auto",
-        help="auto, cpu, cuda, cuda:1, mps (default: %(default)s, the best there is)")  # fmt: skip
-    add("--precision", default="float32",
-        help="float32, bfloat16, float16 or auto (default: %(default)s)")  # fmt: skip
+    arguments.add_model(parser)
     parser.set_defaults(run=_app)
 
 

@@ -1,9 +1,26 @@
-"""Values that several commands take."""
+"""Options and values that several commands take."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
+
+
+def add_model(parser: argparse.ArgumentParser) -> Any:
+    """Add the options that say which model runs, and on what; their group."""
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--model", metavar="NAME", help="a name from `vesselseg models`, or a file saved by "
+        "vesselseg (default: the model that is part of vesselseg)")  # fmt: skip
+    add("--weights", metavar="FILE", help="local file to read in place of the model's own "
+        "(default: the package's, the cache's, or downloaded)")  # fmt: skip
+    add("--device", default="auto",
+        help="auto, cpu, cuda, cuda:1, mps (default: %(default)s, the best there is)")  # fmt: skip
+    add("--precision", default="float32",
+        help="float32, bfloat16, float16, or auto, the fastest that the device computes natively; "
+        "`vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
+    return group
 
 
 def scale(text: str) -> str | float:

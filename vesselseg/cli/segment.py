@@ -69,16 +69,7 @@ def add_parsers(commands: Any) -> None:
         "model, sha256 of its weights, scale, device, precision, threshold, seconds, fraction of "
         "the field of view that is vessel; or the error. Runs at the same time need a FILE each "
         "(default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
-    add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="NAME", help="a name from `vesselseg models`, or a file saved by "
-        "vesselseg (default: the model that is part of vesselseg)")  # fmt: skip
-    add("--weights", metavar="FILE", help="local file to read in place of the model's own "
-        "(default: the package's, the cache's, or downloaded)")  # fmt: skip
-    add("--device", default="auto",
-        help="auto, cpu, cuda, cuda:1, mps (default: %(default)s, the best there is)")  # fmt: skip
-    add("--precision", default="float32",
-        help="float32, bfloat16, float16, or auto, the fastest that the device computes natively; "
-        "`vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
+    add = arguments.add_model(parser).add_argument
     add("--scale", type=arguments.scale, metavar="RULE",
         help="fit (into the size of the model's data set), native, fov (field of view brought to "
         "the model's diameter), or a factor (default: the model's own rule)")  # fmt: skip
