@@ -47,8 +47,9 @@ def test_every_error_has_the_base_and_a_builtin():
 # Each module may import those above it, and the ones on its own line no other.
 ORDER = [
     {"errors", "_version"},
-    {"files", "plainfile", "record", "windows", "unet", "fov"},
-    {"checkpoints", "images", "weights", "sliding", "engine"},
+    {"files", "plainfile", "record", "windows", "unet", "fov", "winograd"},
+    {"checkpoints", "images", "weights", "sliding", "onednn"},
+    {"engine"},
     {"prepare", "result", "cache", "metrics", "engines"},
     {"segmenter"},
     {"loading"},

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import onednn
 from .errors import DeviceError, OptionError, ResourceError, did_you_mean
 from .record import Checkpoint
 from .unet import UNet
@@ -21,8 +22,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 PRECISIONS = (*_DTYPES, "auto")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# Pixels in one batch of windows. A CPU's maps should stay in its cache; a GPU wants to be full.
-_BATCH_PIXELS = {"cpu": 2**16, "cuda": 2**20, "mps": 2**18}
+# Bytes of one channel of a batch. A CPU's maps should stay in its cache; a GPU wants to be full.
+_BATCH_BYTES = {"cpu": 2**17, "cuda": 2**21, "mps": 2**20}
 
 
 class TorchEngine:
@@ -31,7 +32,7 @@ class TorchEngine:
     Parameters
     ----------
     network : UNet
-        Folded, float32, on the CPU. In float32 on the CPU it is used itself; else it is copied.
+        Folded, float32, on the CPU. It stays as it is; on a CPU its weights are shared.
     checkpoint : Checkpoint
         For `mean` and `std`.
     device : torch.device
@@ -44,12 +45,11 @@ class TorchEngine:
         self, network: UNet, checkpoint: Checkpoint, device: torch.device, precision: str
     ) -> None:
         self.device, self.dtype = device, _DTYPES[precision]
-        if not (device.type == "cpu" and self.dtype == torch.float32):
-            network = copy.deepcopy(network)
-        classifier = copy.deepcopy(network.head.classifier)
-        network.to(device, self.dtype)
-        network.head.classifier = classifier.to(device)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device.type == "cpu" and onednn.available() and precision in native_precisions(device):
+            self.network = onednn.pack(network, self.dtype)
+            _keep_freed_memory()
+        else:
+            self.network = _copy(network, device, self.dtype)
         self._split_reported = False
         shape = (1, 3, 1, 1)
         self.mean, self.std = (
@@ -97,6 +97,27 @@ class TorchEngine:
                 "%d windows at once do not fit into the memory of %s; they are halved. A smaller "
                 "batch_size avoids the failed attempts.", count, self.device,
             )  # fmt: skip
+
+
+def _copy(network: UNet, device: torch.device, dtype: torch.dtype) -> UNet:
+    """The network elsewhere; its classifier stays in float32."""
+    network = copy.deepcopy(network)
+    classifier = copy.deepcopy(network.head.classifier)
+    network.to(device, dtype)
+    network.head.classifier = classifier.to(device)
+    moved: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def _keep_freed_memory() -> None:
+    """Let maps be taken from memory that was used before.
+
+    The C library of Linux gives large blocks back to the system when they are freed, and each new
+    map is then paid for page by page: up to a third of the time of a small network. It stops for
+    blocks up to the size of the largest that was freed so far, 32 MiB at most (mallopt(3),
+    M_MMAP_THRESHOLD). So one is freed here; none of its pages is ever touched.
+    """
+    torch.empty(2**25 - 2**13, dtype=torch.uint8)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -208,7 +229,9 @@ def native_precisions(device: torch.device) -> list[str]:
     return [*native, "float16"]
 
 
-def choose_batch_size(batch_size: int | None, checkpoint: Checkpoint, device: torch.device) -> int:
+def choose_batch_size(
+    batch_size: int | None, checkpoint: Checkpoint, device: torch.device, precision: str
+) -> int:
     """Windows in one batch: the caller's number, or what suits the device.
 
     Raises
@@ -217,7 +240,8 @@ def choose_batch_size(batch_size: int | None, checkpoint: Checkpoint, device: to
         If it is not a positive whole number.
     """
     if batch_size is None:
-        return max(1, _BATCH_PIXELS[device.type] // checkpoint.crop**2)
+        window = checkpoint.crop**2 * _DTYPES[precision].itemsize
+        return max(1, _BATCH_BYTES[device.type] // window)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError(f"batch_size is {batch_size!r}; it has to be a whole number from 1 up.")
     return batch_size

@@ -62,7 +62,7 @@ class Segmenter:
         self.sha256 = sha256
         self.device = device
         self.precision = precision
-        self.batch_size = choose_batch_size(batch_size, checkpoint, device)
+        self.batch_size = choose_batch_size(batch_size, checkpoint, device, precision)
         self.max_pixels = choose_max_pixels(max_pixels)
 
     def __call__(

@@ -30,7 +30,10 @@ _EPSILON = 1e-5  # of every batch norm in the published configurations
 
 
 class ConvUnit(nn.Module):
-    """A convolution that keeps the size of its map, batch norm (if any), ReLU (unless told not)."""
+    """A convolution that keeps the size of its map, batch norm (if any), ReLU (unless told not).
+
+    Of several maps it takes the channels of all, in order.
+    """
 
     def __init__(
         self,
@@ -50,8 +53,8 @@ class ConvUnit(nn.Module):
         self.norm = nn.BatchNorm2d(out, eps=_EPSILON) if norm else None
         self.relu = relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
+    def forward(self, *parts: Tensor) -> Tensor:
+        x = self.conv(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         if self.norm is not None:
             x = self.norm(x)
         # In place: nobody else reads the convolution's output.
@@ -75,8 +78,8 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.reduce(x)  # (N, 2C, H, W) -> (N, C, H, W)
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-        x = torch.cat([skip, F.relu(x, inplace=True)], dim=1)  # (N, 2C, 2H, 2W)
-        out: Tensor = self.block(x)
+        join, unit = self.block
+        out: Tensor = unit(join(skip, F.relu(x, inplace=True)))  # of 2C channels, (N, C, 2H, 2W)
         return out
 
 
@@ -106,7 +109,7 @@ class PSPHead(nn.Module):
         maps = [x]
         for bins, unit in zip(POOL_SCALES, self.pyramid, strict=True):
             maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
-        return _classify(self.classifier, self.bottleneck(torch.cat(maps, dim=1)))
+        return _classify(self.classifier, self.bottleneck(*maps))
 
 
 class ASPPHead(nn.Module):
@@ -125,7 +128,7 @@ class ASPPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [_enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
         maps += [unit(x) for unit in self.atrous]
-        return _classify(self.classifier, self.bottleneck(torch.cat(maps, dim=1)))
+        return _classify(self.classifier, self.bottleneck(*maps))
 
 
 _Head = FCNHead | PSPHead | ASPPHead
