@@ -13,6 +13,7 @@ from vesselseg.engine import (
     choose_precision,
     native_precisions,
 )
+from vesselseg.windows import windows
 
 CPU = torch.device("cpu")
 CUDA = torch.cuda.is_available()
@@ -102,7 +103,7 @@ class TestBatchSize:
     @pytest.mark.parametrize(
         ("name", "precision", "expected"),
         [
-            ("drive", "float32", 8), ("drive", "bfloat16", 16),
+            ("drive", "float32", 7), ("drive", "bfloat16", 14),
             ("chase_db1", "float32", 2), ("chase_db1", "bfloat16", 4),
             ("hrf", "float32", 1), ("hrf", "bfloat16", 1),
         ],
@@ -111,6 +112,11 @@ class TestBatchSize:
         record = find_checkpoint(f"unet_s5-d16_{name}")
         assert choose_batch_size(None, record, CPU, precision) == expected
         assert choose_batch_size(None, record, torch.device("cuda"), precision) > expected
+
+    def test_fills_the_last_batch(self):
+        record = find_checkpoint("unet_s5-d16_drive")
+        count = len(windows(*record.fit_size, record.crop, record.stride))
+        assert count % choose_batch_size(None, record, CPU, "float32") == 0
 
     def test_asked_for(self):
         assert choose_batch_size(3, NARROW, CPU, "float32") == 3

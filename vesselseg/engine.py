@@ -15,6 +15,7 @@ from . import onednn
 from .errors import DeviceError, OptionError, ResourceError, did_you_mean
 from .record import Checkpoint
 from .unet import UNet
+from .windows import windows
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def _keep_freed_memory() -> None:
     blocks up to the size of the largest that was freed so far, 32 MiB at most (mallopt(3),
     M_MMAP_THRESHOLD). So one is freed here; none of its pages is ever touched.
     """
-    torch.empty(2**25 - 2**13, dtype=torch.uint8)
+    torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -241,7 +242,12 @@ def choose_batch_size(
     """
     if batch_size is None:
         window = checkpoint.crop**2 * _DTYPES[precision].itemsize
-        return max(1, _BATCH_BYTES[device.type] // window)
+        most = max(1, _BATCH_BYTES[device.type] // window)
+        if checkpoint.fit_size is None:
+            return most
+        # The last batch is filled up: of the larger sizes, that with the least to fill.
+        count = len(windows(*checkpoint.fit_size, checkpoint.crop, checkpoint.stride))
+        return min(range(most, most // 2, -1), key=lambda size: -count % size)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError(f"batch_size is {batch_size!r}; it has to be a whole number from 1 up.")
     return batch_size

@@ -3,8 +3,8 @@
 Called in the ordinary way, a convolution brings its weights into oneDNN's layout each time (37 MB
 in the deepest layer of a published model), leaves the ReLU to another pass over its map, and
 maps are copied to be joined along their channels. Here weights are laid out once, the ReLU is
-part of the convolution, maps that belong together are convolved onto one sum, and in float32
-the widest layers take :mod:`vesselseg.winograd`.
+part of the convolution, maps that belong together are convolved onto one sum, and the widest
+layers take :mod:`vesselseg.winograd`.
 
 The entrances are those that ``torch.compile`` takes for frozen networks on a CPU; they are not
 part of PyTorch's documented interface, so :func:`available` asks for them first.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import winograd
-from .unet import ConvUnit, UNet
+from .unet import Classifier, ConvUnit, UNet
 
 _OPS: Any = torch.ops.mkldnn
 _NN: Any = torch._C._nn
@@ -52,13 +52,15 @@ def pack(network: UNet, dtype: torch.dtype) -> UNet:
     for name, unit in network.named_modules():
         if isinstance(unit, ConvUnit):
             packed.set_submodule(name, _packed(unit, dtype))
+    if dtype != torch.float32:
+        packed.head.classifier = WideningClassifier(network.head.classifier)
     return packed
 
 
 def _packed(unit: ConvUnit, dtype: torch.dtype) -> nn.Module:
     out, channels, height, _ = unit.conv.weight.shape
     plain = height == 3 and unit.conv.dilation == (1, 1) and unit.relu
-    if plain and dtype == torch.float32 and min(channels, out) >= _WINOGRAD_CHANNELS:
+    if plain and min(channels, out) >= _WINOGRAD_CHANNELS:
         return WinogradUnit(unit, dtype)
     return PackedUnit(unit, dtype)
 
@@ -118,5 +120,29 @@ class WinogradUnit(PackedUnit):
             return super().forward(*parts)
         if not self._filters:
             tiles = count * height * width // 4
-            self._filters = winograd.transform(self.weight.detach(), tiles)
+            self._filters = winograd.transform(self.weight.detach(), tiles, self.dtype)
         return winograd.convolve(parts, self._filters, self.bias)
+
+
+class WideningClassifier(Classifier):
+    """The last 1x1 convolution, in float32, of a map in half precision.
+
+    So many pixels at a time that they are still in the cache when they have been widened.
+    """
+
+    _PIXELS = 2**14
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__(classifier.in_channels)
+        self.weight, self.bias = classifier.weight, classifier.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        weight, bias = self.weight.flatten(1).t(), self.bias
+        assert bias is not None
+        logits = x.new_empty(len(pixels), self.out_channels, dtype=torch.float32)
+        for start in range(0, len(pixels), self._PIXELS):
+            part = slice(start, start + self._PIXELS)
+            torch.addmm(bias, pixels[part].float(), weight, out=logits[part])
+        return logits.view(count, height, width, -1).permute(0, 3, 1, 2)

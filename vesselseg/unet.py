@@ -83,16 +83,31 @@ class Up(nn.Module):
         return out
 
 
+class Classifier(nn.Conv2d):
+    """The last 1x1 convolution: channels -> logits, in the precision of its own weights.
+
+    A network in half precision may keep this one in float32: the difference of two rounded
+    logits would lose what decides a pixel.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class FCNHead(nn.Module):
     """One 3x3 unit on the last map of the decoder."""
 
     def __init__(self, channels: int, *, norm: bool) -> None:
         super().__init__()
         self.unit = ConvUnit(channels, channels, norm=norm)
-        self.classifier = nn.Conv2d(channels, CLASSES, 1)
+        self.classifier = Classifier(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _classify(self.classifier, self.unit(x))
+        logits: Tensor = self.classifier(self.unit(x))
+        return logits
 
 
 class PSPHead(nn.Module):
@@ -103,13 +118,14 @@ class PSPHead(nn.Module):
         out = channels // 4
         self.pyramid = nn.ModuleList(ConvUnit(channels, out, 1, norm=norm) for _ in POOL_SCALES)
         self.bottleneck = ConvUnit(channels + len(POOL_SCALES) * out, out, norm=norm)
-        self.classifier = nn.Conv2d(out, CLASSES, 1)
+        self.classifier = Classifier(out)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]
         for bins, unit in zip(POOL_SCALES, self.pyramid, strict=True):
             maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
-        return _classify(self.classifier, self.bottleneck(*maps))
+        logits: Tensor = self.classifier(self.bottleneck(*maps))
+        return logits
 
 
 class ASPPHead(nn.Module):
@@ -123,12 +139,13 @@ class ASPPHead(nn.Module):
             ConvUnit(channels, out, 1 if d == 1 else 3, dilation=d, norm=norm) for d in _DILATIONS
         )
         self.bottleneck = ConvUnit((1 + len(_DILATIONS)) * out, out, norm=norm)
-        self.classifier = nn.Conv2d(out, CLASSES, 1)
+        self.classifier = Classifier(out)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [_enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
         maps += [unit(x) for unit in self.atrous]
-        return _classify(self.classifier, self.bottleneck(*maps))
+        logits: Tensor = self.classifier(self.bottleneck(*maps))
+        return logits
 
 
 _Head = FCNHead | PSPHead | ASPPHead
@@ -210,13 +227,6 @@ def fold_batch_norm(state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
     return nn.Sequential(ConvUnit(channels, out, norm=norm), ConvUnit(out, out, norm=norm))
-
-
-def _classify(classifier: nn.Conv2d, x: Tensor) -> Tensor:
-    # A network in half precision may keep its last layer in float32: the difference of two
-    # rounded logits would lose what decides a pixel.
-    logits: Tensor = classifier(x.to(classifier.weight.dtype))
-    return logits
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:

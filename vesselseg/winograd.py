@@ -1,8 +1,9 @@
-"""3x3 convolutions through products of matrices: Winograd's F(2x2, 3x3), on a CPU in float32.
+"""3x3 convolutions through products of matrices: Winograd's F(2x2, 3x3), on a CPU.
 
 An output tile of 2 x 2 pixels needs an input tile of 4 x 4 and 36 multiplications for each pair
 of channels. Taken to 16 points, by sums and differences alone, the same tile needs 16. With
-fewer products in each sum the rounding errors are smaller, too.
+fewer products in each sum the rounding errors are smaller, too, in float32; in bfloat16, whose
+sums and differences are rounded as well, they are about the same as a direct convolution's.
 
 Source: Lavin, Gray, Fast algorithms for convolutional neural networks, 2016,
 doi:10.1109/CVPR.2016.435; its equation 8, with B, G and A as in equation 11.
@@ -23,9 +24,9 @@ _G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dty
 Filters = list[list[Tensor]]  # [column][row] of the 4 x 4 points: (K, C), in oneDNN's layout
 
 
-def transform(weight: Tensor, tiles: int) -> Filters:
-    """Weights (K, C, 3, 3) -> filters, laid out for products with `tiles` rows."""
-    points = torch.einsum("ru,kcuv,sv->srkc", _G, weight.double(), _G).float()
+def transform(weight: Tensor, tiles: int, dtype: torch.dtype) -> Filters:
+    """Weights (K, C, 3, 3) -> filters in `dtype`, laid out for products with `tiles` rows."""
+    points = torch.einsum("ru,kcuv,sv->srkc", _G, weight.double(), _G).to(dtype)
     return [[_OPS._reorder_linear_weight(row, tiles) for row in column] for column in points]
 
 
