@@ -21,7 +21,8 @@ SIDES = (8, 16, 32, 64, 128, 256)
 BATCHES = (1, 2, 4, 8, 16, 32)
 # Below, starting a convolution takes longer than computing it; above, nothing gets faster.
 LEAST, MOST = 1e8, 8e10  # FLOP
-_RUNS, _SECONDS = 3, 0.1  # of each convolution, at least
+_RUNS, _SECONDS = 3, 0.1  # of each convolution, at least,
+_PASSES = 2  # and all of them again, for a moment may be slow that meets one alone
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -46,11 +47,15 @@ def configurations() -> list[Convolution]:
 def measure() -> list[dict[str, Any]]:
     """Every configuration in each precision that the CPU has instructions for."""
     native = native_precisions(torch.device("cpu"))
+    dtypes = {precision: dtype for precision, dtype in _DTYPES.items() if precision in native}
+    fastest: dict[tuple[str, Convolution], float] = {}
+    for _ in range(_PASSES):
+        for key in itertools.product(dtypes, configurations()):
+            took = seconds(key[1], dtypes[key[0]])
+            fastest[key] = min(took, fastest.get(key, took))
     return [
-        {"precision": precision, **each._asdict(), "gflops": each.flop / seconds(each, dtype) / 1e9}
-        for precision, dtype in _DTYPES.items()
-        if precision in native
-        for each in configurations()
+        {"precision": precision, **each._asdict(), "gflops": each.flop / took / 1e9}
+        for (precision, each), took in fastest.items()
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import types
 from pathlib import Path
@@ -30,7 +29,6 @@ def build(record: Checkpoint) -> torch.nn.Module:
     """
     # Its wheel imports a compiled module of mmcv that these models never call.
     sys.modules.setdefault("mmcv._ext", _Unused("mmcv._ext"))
-    logging.getLogger("mmengine").setLevel(logging.WARNING)
     import mmseg
     from mmengine.config import Config
     from mmseg.registry import MODELS

@@ -1,7 +1,7 @@
 """All benchmarks in one command: tables in Markdown, figures in a JSON file.
 
     python -m venv .venv-benchmarks
-    .venv-benchmarks/bin/pip install -c constraints.txt -r benchmarks/requirements.txt ".[onnx]"
+    .venv-benchmarks/bin/pip install -c constraints.txt -r benchmarks/requirements.txt .
     .venv-benchmarks/bin/python benchmarks/run.py --json results.json
 
 What each figure means stands in benchmarks/README.md. Let nothing else run meanwhile.
@@ -36,9 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = machine.about()
     if warning := machine.warning(machine.load()):
         print(warning, file=sys.stderr)
-    # Random pixels and small images have no field of view, of which the library would warn.
-    logging.getLogger("vesselseg").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")  # of the libraries compared with
     versions = [f"{name} {version}" for name, version in about["versions"].items() if version]
     print(f"{about['processor']}, {about['threads']} threads, {about['date']}; "
           f"{', '.join(versions)}")  # fmt: skip
@@ -107,6 +104,13 @@ def run_scaling(options: argparse.Namespace, results: dict[str, Any]) -> None:
     print(markdown(results["scaling"], throughput.SCALING_COLUMNS))
 
 
+def hush() -> None:
+    """Leave out warnings of the libraries compared with, and of small images without a disc."""
+    logging.getLogger("vesselseg").setLevel(logging.ERROR)
+    logging.getLogger("mmengine").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
+
+
 RUN = {
     "limit": run_limit,
     "speed": run_speed,
@@ -117,4 +121,5 @@ RUN = {
 }
 
 if __name__ == "__main__":
+    hush()
     main()
