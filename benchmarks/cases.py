@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import reference
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 import vesselseg
 from vesselseg import Checkpoint, Segmenter, fov, prepare, weights
@@ -104,18 +106,40 @@ class Case:
 
     def _draw(self) -> Path:
         """Random weights in a file: mmsegmentation's own if it is there."""
-        file = self.folder / "weights.pth"
+        file, record = self.folder / "weights.pth", self.record
+        window = reference.normalise(middle(self.scaled), record)
         if self.theirs is not None:
+            balance(self.theirs.decode_head.conv_seg, partial(self.theirs, mode="tensor"), window)
             torch.save({"state_dict": self.theirs.state_dict()}, file)
         else:
-            record = self.record
-            weights.save(file, UNet(record.width, record.depth, record.head), record)
+            network = UNet(record.width, record.depth, record.head)
+            balance(network.head.classifier, network, window)
+            weights.save(file, network, record)
         return file
 
     def _embedded(self) -> Path:
         file = self.folder / "embedded.pth"
         vesselseg.load_model(device="cpu").save(file)
         return file
+
+
+def middle(pixels: NDArray[np.uint8], most: int = 256) -> NDArray[np.uint8]:
+    """The middle of an image, its sides multiples of 16."""
+    height, width = (min(most, side // 16 * 16) for side in pixels.shape[:2])
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
+
+
+def balance(classifier: nn.Conv2d, network: Callable[[Tensor], Tensor], window: Tensor) -> None:
+    """Shift a random network's bias so that half of a window is vessel.
+
+    Left as it is drawn, nearly all pixels would be of one class, and masks equal whatever is
+    computed.
+    """
+    assert classifier.bias is not None
+    with torch.no_grad():
+        logits = network(window)
+        classifier.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
 
 
 def photograph(size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ _CONFIG = "unet-s5-d16_fcn_4xb4-40k_drive-64x64.py"  # where a record names none
 
 
 def build(record: Checkpoint) -> torch.nn.Module:
-    """The model with mmsegmentation's random weights; about half of the pixels come out vessel.
+    """The model with mmsegmentation's random weights.
 
     Raises
     ------

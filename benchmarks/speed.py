@@ -25,6 +25,7 @@ COLUMNS = [
     Column("executed GFLOP/s", "executed", "{:.0f}"),
     Column("of the limit", "share", "{:.0%}"),
     Column("equal pixels", "equal", "{:.3%}"),
+    Column("vessel", "vessel", "{:.0%}"),
     Column("", "note"),
 ]
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vesselseg.checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint
+from vesselseg.unet import UNet
 from vesselseg.windows import windows
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -221,6 +222,18 @@ def _not_installed(_):
 
 
 class TestCases:
+    def test_the_middle_suits_the_network(self):
+        pixels = load("cases").noise((70, 600))
+        assert np.array_equal(load("cases").middle(pixels), pixels[3:67, 172:428])
+
+    def test_random_weights_give_both_classes(self):
+        network = UNet(NARROW.width, NARROW.depth)
+        window = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        load("cases").balance(network.head.classifier, network, window)
+        with torch.no_grad():
+            vessel = network(window).argmax(dim=1)
+        assert 0.4 < vessel.float().mean() < 0.6
+
     def test_plans(self):
         plans = load("cases").PLANS
         for plan in plans.values():
