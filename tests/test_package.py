@@ -49,7 +49,8 @@ ORDER = [
     {"errors", "_version"},
     {"files", "plainfile", "record", "windows", "unet", "fov"},
     {"checkpoints", "images", "weights", "sliding", "engine"},
-    {"prepare", "result", "cache", "metrics", "engines"},
+    {"prepare", "result", "cache", "metrics"},
+    {"engines"},
     {"segmenter"},
     {"loading"},
     {"evaluation", "batch", "app"},
@@ -58,10 +59,18 @@ ORDER = [
 ]
 
 
+_INT8 = {"openvino_int8", "openvino_quantize"}
+
 # The same inside packages whose modules build on each other.
 INSIDE = {
     "batch": [{"plan"}, {"manifest", "storage"}, {"run", "parquet"}, {"worker"}],
-    "cache": [{"progress", "places", "notes"}, {"transfer"}, {"accept"}, {"__init__"}],
+    "cache": [
+        {"progress", "places", "notes", "locks"},
+        {"making", "transfer"},
+        {"accept"},
+        {"__init__"},
+    ],
+    "engines": [{"__init__"}, {"onnx", "onnx_export", "openvino_graph"}, {"openvino"}, _INT8],
     "evaluation": [{"datasets", "labels"}, {"pairs", "scores"}, {"summary"}, {"report"}],
 }
 

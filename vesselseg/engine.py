@@ -6,7 +6,8 @@ import contextlib
 import copy
 import logging
 import threading
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,37 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # Pixels in one batch of windows. A CPU's maps should stay in its cache; a GPU wants to be full.
 _BATCH_PIXELS = {"cpu": 2**16, "cuda": 2**20, "mps": 2**18}
+
+
+@dataclass(frozen=True, eq=False)
+class TorchRuntime:
+    """A network that PyTorch runs: a :class:`vesselseg.engines.Runtime`."""
+
+    weights: UNet
+    name: ClassVar[str] = "torch"
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of windows have to be multiples of."""
+        return int(self.weights.multiple)
+
+    @staticmethod
+    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
+        """The device and the precision meant, both of them there."""
+        chosen = choose_device(device)
+        return chosen, choose_precision(precision, chosen)
+
+    def start(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> TorchEngine:
+        """The network at work."""
+        return TorchEngine(self.weights, checkpoint, device, precision)
+
+    def network(self, _: str) -> UNet:
+        """The weights, to be written."""
+        return self.weights
+
+    def about(self) -> dict[str, str]:
+        """Nothing more than what every result says: PyTorch's version."""
+        return {}
 
 
 class TorchEngine:
@@ -178,6 +210,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
     DeviceError
         If the device cannot compute in it.
     """
+    if precision == "int8":
+        raise OptionError(
+            "precision 'int8' is OpenVINO's: give engine='openvino', too; it is in the extra "
+            "vesselseg[openvino]."
+        )
     if precision not in PRECISIONS:
         raise OptionError(
             f"precision is {precision!r}; allowed are {', '.join(map(repr, PRECISIONS))}."
