@@ -141,7 +141,7 @@ class TestSegment:
     def test_a_file_that_was_replaced_is_loaded_again(self, saved, photograph, model):
         vesselseg.segment(photograph, model=saved)
         changed = dataclasses.replace(NARROW, name="changed")
-        vesselseg.weights.save(saved, model._network, changed)
+        vesselseg.weights.save(saved, model._runtime.network("saved"), changed)
         result = vesselseg.segment(photograph, model=saved)
         assert result.provenance["model"] == "changed"
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..record import Checkpoint
 from ..unet import POOL_SCALES, ASPPHead, ConvUnit, FCNHead, PSPHead, UNet
 
-FIRST, CLASSIFIER = "encoder.0.0.conv", "head.classifier"
+CLASSIFIER = "head.classifier"
 
 
 def build(openvino: Any, network: UNet, checkpoint: Checkpoint) -> Any:

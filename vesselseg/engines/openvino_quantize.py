@@ -14,7 +14,8 @@ from typing import Any
 
 from . import require
 from .openvino import without_telemetry
-from .openvino_graph import CLASSIFIER, FIRST
+
+_FLOAT = ("encoder.0.", "head.")  # what sees the photograph's 256 levels, and what decides
 
 
 def quantize(folder: Path) -> None:
@@ -26,16 +27,17 @@ def quantize(folder: Path) -> None:
         nncf: Any = require("nncf", "openvino")
         with np.load(folder / "windows.npz") as windows:
             data = [windows[name][None] for name in windows.files]
+        model = openvino.Core().read_model(folder / "float.xml")
+        names = [node.get_friendly_name() for node in model.get_ops()]
         model = nncf.quantize(
-            openvino.Core().read_model(folder / "float.xml"),
+            model,
             nncf.Dataset(data),
             subset_size=len(data),
             preset=nncf.QuantizationPreset.MIXED,
             # Corrected layer by layer, each behind those already corrected: masks become neither
             # wider nor thinner, where the quick way adds half a point of Dice.
             fast_bias_correction=False,
-            # What sees the photograph's 256 levels, and what decides, are as they were.
-            ignored_scope=nncf.IgnoredScope(names=[FIRST, CLASSIFIER]),
+            ignored_scope=nncf.IgnoredScope(names=[x for x in names if x.startswith(_FLOAT)]),
         )
         openvino.save_model(model, folder / "int8.xml", compress_to_fp16=False)
 
