@@ -148,3 +148,14 @@ class TestSegment:
     def test_default_is_the_embedded_model(self, photograph):
         result = vesselseg.segment(photograph, device="cpu")
         assert result.provenance["model"] == EMBEDDED.name
+
+
+@pytest.mark.parametrize("engine", ["opnvino", "onnx", None])
+def test_unknown_engines_are_refused(engine):
+    with pytest.raises(vesselseg.OptionError, match="allowed are 'torch', 'openvino'"):
+        vesselseg.load_model(engine=engine)
+
+
+def test_a_misspelt_engine_is_recognised():
+    with pytest.raises(vesselseg.OptionError, match="Did you mean 'openvino'"):
+        vesselseg.segment("eye.jpg", engine="open-vino")
