@@ -51,14 +51,14 @@ class Candidate:
     comparable: bool = True
 
 
-def batch_size(case: Case) -> int:
+def batch_size(case: Case, precision: str = "float32") -> int:
     """Windows in a batch: vesselseg's own choice, also for those that leave it open."""
-    return choose_batch_size(None, case.record, _CPU)
+    return choose_batch_size(None, case.record, _CPU, precision)
 
 
-def cost(case: Case) -> flops.Cost:
+def cost(case: Case, precision: str = "float32") -> flops.Cost:
     """Cost of the case's image."""
-    return flops.cost(case.record, *case.scaled.shape[:2], batch_size(case))
+    return flops.cost(case.record, *case.scaled.shape[:2], batch_size(case, precision))
 
 
 def mmsegmentation(case: Case) -> Candidate:
@@ -103,7 +103,7 @@ def vesselseg(precision: str, case: Case) -> Candidate:
     _check_native(precision)
     model = case.load(precision)
     name = f"vesselseg-{precision}"
-    return Candidate(name, precision, _call(model, case), cost(case).executed)
+    return Candidate(name, precision, _call(model, case), cost(case, precision).executed)
 
 
 def vesselseg_noise(case: Case) -> Candidate:
@@ -132,7 +132,7 @@ def openvino(precision: str, case: Case) -> Candidate:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino as ov
 
-    record, size = case.record, batch_size(case)
+    record, size = case.record, batch_size(case, precision)
     core = ov.Core()
     graph = core.read_model(_exported(case))
     graph.reshape([size, 3, *flops.window_size(record, *case.scaled.shape[:2])])
@@ -159,23 +159,16 @@ def openvino(precision: str, case: Case) -> Candidate:
                           multiple=2 ** (record.depth - 1))  # fmt: skip
         return case.mask(margin)
 
-    return Candidate(f"openvino-{precision}", precision, run, cost(case).executed)
+    return Candidate(f"openvino-{precision}", precision, run, cost(case, precision).executed)
 
 
-# Engines of vesselseg itself, through the parameter `engine` of load_model.
 def vesselseg_openvino(precision: str, case: Case) -> Candidate:
     """``load_model(..., engine="openvino")``."""
     if precision == "bfloat16":
         _check_native(precision)
-    options = {"calibration": [cases.EXAMPLE]} if precision == "int8" else {}
-    try:
-        model = case.load(precision, engine="openvino", **options)
-    except TypeError as error:
-        if "engine" not in str(error):
-            raise
-        raise LeftOutError("this version of load_model has no parameter engine") from error
+    model = case.load(precision, engine="openvino")
     name = f"vesselseg-openvino-{precision}"
-    return Candidate(name, precision, _call(model, case), cost(case).executed)
+    return Candidate(name, precision, _call(model, case), cost(case, precision).executed)
 
 
 CANDIDATES: dict[str, Callable[[Case], Candidate]] = {

@@ -98,6 +98,7 @@ def peak(name: str, height: int, width: int, scale: str) -> int:
 
     import vesselseg
     from vesselseg.checkpoints import find_checkpoint
+    from vesselseg.engine import TorchRuntime
     from vesselseg.segmenter import Segmenter
     from vesselseg.unet import UNet
 
@@ -107,7 +108,7 @@ def peak(name: str, height: int, width: int, scale: str) -> int:
         record = find_checkpoint(name)
         network = UNet(record.width, record.depth, record.head).eval().requires_grad_(False)
         model = Segmenter(
-            network, record, sha256="", device=torch.device("cpu"), precision="float32",
+            TorchRuntime(network), record, sha256="", device=torch.device("cpu"), precision="float32",
             batch_size=None,
         )  # fmt: skip
     _only_errors()

@@ -62,10 +62,14 @@ class TestPrecision:
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
         assert choose_precision("bfloat16", CPU) == "bfloat16"
 
-    @pytest.mark.parametrize("precision", ["fp32", "int8", None, torch.float32])
+    @pytest.mark.parametrize("precision", ["fp32", "int4", None, torch.float32])
     def test_unknown(self, precision):
         with pytest.raises(OptionError, match="allowed are 'float32', 'bfloat16'"):
             choose_precision(precision, CPU)
+
+    def test_int8_is_another_engine_s(self):
+        with pytest.raises(OptionError, match="give engine='openvino', too"):
+            choose_precision("int8", CPU)
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
     def test_logits_stay_close_and_float32(self, precision, published_file):

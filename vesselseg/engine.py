@@ -6,7 +6,8 @@ import contextlib
 import copy
 import logging
 import threading
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,37 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # Bytes of one channel of a batch. A CPU's maps should stay in its cache; a GPU wants to be full.
 _BATCH_BYTES = {"cpu": 2**17, "cuda": 2**21, "mps": 2**20}
+
+
+@dataclass(frozen=True, eq=False)
+class TorchRuntime:
+    """A network that PyTorch runs: a :class:`vesselseg.engines.Runtime`."""
+
+    weights: UNet
+    name: ClassVar[str] = "torch"
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of windows have to be multiples of."""
+        return int(self.weights.multiple)
+
+    @staticmethod
+    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
+        """The device and the precision meant, both of them there."""
+        chosen = choose_device(device)
+        return chosen, choose_precision(precision, chosen)
+
+    def start(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> TorchEngine:
+        """The network at work."""
+        return TorchEngine(self.weights, checkpoint, device, precision)
+
+    def network(self, _: str) -> UNet:
+        """The weights, to be written."""
+        return self.weights
+
+    def about(self) -> dict[str, str]:
+        """Nothing more than what every result says: PyTorch's version."""
+        return {}
 
 
 class TorchEngine:
@@ -200,6 +232,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
     DeviceError
         If the device cannot compute in it.
     """
+    if precision == "int8":
+        raise OptionError(
+            "precision 'int8' is OpenVINO's: give engine='openvino', too; it is in the extra "
+            "vesselseg[openvino]."
+        )
     if precision not in PRECISIONS:
         raise OptionError(
             f"precision is {precision!r}; allowed are {', '.join(map(repr, PRECISIONS))}."
@@ -241,7 +278,7 @@ def choose_batch_size(
         If it is not a positive whole number.
     """
     if batch_size is None:
-        window = checkpoint.crop**2 * _DTYPES[precision].itemsize
+        window = checkpoint.crop**2 * (4 if precision == "float32" else 2)
         most = max(1, _BATCH_BYTES[device.type] // window)
         if checkpoint.fit_size is None:
             return most
