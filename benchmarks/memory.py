@@ -108,8 +108,8 @@ def peak(name: str, height: int, width: int, scale: str) -> int:
         record = find_checkpoint(name)
         network = UNet(record.width, record.depth, record.head).eval().requires_grad_(False)
         model = Segmenter(
-            TorchRuntime(network), record, sha256="", device=torch.device("cpu"), precision="float32",
-            batch_size=None,
+            TorchRuntime(network), record, sha256="", device=torch.device("cpu"),
+            precision="float32", batch_size=None,
         )  # fmt: skip
     _only_errors()
     # What the first convolution sets up once is counted; so is the image itself.

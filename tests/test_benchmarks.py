@@ -199,7 +199,7 @@ class TestSpeed:
         ((first, noise, missing),) = load("speed").measure(["small"], names, 2, {"float32": 1e9})
         assert (first["image"], first["windows"], first["note"]) == ((70, 66), 4, "a note")
         assert len(first["times"]) == 2
-        assert first["executed"] > 2 * first["nominal"]  # 4 windows in a batch of 16
+        assert first["executed"] > 1.5 * first["nominal"]  # 4 windows in a batch of 8
         assert first["share"] == first["executed"] / 1e9
         assert noise["equal"] is first["equal"] is first["ratio"] is None
         assert missing["left_out"] == "No module named 'mmseg'"
