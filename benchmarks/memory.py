@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from table import Column, markdown
@@ -91,8 +92,6 @@ def _inside(*arguments: str) -> Any:
 
 
 def peak(name: str, height: int, width: int, scale: str) -> int:
-    import resource
-
     import numpy as np
     import torch
 
@@ -113,13 +112,18 @@ def peak(name: str, height: int, width: int, scale: str) -> int:
         )  # fmt: skip
     _only_errors()
     # What the first convolution sets up once is counted; so is the image itself.
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _highest()
     generator = np.random.default_rng(0)
     image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
     result = model(image, scale=scale)
     assert result.mask.shape == (height, width)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round((after - before) * 1024 / _MB)
+    return round((_highest() - before) * 1024 / _MB)
+
+
+def _highest() -> int:
+    """The most that was resident so far, in KiB; unlike ru_maxrss not of the parent as well."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def residents(count: int) -> tuple[int, int]:

@@ -61,8 +61,8 @@ def load_model(
         "auto" is the fastest that the device computes natively: bfloat16 or float32 on a CPU,
         float16 on a GPU. "int8" is OpenVINO's, and "float16" is PyTorch's.
     engine : {"torch", "openvino"}
-        What computes: PyTorch, or OpenVINO, faster on CPUs and nowhere else. An ONNX file has
-        its own.
+        What computes: PyTorch, or OpenVINO, on CPUs alone, which computes in "int8" too. An
+        ONNX file has its own.
     calibration : sequence of what :meth:`Segmenter.__call__` takes
         For "int8" alone: photographs such as the model will see, from which the ranges of its
         maps are taken. None for one that is part of the package. It takes half a minute the

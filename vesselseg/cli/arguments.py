@@ -27,7 +27,7 @@ def add_model(parser: argparse.ArgumentParser) -> Any:
 def add_engine(add: Any) -> None:
     """Add the options that say what computes."""
     add("--engine", default="torch",
-        help="torch, or openvino: faster on CPUs, with int8; needs vesselseg[openvino] "
+        help="torch, or openvino, on CPUs, which has int8; needs vesselseg[openvino] "
         "(default: %(default)s)")  # fmt: skip
     add("--calibration", nargs="+", metavar="FILE",
         help="for int8: photographs such as the model will see, from which the ranges of its maps "

@@ -1,4 +1,4 @@
-"""The window network run by OpenVINO: faster than PyTorch on a CPU, and in 8 bits on request."""
+"""The window network run by OpenVINO on a CPU: in 8 bits, too, on request."""
 
 from __future__ import annotations
 
