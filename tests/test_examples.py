@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import EXAMPLE
 from PIL import Image
 
 import vesselseg
+from vesselseg.checkpoints import EMBEDDED
 
 EXAMPLES = EXAMPLE.parent
 
@@ -68,9 +70,13 @@ def exported(tmp_path_factory):
 
 class TestOnnxSliding:
     @pytest.mark.parametrize("factor", [0.03, 0.5])
-    def test_with_a_factor_the_mask_is_the_librarys(self, factor, exported, run, tmp_path):
-        run("onnx_sliding.py", exported, EXAMPLE, tmp_path / "mask.png", factor)
-        expected = vesselseg.segment(EXAMPLE, device="cpu", scale=factor).mask
+    def test_where_the_field_of_view_has_no_say_the_mask_is_the_librarys(
+        self, factor, run, tmp_path
+    ):
+        model = vesselseg.load_model(replace(EMBEDDED, fov_mean=None), device="cpu")
+        model.export(tmp_path / "vessels.onnx")
+        run("onnx_sliding.py", tmp_path / "vessels.onnx", EXAMPLE, tmp_path / "mask.png", factor)
+        expected = model(EXAMPLE, scale=factor).mask
         assert expected.sum() > 10_000
         assert (mask_of(tmp_path / "mask.png") != expected).sum() <= 20
 
