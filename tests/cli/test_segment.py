@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -382,12 +383,19 @@ def test_ctrl_c_ends_with_130_and_whole_files_only(model: str) -> None:
     photographs(Path("p"), [f"{i:02}.png" for i in range(40) if i != 20])
     os.mkfifo("p/20.jpg")
     process = start("p", "-o", "out", "--model", model, "--manifest", "m.jsonl")
+    pipes: list[int] = []
+
+    def is_being_read() -> bool:
+        with contextlib.suppress(OSError):  # as long as nobody reads it
+            pipes.append(os.open("p/20.jpg", os.O_WRONLY | os.O_NONBLOCK))
+        return bool(pipes)
+
+    wait_for(is_being_read)
     wait_for(lambda: len(list(Path().glob("out/*.png"))) >= 14)
     process.send_signal(signal.SIGINT)
-    with Path("p/20.jpg").open("wb"):
-        pass  # the reader gets an empty file and ends
+    os.close(pipes[0])  # the reader gets an empty file and ends
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "interrupted" in said
     assert "Traceback" not in said
     written = sorted(Path("out").iterdir())
