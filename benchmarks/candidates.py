@@ -22,7 +22,6 @@ from vesselseg.engine import choose_batch_size, native_precisions
 from vesselseg.sliding import slide
 
 BASE = "mmsegmentation"  # what all are compared with
-_CPU = torch.device("cpu")
 
 
 class LeftOutError(Exception):
@@ -53,7 +52,7 @@ class Candidate:
 
 def batch_size(case: Case, precision: str = "float32") -> int:
     """Windows in a batch: vesselseg's own choice, also for those that leave it open."""
-    return choose_batch_size(None, case.record, _CPU, precision)
+    return choose_batch_size(None, case.record, torch.device(case.device), precision)
 
 
 def cost(case: Case, precision: str = "float32") -> flops.Cost:
@@ -80,7 +79,7 @@ def monai(case: Case) -> Candidate:
     def run() -> NDArray[np.bool_]:
         with torch.no_grad():
             logits = sliding_window_inference(
-                reference.normalise(case.scaled, record),
+                reference.normalise(case.scaled, record).to(case.device),
                 roi_size=(record.crop, record.crop),
                 sw_batch_size=batch_size(case),
                 predictor=functools.partial(model, mode="tensor"),
@@ -100,7 +99,7 @@ def overlap(crop: int, stride: int) -> float:
 
 def vesselseg(precision: str, case: Case) -> Candidate:
     """``Segmenter.__call__``, whose field of view and resampling are timed, too."""
-    _check_native(precision)
+    _check_native(precision, case)
     model = case.load(precision)
     name = f"vesselseg-{precision}"
     return Candidate(name, precision, _call(model, case), cost(case, precision).executed)
@@ -121,13 +120,15 @@ def vesselseg_noise(case: Case) -> Candidate:
 
 def onnxruntime(case: Case) -> Candidate:
     """An exported file behind vesselseg's own Segmenter."""
+    _check_cpu(case)
     model = load_model(_exported(case), device="cpu")
     return Candidate("onnxruntime", "float32", _call(model, case), cost(case).executed)
 
 
 def openvino(precision: str, case: Case) -> Candidate:
     """OpenVINO on the exported file, for batches of one shape, with vesselseg's windows."""
-    _check_native(precision)
+    _check_cpu(case)
+    _check_native(precision, case)
     # Without this module its own stand-in for it is taken, and nothing is sent to anybody.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino as ov
@@ -164,8 +165,9 @@ def openvino(precision: str, case: Case) -> Candidate:
 
 def vesselseg_openvino(precision: str, case: Case) -> Candidate:
     """``load_model(..., engine="openvino")``."""
+    _check_cpu(case)
     if precision == "bfloat16":
-        _check_native(precision)
+        _check_native(precision, case)
     model = case.load(precision, engine="openvino")
     name = f"vesselseg-openvino-{precision}"
     return Candidate(name, precision, _call(model, case), cost(case, precision).executed)
@@ -176,7 +178,10 @@ CANDIDATES: dict[str, Callable[[Case], Candidate]] = {
     "monai": monai,
     "onnxruntime": onnxruntime,
     **{f"openvino-{p}": functools.partial(openvino, p) for p in ("float32", "bfloat16")},
-    **{f"vesselseg-{p}": functools.partial(vesselseg, p) for p in ("float32", "bfloat16")},
+    **{
+        f"vesselseg-{p}": functools.partial(vesselseg, p)
+        for p in ("float32", "bfloat16", "float16")
+    },
     "vesselseg-noise": vesselseg_noise,
     **{
         f"vesselseg-openvino-{p}": functools.partial(vesselseg_openvino, p)
@@ -207,6 +212,11 @@ def _exported(case: Case) -> str:
     return str(file)
 
 
-def _check_native(precision: str) -> None:
-    if precision not in native_precisions(_CPU):
+def _check_native(precision: str, case: Case) -> None:
+    if precision not in native_precisions(torch.device(case.device)):
         raise LeftOutError(f"this processor has no instructions for {precision}")
+
+
+def _check_cpu(case: Case) -> None:
+    if case.device != "cpu":
+        raise LeftOutError("runs on the CPU")

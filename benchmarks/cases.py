@@ -47,10 +47,16 @@ PLANS = {
     "stare": Plan("unet_s5-d16_stare", (605, 700)),
     "chase_db1": Plan("unet_s5-d16_chase_db1", (960, 999)),
     "hrf": Plan("unet_s5-d16_hrf", HRF_PART, "a part: 36 of an image's 294 windows"),
+    "hrf-whole": Plan("unet_s5-d16_hrf", HRF_SIZE),
     "embedded-drive": Plan(EMBEDDED.name, DRIVE_SIZE),
     "embedded-hrf": Plan(EMBEDDED.name, HRF_SIZE),
 }
 """What can be chosen, by name."""
+
+DEFAULT = {
+    "cpu": [name for name in PLANS if name != "hrf-whole"],
+    "cuda": [name for name in PLANS if name != "hrf"],
+}
 
 
 @dataclass
@@ -62,6 +68,7 @@ class Case:
     plan : Plan
     folder : Path
         For files of weights and exported models.
+    device : {"cpu", "cuda"}
 
     Attributes
     ----------
@@ -73,6 +80,7 @@ class Case:
 
     plan: Plan
     folder: Path
+    device: str = "cpu"
     pixels: NDArray[np.uint8] = field(init=False)
     scaled: NDArray[np.uint8] = field(init=False)
     theirs: Any = field(init=False, default=None)
@@ -93,16 +101,18 @@ class Case:
         if self.theirs is not None and self.record == EMBEDDED:
             network = weights.to_network(weights.read(self._embedded()), self.record)
             reference.fill(self.theirs, network, self.record)
+        if self.theirs is not None:
+            self.theirs.to(self.device)
 
     def load(self, precision: str, **options: Any) -> Segmenter:
-        """vesselseg with the weights of this case, on the CPU."""
+        """vesselseg with the weights of this case, on its device."""
         return vesselseg.load_model(
-            self.record, weights=self._weights, device="cpu", precision=precision, **options
+            self.record, weights=self._weights, device=self.device, precision=precision, **options
         )
 
     def mask(self, margin: Tensor) -> NDArray[np.bool_]:
         """Vessel logit minus background logit, (1, h, w) -> mask of the photograph's size."""
-        return (prepare.restore(margin, *self.plan.size)[0] > 0).numpy()
+        return (prepare.restore(margin, *self.plan.size)[0] > 0).cpu().numpy()
 
     def _draw(self) -> Path:
         """Random weights in a file: mmsegmentation's own if it is there."""

@@ -6,6 +6,7 @@ still be gained without other kernels.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from typing import Any, NamedTuple
@@ -18,12 +19,15 @@ from vesselseg.engine import native_precisions
 
 CHANNELS = (64, 128, 256, 512)
 SIDES = (8, 16, 32, 64, 128, 256)
-BATCHES = (1, 2, 4, 8, 16, 32)
-# Below, starting a convolution takes longer than computing it; above, nothing gets faster.
-LEAST, MOST = 1e8, 8e10  # FLOP
+# Below the least FLOP starting a convolution takes longer than computing it; above the most
+# nothing gets faster.
+BATCHES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (16, 32, 64, 128, 256)}
+LEAST = {"cpu": 1e8, "cuda": 1e10}
+MOST = {"cpu": 8e10, "cuda": 5e11}
+_IN_A_ROW = {"cpu": 1, "cuda": 10}  # a GPU is waited for behind so many
 _RUNS, _SECONDS = 3, 0.1  # of each convolution, at least,
 _PASSES = 2  # and all of them again, for a moment may be slow that meets one alone
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Convolution(NamedTuple):
@@ -38,20 +42,20 @@ class Convolution(NamedTuple):
         return 2.0 * 9 * self.channels**2 * self.side**2 * self.batch
 
 
-def configurations() -> list[Convolution]:
-    """What is tried."""
-    every = itertools.starmap(Convolution, itertools.product(CHANNELS, SIDES, BATCHES))
-    return [convolution for convolution in every if LEAST <= convolution.flop <= MOST]
+def configurations(kind: str = "cpu") -> list[Convolution]:
+    """What is tried on a kind of device."""
+    every = itertools.starmap(Convolution, itertools.product(CHANNELS, SIDES, BATCHES[kind]))
+    return [convolution for convolution in every if LEAST[kind] <= convolution.flop <= MOST[kind]]
 
 
-def measure() -> list[dict[str, Any]]:
-    """Every configuration in each precision that the CPU has instructions for."""
-    native = native_precisions(torch.device("cpu"))
+def measure(device: str = "cpu") -> list[dict[str, Any]]:
+    """Every configuration in each precision that the device has instructions for."""
+    native = native_precisions(torch.device(device))
     dtypes = {precision: dtype for precision, dtype in _DTYPES.items() if precision in native}
     fastest: dict[tuple[str, Convolution], float] = {}
     for _ in range(_PASSES):
-        for key in itertools.product(dtypes, configurations()):
-            took = seconds(key[1], dtypes[key[0]])
+        for key in itertools.product(dtypes, configurations(device)):
+            took = seconds(key[1], dtypes[key[0]], device)
             fastest[key] = min(took, fastest.get(key, took))
     return [
         {"precision": precision, **each._asdict(), "gflops": each.flop / took / 1e9}
@@ -59,20 +63,24 @@ def measure() -> list[dict[str, Any]]:
     ]
 
 
-def seconds(convolution: Convolution, dtype: torch.dtype) -> float:
+def seconds(convolution: Convolution, dtype: torch.dtype, device: str = "cpu") -> float:
     """The fastest of several runs: a limit, not what is usual."""
     channels, side, batch = convolution
     generator = torch.Generator().manual_seed(0)
     layer = nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype)
     x = torch.randn(batch, channels, side, side, generator=generator).to(dtype)
-    layer, x = (each.to(memory_format=torch.channels_last) for each in (layer, x))
+    layer, x = (each.to(device, memory_format=torch.channels_last) for each in (layer, x))
+    wait = torch.cuda.synchronize if device == "cuda" else functools.partial(int)
     times: list[float] = []
     with torch.inference_mode():
         layer(x)  # its kernel is made
+        wait()
         while len(times) < _RUNS or sum(times) < _SECONDS:
             begun = time.perf_counter()
-            layer(x)
-            times.append(time.perf_counter() - begun)
+            for _ in range(_IN_A_ROW[device]):
+                layer(x)
+            wait()
+            times.append((time.perf_counter() - begun) / _IN_A_ROW[device])
     return min(times)
 
 

@@ -20,12 +20,15 @@ LIBRARIES = (
 _IDLE = 0.5  # processes that want to run, on average over the last minute
 
 
-def about() -> dict[str, object]:
+def about(device: str = "cpu") -> dict[str, object]:
     """Processor, threads, date and the versions of what is compared."""
     import torch
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("PyTorch finds no CUDA device here.")
     return {
         "processor": processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),

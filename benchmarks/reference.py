@@ -94,6 +94,7 @@ def normalise(pixels: NDArray[np.uint8], record: Checkpoint) -> Tensor:
 def slide(model: Any, pixels: NDArray[np.uint8], record: Checkpoint) -> Tensor:
     """Logits (2, H, W): what `inference_model` does, but for the resampling."""
     meta = {"ori_shape": pixels.shape[:2], "img_shape": pixels.shape[:2], "flip": False}
+    device = next(model.parameters()).device
     with torch.no_grad():
-        logits: Tensor = model.slide_inference(normalise(pixels, record), [meta])
+        logits: Tensor = model.slide_inference(normalise(pixels, record).to(device), [meta])
     return logits[0]

@@ -25,7 +25,7 @@ import speed
 import start
 import throughput
 from candidates import CANDIDATES
-from cases import PLANS
+from cases import DEFAULT, PLANS
 from table import markdown
 
 PARTS = ("limit", "speed", "memory", "start", "throughput", "scaling")
@@ -33,11 +33,11 @@ PARTS = ("limit", "speed", "memory", "start", "throughput", "scaling")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    about = machine.about()
+    about = machine.about(options.device)
     if warning := machine.warning(machine.load()):
         print(warning, file=sys.stderr)
     versions = [f"{name} {version}" for name, version in about["versions"].items() if version]
-    print(f"{about['processor']}, {about['threads']} threads, {about['date']}; "
+    print(f"{about['device']}, {about['threads']} threads, {about['date']}; "
           f"{', '.join(versions)}")  # fmt: skip
     results: dict[str, Any] = {"about": about, "repeats": options.repeats}
     for part in PARTS:
@@ -51,13 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="default: all")
-    add("--models", nargs="+", choices=PLANS, default=[*PLANS], help="of speed; default: all")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="of limit and speed")
+    add("--parts", nargs="+", choices=PARTS, help="default: all that the device has")
+    add("--models", nargs="+", choices=PLANS, help="of speed; default: all, HRF on a CPU in part")
     add("--candidates", nargs="+", choices=CANDIDATES, default=[*CANDIDATES],
         help="of speed; default: all that are installed")  # fmt: skip
     add("--repeats", type=_positive, default=5, help="runs of which the median is taken")
     add("--json", type=Path, metavar="FILE", help="write every figure, single runs included")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    there = PARTS if options.device == "cpu" else ("limit", "speed")
+    options.parts = options.parts or [*there]
+    options.models = options.models or DEFAULT[options.device]
+    if missing := set(options.parts) - set(there):
+        parser.error(f"measured on the CPU alone: {', '.join(sorted(missing))}")
+    return options
 
 
 def _positive(text: str) -> int:
@@ -66,15 +73,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def run_limit(_: argparse.Namespace, results: dict[str, Any]) -> None:
-    results["limit"] = limit.measure()
+def run_limit(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    results["limit"] = limit.measure(options.device)
     print(limit.tables(results["limit"]))
 
 
 def run_speed(options: argparse.Namespace, results: dict[str, Any]) -> None:
     limits = limit.best(results.get("limit", []))
     results["speed"], left_out = [], {}
-    for rows in speed.measure(options.models, options.candidates, options.repeats, limits):
+    settings = (options.candidates, options.repeats, limits, options.device)
+    for rows in speed.measure(options.models, *settings):
         results["speed"] += rows
         left_out |= {(row["candidate"], row["left_out"]): None for row in rows if "left_out" in row}
         measured = [row for row in rows if "left_out" not in row]

@@ -19,7 +19,7 @@ COLUMNS = [
     Column("image", "image"),
     Column("windows", "windows"),
     Column("candidate", "candidate"),
-    Column("seconds", "seconds", "{:.2f}"),
+    Column("seconds", "seconds", "{:.3g}"),
     Column("times mmsegmentation", "ratio", "{:.2f}"),
     Column("nominal GFLOP/s", "nominal", "{:.0f}"),
     Column("executed GFLOP/s", "executed", "{:.0f}"),
@@ -31,12 +31,16 @@ COLUMNS = [
 
 
 def measure(
-    models: Sequence[str], names: Sequence[str], repeats: int, limits: dict[str, float]
+    models: Sequence[str],
+    names: Sequence[str],
+    repeats: int,
+    limits: dict[str, float],
+    device: str = "cpu",
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows of each model in turn; the last ones name what was left out, and why."""
     for model in models:
         with tempfile.TemporaryDirectory() as folder:
-            yield compare(Case(PLANS[model], Path(folder)), names, repeats, limits)
+            yield compare(Case(PLANS[model], Path(folder), device), names, repeats, limits)
 
 
 def compare(

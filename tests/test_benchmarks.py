@@ -93,7 +93,7 @@ class TestReference:
     def test_filled_with_folded_weights_it_gives_the_same_logits(self, model, photograph):
         reference = load("reference")
         theirs = reference.build(NARROW)
-        reference.fill(theirs, model._network, NARROW)
+        reference.fill(theirs, model._runtime.weights, NARROW)
         logits = reference.slide(theirs, photograph, NARROW)
         expected = model.logits(photograph, scale="native")
         assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -123,15 +123,16 @@ class TestMonai:
 
 
 class TestLimit:
-    def test_every_configuration_can_be_computed(self):
-        configurations = load("limit").configurations()
+    @pytest.mark.parametrize(("kind", "most"), [("cpu", 0.5e9), ("cuda", 2e9)])
+    def test_every_configuration_can_be_computed(self, kind, most):
+        configurations = load("limit").configurations(kind)
         assert len(set(configurations)) == len(configurations)
         for channels, side, batch in configurations:
             with torch.device("meta"):
                 maps = torch.empty(batch, channels, side, side)
                 out = nn.Conv2d(channels, channels, 3, padding=1)(maps)
             assert out.shape == (batch, channels, side, side)
-            assert out.numel() * 4 < 500e6  # bytes
+            assert out.numel() * 4 < most  # bytes
 
     def test_flop(self):
         convolution = load("limit").Convolution(64, 32, 2)
@@ -261,6 +262,16 @@ class TestCommand:
     def test_every_part_can_be_run(self):
         run = load("run")
         assert set(run.RUN) == set(run.PARTS) == set(run.parse([]).parts)
+
+    def test_on_a_gpu_there_is_less_to_measure_and_more_of_hrf(self, capsys):
+        run = load("run")
+        options = run.parse(["--device", "cuda"])
+        assert options.parts == ["limit", "speed"]
+        assert "hrf-whole" in options.models
+        assert "hrf-whole" not in run.parse([]).models
+        with pytest.raises(SystemExit):
+            run.parse(["--device", "cuda", "--parts", "limit", "memory"])
+        assert "measured on the CPU alone: memory" in capsys.readouterr().err
 
     def test_figures_of_a_part_are_printed_and_written(self, tmp_path, monkeypatch, capsys):
         run = load("run")
