@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                       # the table in benchmarks/README.md
     python benchmarks/memory.py --size 10000 10000 --model embedded --scale native
+    python benchmarks/memory.py --many 1000           # whether memory grows with images
 
 Each row runs in a process of its own. Published models are measured with weights drawn at random,
 which cost the same.
@@ -10,17 +11,37 @@ which cost the same.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-ROWS = [  # name, image (height, width), scale
-    ("unet_s5-d16_drive", (584, 565), "fit"),
-    ("unet_s5-d16_hrf", (2336, 3504), "fit"),
-    ("embedded", (584, 565), "fov"),
-    ("embedded", (2336, 3504), "fov"),
-    ("embedded", (10000, 10000), "native"),
+from table import Column, markdown
+
+Row = tuple[str, tuple[int, int], str, "int | None"]
+ROWS: list[Row] = [  # name, image (height, width), scale, limit: MB, what the project promises
+    ("unet_s5-d16_drive", (584, 565), "fit", 350),
+    ("unet_s5-d16_hrf", (2336, 3504), "fit", 1000),
+    ("embedded", (584, 565), "fov", None),
+    ("embedded", (2336, 3504), "fov", None),
+    ("embedded", (10000, 10000), "native", 2500),
 ]
-LIMITS = [350, 1000, None, None, 2500]  # MB, what the project promises
+COLUMNS = [
+    Column("model", "model"),
+    Column("image", "image"),
+    Column("scale", "scale"),
+    Column("peak, MB", "peak"),
+    Column("limit, MB", "limit"),
+]
+MANY, EARLY = 1000, 100  # images, and after how many of them memory is looked at first
+GROWTH_COLUMNS = [
+    Column("images", "images"),
+    Column("resident, MB", "resident"),
+    Column("above the first row, MB", "growth"),
+]
+_MB = 1e6
 
 
 def main() -> None:
@@ -28,33 +49,55 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--model", default="embedded", help="name, or 'embedded'")
     parser.add_argument("--scale", default="native")
+    parser.add_argument("--many", type=int, metavar="N", help="that many small images, one by one")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.inside:
-        measure(options.model, *options.size, options.scale)
+    if options.inside and options.many:
+        print(json.dumps(residents(options.many)))
+    elif options.inside:
+        print(json.dumps(peak(options.model, *options.size, options.scale)))
+    elif options.many:
+        print(markdown(measure_many(options.many), GROWTH_COLUMNS))
     elif options.size:
-        print(row(options.model, tuple(options.size), options.scale, None))
+        one = (options.model, tuple(options.size), options.scale, None)
+        print(markdown(measure([one]), COLUMNS))
     else:
-        print("| model | image | scale | peak, MB | limit, MB |\n|---|---|---|---|---|")
-        for (model, size, scale), limit in zip(ROWS, LIMITS, strict=True):
-            print(row(model, size, scale, limit), flush=True)
+        print(markdown(measure(), COLUMNS))
 
 
-def row(model: str, size: tuple[int, int], scale: str, limit: int | None) -> str:
-    command = [sys.executable, __file__, "--inside", "--model", model, "--scale", scale]
-    command += ["--size", *map(str, size)]
-    peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    return f"| {model} | {size[0]} x {size[1]} | {scale} | {peak} | {limit or ''} |"
+def measure(rows: Sequence[Row] = ROWS) -> list[dict[str, Any]]:
+    """A process for each of the rows."""
+    measured = []
+    for model, size, scale, limit in rows:
+        found = _inside("--model", model, "--scale", scale, "--size", *map(str, size))
+        measured.append(
+            {"model": model, "image": size, "scale": scale, "peak": found, "limit": limit}
+        )
+    return measured
 
 
-def measure(name: str, height: int, width: int, scale: str) -> None:
-    import resource
+def measure_many(count: int = MANY) -> list[dict[str, Any]]:
+    """Resident memory early and late in one process that segments many images."""
+    first, last = _inside("--many", str(count))
+    return [
+        {"images": min(EARLY, count), "resident": first},
+        {"images": count, "resident": last, "growth": last - first},
+    ]
 
+
+def _inside(*arguments: str) -> Any:
+    """What this file prints in a process of its own."""
+    command = [sys.executable, __file__, "--inside", *arguments]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def peak(name: str, height: int, width: int, scale: str) -> int:
     import numpy as np
     import torch
 
     import vesselseg
     from vesselseg.checkpoints import find_checkpoint
+    from vesselseg.engine import TorchRuntime
     from vesselseg.segmenter import Segmenter
     from vesselseg.unet import UNet
 
@@ -64,17 +107,58 @@ def measure(name: str, height: int, width: int, scale: str) -> None:
         record = find_checkpoint(name)
         network = UNet(record.width, record.depth, record.head).eval().requires_grad_(False)
         model = Segmenter(
-            network, record, sha256="", device=torch.device("cpu"), precision="float32",
-            batch_size=None,
+            TorchRuntime(network), record, sha256="", device=torch.device("cpu"),
+            precision="float32", batch_size=None,
         )  # fmt: skip
+    _only_errors()
     # What the first convolution sets up once is counted; so is the image itself.
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _highest()
     generator = np.random.default_rng(0)
     image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
     result = model(image, scale=scale)
     assert result.mask.shape == (height, width)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(round((after - before) / 1024 * 1.048576))
+    return round((_highest() - before) * 1024 / _MB)
+
+
+def _highest() -> int:
+    """The most that was resident so far, in KiB; unlike ru_maxrss not of the parent as well."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def residents(count: int) -> tuple[int, int]:
+    """MB after :data:`EARLY` and after all images, of ten sizes in turn."""
+    import numpy as np
+
+    import vesselseg
+
+    model = vesselseg.load_model(device="cpu")
+    _only_errors()
+    generator = np.random.default_rng(0)
+    first = last = 0
+    for number in range(1, count + 1):
+        side = 96 + 16 * (number % 10)
+        image = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        assert model(image, scale="native").mask.shape == (side, side)
+        if number == min(EARLY, count):
+            first = _resident()
+    last = _resident()
+    return first, last
+
+
+def _resident() -> int:
+    import os
+    from pathlib import Path
+
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / _MB)
+
+
+def _only_errors() -> None:
+    """Random pixels have no field of view, of which the library would warn each time."""
+    import logging
+
+    logging.getLogger("vesselseg").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -1,147 +1,94 @@
-"""Seconds per image beside mmsegmentation's own sliding window, same weights, same process.
-
-    python -m venv .venv-benchmarks
-    .venv-benchmarks/bin/pip install -c constraints.txt -r benchmarks/requirements.txt .
-    .venv-benchmarks/bin/python benchmarks/speed.py --json speed.json
-
-Runs of all candidates alternate; the median of each is shown, and its ratio to mmsegmentation in
-float32. Weights are drawn at random, which takes the same time as trained ones; the photograph is
-the example, at the size of each data set's images. Let nothing else run meanwhile.
-"""
+"""Seconds per image of every candidate, same weights, same process, in turn."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
-import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
+from candidates import BASE, CANDIDATES, Candidate, LeftOutError, cost
+from cases import PLANS, Case
+from table import Column
 
-import vesselseg
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "fundus.jpg"
-CONFIGS = {
-    "unet_s5-d16_drive": "unet-s5-d16_fcn_4xb4-40k_drive-64x64.py",
-    "unet_s5-d16_stare": "unet-s5-d16_fcn_4xb4-40k_stare-128x128.py",
-    "unet_s5-d16_chase_db1": "unet-s5-d16_fcn_4xb4-40k_chase-db1-128x128.py",
-    "unet_s5-d16_hrf": "unet-s5-d16_fcn_4xb4-40k_hrf-256x256.py",
-}
-HRF_PART = (1016, 1016)  # of 2336 x 3504: 36 of 294 windows
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=CONFIGS, default=[*CONFIGS])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    threads = torch.get_num_threads()
-    print(f"{processor()}, {threads} threads, torch {torch.__version__}\n")
-    print("| model | image | candidate | seconds | times mmsegmentation | equal pixels |")
-    print("|---|---|---|---|---|---|")
-    rows = [row for name in options.models for row in compare(name, options.repeats)]
-    if options.json:
-        about = {"processor": processor(), "threads": threads, "torch": torch.__version__}
-        options.json.write_text(json.dumps({**about, "rows": rows}, indent=2))
+COLUMNS = [
+    Column("model", "model"),
+    Column("image", "image"),
+    Column("windows", "windows"),
+    Column("candidate", "candidate"),
+    Column("seconds", "seconds", "{:.2f}"),
+    Column("times mmsegmentation", "ratio", "{:.2f}"),
+    Column("nominal GFLOP/s", "nominal", "{:.0f}"),
+    Column("executed GFLOP/s", "executed", "{:.0f}"),
+    Column("of the limit", "share", "{:.0%}"),
+    Column("equal pixels", "equal", "{:.3%}"),
+    Column("vessel", "vessel", "{:.0%}"),
+    Column("", "note"),
+]
 
 
-def compare(name: str, repeats: int) -> list[dict]:
-    record = vesselseg.checkpoints.find_checkpoint(name)
-    size = HRF_PART if record.dataset == "hrf" else record.fit_size
-    with Image.open(EXAMPLE) as image:
-        pixels = np.array(image.resize(size[::-1]))
-    theirs = reference(CONFIGS[name])
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "weights.pth"
-        torch.save({"state_dict": theirs.state_dict()}, file)
-        models = {
-            precision: vesselseg.load_model(name, weights=file, device="cpu", precision=precision)
-            for precision in ("float32", "bfloat16")
-        }
-    candidates: dict[str, Callable[[], np.ndarray]] = {
-        "mmsegmentation": lambda: slide(theirs, pixels, record),
-        **{
-            f"vesselseg {precision}": (lambda model=model: model(pixels, scale="native").mask)
-            for precision, model in models.items()
-        },
-        "vesselseg, embedded model": lambda: EMBEDDED(pixels).mask,
-    }
-    masks = {label: run() for label, run in candidates.items()}  # and all is warm
-    times: dict[str, list[float]] = {label: [] for label in candidates}
+def measure(
+    models: Sequence[str], names: Sequence[str], repeats: int, limits: dict[str, float]
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of each model in turn; the last ones name what was left out, and why."""
+    for model in models:
+        with tempfile.TemporaryDirectory() as folder:
+            yield compare(Case(PLANS[model], Path(folder)), names, repeats, limits)
+
+
+def compare(
+    case: Case, names: Sequence[str], repeats: int, limits: dict[str, float]
+) -> list[dict[str, Any]]:
+    built = {name: build(name, case) for name in names}
+    candidates = [each for each in built.values() if isinstance(each, Candidate)]
+    masks = {each.name: each.run() for each in candidates}  # and all is warm
+    times = interleave({each.name: each.run for each in candidates}, repeats)
+    image = cost(case)
+    same = {"model": case.record.name, "image": case.plan.size,
+            "network_image": case.scaled.shape[:2], "windows": image.windows,
+            "note": case.plan.note}  # fmt: skip
+    rows = []
+    for each in candidates:
+        seconds = statistics.median(times[each.name])
+        executed = each.flop / seconds / 1e9
+        limit = limits.get(each.precision)
+        equal = None
+        if each.comparable and BASE in masks:
+            equal = float(np.mean(masks[each.name] == masks[BASE]))
+        rows.append({**same, "candidate": each.name, "precision": each.precision,
+                     "seconds": seconds, "times": times[each.name],
+                     "ratio": ratio(times.get(BASE), times[each.name]),
+                     "nominal": image.nominal / seconds / 1e9, "executed": executed,
+                     "share": limit and executed / limit, "equal": equal,
+                     "vessel": float(masks[each.name].mean())})  # fmt: skip
+    left_out = {name: each for name, each in built.items() if isinstance(each, str)}
+    return rows + [{**same, "candidate": name, "left_out": why} for name, why in left_out.items()]
+
+
+def build(name: str, case: Case) -> Candidate | str:
+    """A candidate, or why it is left out."""
+    try:
+        return CANDIDATES[name](case)
+    except (ImportError, LeftOutError) as error:
+        return str(error).partition("\n")[0]
+
+
+def interleave(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each run: all once, then all again, so that a slow minute meets all alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
-        for label, run in candidates.items():
+        for name, run in runs.items():
             begun = time.perf_counter()
             run()
-            times[label].append(time.perf_counter() - begun)
-    rows = []
-    for label in candidates:
-        seconds = statistics.median(times[label])
-        ratio = statistics.median(
-            a / b for a, b in zip(times["mmsegmentation"], times[label], strict=True)
-        )
-        same = float((masks[label] == masks["mmsegmentation"]).mean())
-        same_network = "embedded" not in label
-        rows.append({"model": name, "size": size, "candidate": label, "seconds": seconds,
-                     "ratio": ratio, "equal": same if same_network else None})  # fmt: skip
-        equal = f"{100 * same:.3f} %" if same_network else ""
-        image = f"{size[0]} x {size[1]}"
-        print(f"| {name} | {image} | {label} | {seconds:.2f} | {ratio:.2f} | {equal} |", flush=True)
-    return rows
+            times[name].append(time.perf_counter() - begun)
+    return times
 
 
-def reference(config: str) -> torch.nn.Module:
-    """mmsegmentation's model with random weights; half of its pixels vessel, or nearly so."""
-    # Its wheel imports a compiled module of mmcv that these models never call.
-    sys.modules.setdefault("mmcv._ext", _Unused("mmcv._ext"))
-    import mmseg
-    from mmengine.config import Config
-    from mmseg.registry import MODELS
-    from mmseg.utils import register_all_modules
-
-    register_all_modules()
-    file = Path(mmseg.__file__).parent / ".mim" / "configs" / "unet" / config
-    settings = Config.fromfile(file).model
-    settings.pretrained = None
-    for part in (settings.backbone, settings.decode_head, settings.auxiliary_head):
-        part.norm_cfg = {"type": "BN", "requires_grad": True}
-    return MODELS.build(settings).eval()
-
-
-class _Unused(types.ModuleType):
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return lambda *_, **__: None
-
-
-def slide(model: torch.nn.Module, pixels: np.ndarray, record: vesselseg.Checkpoint) -> np.ndarray:
-    """Normalise, slide, threshold: what `inference_model` does without resampling."""
-    image = (pixels.astype(np.float32) - np.float32(record.mean)) / np.float32(record.std)
-    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
-    meta = {"ori_shape": pixels.shape[:2], "img_shape": pixels.shape[:2], "flip": False}
-    with torch.no_grad():
-        logits = model.slide_inference(tensor, [meta])
-    return logits[0].argmax(dim=0).numpy().astype(bool)
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-EMBEDDED = vesselseg.load_model(device="cpu")
-
-if __name__ == "__main__":
-    main()
+def ratio(base: Sequence[float] | None, times: Sequence[float]) -> float | None:
+    """How many times as fast as the base: the median of the ratios of each round."""
+    if base is None:
+        return None
+    return statistics.median(a / b for a, b in zip(base, times, strict=True))

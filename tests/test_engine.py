@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import NARROW
 
-from vesselseg import DeviceError, OptionError, ResourceError, weights
+from vesselseg import DeviceError, OptionError, ResourceError, onednn, weights
 from vesselseg.checkpoints import find_checkpoint
 from vesselseg.engine import (
     TorchEngine,
@@ -13,6 +13,7 @@ from vesselseg.engine import (
     choose_precision,
     native_precisions,
 )
+from vesselseg.windows import windows
 
 CPU = torch.device("cpu")
 CUDA = torch.cuda.is_available()
@@ -61,10 +62,14 @@ class TestPrecision:
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
         assert choose_precision("bfloat16", CPU) == "bfloat16"
 
-    @pytest.mark.parametrize("precision", ["fp32", "int8", None, torch.float32])
+    @pytest.mark.parametrize("precision", ["fp32", "int4", None, torch.float32])
     def test_unknown(self, precision):
         with pytest.raises(OptionError, match="allowed are 'float32', 'bfloat16'"):
             choose_precision(precision, CPU)
+
+    def test_int8_is_another_engine_s(self):
+        with pytest.raises(OptionError, match="give engine='openvino', too"):
+            choose_precision("int8", CPU)
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
     def test_logits_stay_close_and_float32(self, precision, published_file):
@@ -79,6 +84,16 @@ class TestPrecision:
         assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
         assert all(p.dtype == torch.float32 for p in network.parameters())
 
+    def test_is_the_same_without_onednns_own_entrances(self, published_file, monkeypatch):
+        network = weights.to_network(weights.read(published_file), NARROW)
+        windows = torch.arange(2 * 64 * 64).remainder(251).byte().reshape(2, 1, 64, 64)
+        windows = windows.expand(2, 3, 64, 64)
+        packed = TorchEngine(network, NARROW, CPU, "float32")
+        monkeypatch.setattr(onednn, "available", lambda: False)
+        plain = TorchEngine(network, NARROW, CPU, "float32")
+        assert type(plain.network.head.unit).__name__ == "ConvUnit"
+        torch.testing.assert_close(packed(windows), plain(windows), rtol=1e-5, atol=1e-5)
+
     def test_float32_holds_inside_the_hosts_autocast(self, published_file):
         network = weights.to_network(weights.read(published_file), NARROW)
         engine = TorchEngine(network, NARROW, CPU, "float32")
@@ -89,19 +104,31 @@ class TestPrecision:
 
 
 class TestBatchSize:
-    @pytest.mark.parametrize(("name", "expected"), [("drive", 16), ("chase_db1", 4), ("hrf", 1)])
-    def test_suits_the_windows(self, name, expected):
+    @pytest.mark.parametrize(
+        ("name", "precision", "expected"),
+        [
+            ("drive", "float32", 7), ("drive", "bfloat16", 14),
+            ("chase_db1", "float32", 2), ("chase_db1", "bfloat16", 4),
+            ("hrf", "float32", 1), ("hrf", "bfloat16", 1),
+        ],
+    )  # fmt: skip
+    def test_suits_the_windows(self, name, precision, expected):
         record = find_checkpoint(f"unet_s5-d16_{name}")
-        assert choose_batch_size(None, record, CPU) == expected
-        assert choose_batch_size(None, record, torch.device("cuda")) > expected
+        assert choose_batch_size(None, record, CPU, precision) == expected
+        assert choose_batch_size(None, record, torch.device("cuda"), precision) > expected
+
+    def test_fills_the_last_batch(self):
+        record = find_checkpoint("unet_s5-d16_drive")
+        count = len(windows(*record.fit_size, record.crop, record.stride))
+        assert count % choose_batch_size(None, record, CPU, "float32") == 0
 
     def test_asked_for(self):
-        assert choose_batch_size(3, NARROW, CPU) == 3
+        assert choose_batch_size(3, NARROW, CPU, "float32") == 3
 
     @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
     def test_refused(self, size):
         with pytest.raises(OptionError, match="whole number from 1 up"):
-            choose_batch_size(size, NARROW, CPU)
+            choose_batch_size(size, NARROW, CPU, "float32")
 
 
 class TestOutOfMemory:

@@ -141,10 +141,21 @@ class TestSegment:
     def test_a_file_that_was_replaced_is_loaded_again(self, saved, photograph, model):
         vesselseg.segment(photograph, model=saved)
         changed = dataclasses.replace(NARROW, name="changed")
-        vesselseg.weights.save(saved, model._network, changed)
+        vesselseg.weights.save(saved, model._runtime.network("saved"), changed)
         result = vesselseg.segment(photograph, model=saved)
         assert result.provenance["model"] == "changed"
 
     def test_default_is_the_embedded_model(self, photograph):
         result = vesselseg.segment(photograph, device="cpu")
         assert result.provenance["model"] == EMBEDDED.name
+
+
+@pytest.mark.parametrize("engine", ["opnvino", "onnx", None])
+def test_unknown_engines_are_refused(engine):
+    with pytest.raises(vesselseg.OptionError, match="allowed are 'torch', 'openvino'"):
+        vesselseg.load_model(engine=engine)
+
+
+def test_a_misspelt_engine_is_recognised():
+    with pytest.raises(vesselseg.OptionError, match="Did you mean 'openvino'"):
+        vesselseg.segment("eye.jpg", engine="open-vino")

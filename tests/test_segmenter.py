@@ -51,6 +51,7 @@ class TestResult:
             "scale": 0.5,
             "network_size": [142, 142],
             "fov_diameter": pytest.approx(279, abs=2),
+            "engine": "torch",
             "device": "cpu",
             "precision": "float32",
             "threshold": 0.25,

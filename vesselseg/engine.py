@@ -6,14 +6,17 @@ import contextlib
 import copy
 import logging
 import threading
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from . import onednn
 from .errors import DeviceError, OptionError, ResourceError, did_you_mean
 from .record import Checkpoint
 from .unet import UNet
+from .windows import windows
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +24,39 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 PRECISIONS = (*_DTYPES, "auto")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# Pixels in one batch of windows. A CPU's maps should stay in its cache; a GPU wants to be full.
-_BATCH_PIXELS = {"cpu": 2**16, "cuda": 2**20, "mps": 2**18}
+# Bytes of one channel of a batch. A CPU's maps should stay in its cache; a GPU wants to be full.
+_BATCH_BYTES = {"cpu": 2**17, "cuda": 2**21, "mps": 2**20}
+
+
+@dataclass(frozen=True, eq=False)
+class TorchRuntime:
+    """A network that PyTorch runs: a :class:`vesselseg.engines.Runtime`."""
+
+    weights: UNet
+    name: ClassVar[str] = "torch"
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of windows have to be multiples of."""
+        return int(self.weights.multiple)
+
+    @staticmethod
+    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
+        """The device and the precision meant, both of them there."""
+        chosen = choose_device(device)
+        return chosen, choose_precision(precision, chosen)
+
+    def start(self, checkpoint: Checkpoint, device: torch.device, precision: str) -> TorchEngine:
+        """The network at work."""
+        return TorchEngine(self.weights, checkpoint, device, precision)
+
+    def network(self, _: str) -> UNet:
+        """The weights, to be written."""
+        return self.weights
+
+    def about(self) -> dict[str, str]:
+        """Nothing more than what every result says: PyTorch's version."""
+        return {}
 
 
 class TorchEngine:
@@ -31,7 +65,7 @@ class TorchEngine:
     Parameters
     ----------
     network : UNet
-        Folded, float32, on the CPU. In float32 on the CPU it is used itself; else it is copied.
+        Folded, float32, on the CPU. It stays as it is; on a CPU its weights are shared.
     checkpoint : Checkpoint
         For `mean` and `std`.
     device : torch.device
@@ -44,12 +78,11 @@ class TorchEngine:
         self, network: UNet, checkpoint: Checkpoint, device: torch.device, precision: str
     ) -> None:
         self.device, self.dtype = device, _DTYPES[precision]
-        if not (device.type == "cpu" and self.dtype == torch.float32):
-            network = copy.deepcopy(network)
-        classifier = copy.deepcopy(network.head.classifier)
-        network.to(device, self.dtype)
-        network.head.classifier = classifier.to(device)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device.type == "cpu" and onednn.available() and precision in native_precisions(device):
+            self.network = onednn.pack(network, self.dtype)
+            _keep_freed_memory()
+        else:
+            self.network = _copy(network, device, self.dtype)
         self._split_reported = False
         shape = (1, 3, 1, 1)
         self.mean, self.std = (
@@ -97,6 +130,27 @@ class TorchEngine:
                 "%d windows at once do not fit into the memory of %s; they are halved. A smaller "
                 "batch_size avoids the failed attempts.", count, self.device,
             )  # fmt: skip
+
+
+def _copy(network: UNet, device: torch.device, dtype: torch.dtype) -> UNet:
+    """The network elsewhere; its classifier stays in float32."""
+    network = copy.deepcopy(network)
+    classifier = copy.deepcopy(network.head.classifier)
+    network.to(device, dtype)
+    network.head.classifier = classifier.to(device)
+    moved: UNet = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def _keep_freed_memory() -> None:
+    """Let maps be taken from memory that was used before.
+
+    The C library of Linux gives large blocks back to the system when they are freed, and each new
+    map is then paid for page by page: up to a third of the time of a small network. It stops for
+    blocks up to the size of the largest that was freed so far, 32 MiB at most (mallopt(3),
+    M_MMAP_THRESHOLD). So one is freed here; none of its pages is ever touched.
+    """
+    torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -178,6 +232,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
     DeviceError
         If the device cannot compute in it.
     """
+    if precision == "int8":
+        raise OptionError(
+            "precision 'int8' is OpenVINO's: give engine='openvino', too; it is in the extra "
+            "vesselseg[openvino]."
+        )
     if precision not in PRECISIONS:
         raise OptionError(
             f"precision is {precision!r}; allowed are {', '.join(map(repr, PRECISIONS))}."
@@ -208,7 +267,9 @@ def native_precisions(device: torch.device) -> list[str]:
     return [*native, "float16"]
 
 
-def choose_batch_size(batch_size: int | None, checkpoint: Checkpoint, device: torch.device) -> int:
+def choose_batch_size(
+    batch_size: int | None, checkpoint: Checkpoint, device: torch.device, precision: str
+) -> int:
     """Windows in one batch: the caller's number, or what suits the device.
 
     Raises
@@ -217,7 +278,13 @@ def choose_batch_size(batch_size: int | None, checkpoint: Checkpoint, device: to
         If it is not a positive whole number.
     """
     if batch_size is None:
-        return max(1, _BATCH_PIXELS[device.type] // checkpoint.crop**2)
+        window = checkpoint.crop**2 * (4 if precision == "float32" else 2)
+        most = max(1, _BATCH_BYTES[device.type] // window)
+        if checkpoint.fit_size is None:
+            return most
+        # The last batch is filled up: of the larger sizes, that with the least to fill.
+        count = len(windows(*checkpoint.fit_size, checkpoint.crop, checkpoint.stride))
+        return min(range(most, most // 2, -1), key=lambda size: -count % size)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise OptionError(f"batch_size is {batch_size!r}; it has to be a whole number from 1 up.")
     return batch_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -13,9 +14,10 @@ import torch
 from . import cache
 from . import weights as weights_files
 from .checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint
-from .engine import choose_device, choose_precision
-from .engines import onnx
-from .errors import CheckpointError, OptionError
+from .engine import TorchRuntime
+from .engines import Runtime, onnx
+from .engines.openvino import OpenVinoRuntime
+from .errors import CheckpointError, OptionError, did_you_mean
 from .files import sha256
 from .images import MAX_PIXELS, ImageLike
 from .record import Checkpoint
@@ -25,6 +27,11 @@ from .unet import UNet
 
 Model: TypeAlias = Union[str, "os.PathLike[str]", Checkpoint]
 
+_RUNTIMES: dict[str, type[TorchRuntime] | type[OpenVinoRuntime]] = {
+    "torch": TorchRuntime,
+    "openvino": OpenVinoRuntime,
+}
+
 
 def load_model(
     model: Model | None = None,
@@ -32,6 +39,8 @@ def load_model(
     weights: str | os.PathLike[str] | None = None,
     device: str | torch.device = "auto",
     precision: str = "float32",
+    engine: str = "torch",
+    calibration: Sequence[ImageLike] | None = None,
     batch_size: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Segmenter:
@@ -48,9 +57,16 @@ def load_model(
         A local file to read instead, with the windows and the scale of `model`.
     device : str or torch.device
         "auto" takes CUDA, then MPS, then the CPU; or "cpu", "cuda", "cuda:1", "mps".
-    precision : {"float32", "bfloat16", "float16", "auto"}
+    precision : {"float32", "bfloat16", "float16", "int8", "auto"}
         "auto" is the fastest that the device computes natively: bfloat16 or float32 on a CPU,
-        float16 on a GPU.
+        float16 on a GPU. "int8" is OpenVINO's, and "float16" is PyTorch's.
+    engine : {"torch", "openvino"}
+        What computes: PyTorch, or OpenVINO, on CPUs alone, which computes in "int8" too. An
+        ONNX file has its own.
+    calibration : sequence of what :meth:`Segmenter.__call__` takes
+        For "int8" alone: photographs such as the model will see, from which the ranges of its
+        maps are taken. None for one that is part of the package. It takes half a minute the
+        first time; the result is kept in the cache folder.
     batch_size : int
         Windows computed at once; None for what suits the device.
     max_pixels : int
@@ -71,22 +87,33 @@ def load_model(
         If the weights can be had from nowhere.
     DeviceError
         If the device, or the precision on it, is not available.
+    ImageError
+        If a calibration image is not an image that is accepted.
     MissingExtraError
-        If the file is an ONNX file and ONNX Runtime is not installed.
+        If what runs an ONNX file, OpenVINO or, for "int8", NNCF is needed and not installed.
     OptionError
         If another argument is outside what is described here.
     """
-    network: UNet | onnx.OnnxFile
-    if file := _onnx_file(model, weights):
-        chosen, precision = onnx.choose_device(device), onnx.choose_precision(precision)
-        network, checkpoint = onnx.read(file)
-        digest = network.sha256
+    runtime: Runtime
+    kind = _runtime(engine)
+    if file := _onnx_file(model, weights, engine):
+        chosen, precision = onnx.OnnxFile.choose(device, precision)
+        _refuse_calibration(calibration, precision)
+        runtime, checkpoint = onnx.read(file)
+        digest = runtime.sha256
     else:
-        chosen = choose_device(device)
-        precision = choose_precision(precision, chosen)
+        chosen, precision = kind.choose(device, precision)
+        _refuse_calibration(calibration, precision)
         network, checkpoint, digest = _load(model, weights)
+        if precision == "int8":
+            from .engines.openvino_int8 import quantized
+
+            content = quantized(network, checkpoint, calibration, max_pixels)
+            runtime = OpenVinoRuntime(network, content)
+        else:
+            runtime = kind(network)
     return Segmenter(
-        network,
+        runtime,
         checkpoint,
         sha256=digest,
         device=chosen,
@@ -102,6 +129,7 @@ def segment(
     model: Model | Segmenter | None = None,
     device: str | torch.device = "auto",
     precision: str = "float32",
+    engine: str = "torch",
     scale: str | float | None = None,
     threshold: float = 0.5,
 ) -> Segmentation:
@@ -114,7 +142,7 @@ def segment(
     ----------
     image, scale, threshold
         As for :meth:`Segmenter.__call__`.
-    model, device, precision
+    model, device, precision, engine
         As for :func:`load_model`. A :class:`Segmenter` is used as it is.
 
     Returns
@@ -127,12 +155,30 @@ def segment(
         As :func:`load_model` and :meth:`Segmenter.__call__`.
     """
     if not isinstance(model, Segmenter):
-        model = _MODELS.get(model, device, precision)
+        model = _MODELS.get(model, device, precision, engine)
     return model(image, scale=scale, threshold=threshold)
 
 
+def _runtime(engine: str) -> type[TorchRuntime] | type[OpenVinoRuntime]:
+    if engine not in _RUNTIMES:
+        raise OptionError(
+            f"engine is {engine!r}; allowed are {', '.join(map(repr, _RUNTIMES))}."
+            f"{did_you_mean(engine, _RUNTIMES)} ONNX Runtime runs the files of `vesselseg export`: "
+            f"give the file as the model."
+        )
+    return _RUNTIMES[engine]
+
+
+def _refuse_calibration(calibration: Sequence[ImageLike] | None, precision: str) -> None:
+    if calibration is not None and precision != "int8":
+        raise OptionError(
+            f"calibration is for precision='int8' with engine='openvino'; this is {precision}. "
+            f"Leave it out."
+        )
+
+
 def _onnx_file(
-    model: Model | None, weights: str | os.PathLike[str] | None
+    model: Model | None, weights: str | os.PathLike[str] | None, engine: str
 ) -> str | os.PathLike[str] | None:
     """The ONNX file that is meant, if one is."""
     files = [x for x in (model, weights) if isinstance(x, (str, os.PathLike)) and onnx.is_onnx(x)]
@@ -140,6 +186,11 @@ def _onnx_file(
         raise OptionError(
             f"{str(files[0])!r} has its network and its record in one; give it alone: "
             f"load_model({str(files[0])!r})."
+        )
+    if files and engine != "torch":
+        raise OptionError(
+            f"{str(files[0])!r} is run by ONNX Runtime, not by {engine!r}. For that load the model "
+            f"that it was exported from; for this leave engine out."
         )
     return files[0] if files else None
 
@@ -203,15 +254,19 @@ class _Models:
         self._lock = threading.Lock()
         self._loaded: OrderedDict[Any, Segmenter] = OrderedDict()
 
-    def get(self, model: Model | None, device: str | torch.device, precision: str) -> Segmenter:
+    def get(
+        self, model: Model | None, device: str | torch.device, precision: str, engine: str
+    ) -> Segmenter:
         state: Any = None
         if isinstance(model, (str, os.PathLike)) and _is_path(model) and Path(model).exists():
             stat = Path(model).stat()  # a file that was replaced is loaded again
             model, state = Path(model).resolve(), (stat.st_mtime_ns, stat.st_size)
-        key = (model, state, str(device), precision)
+        key = (model, state, str(device), precision, engine)
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = load_model(model, device=device, precision=precision)
+                self._loaded[key] = load_model(
+                    model, device=device, precision=precision, engine=engine
+                )
             self._loaded.move_to_end(key)
             while len(self._loaded) > self._most:
                 self._loaded.popitem(last=False)

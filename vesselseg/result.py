@@ -37,7 +37,7 @@ class Segmentation:
         Plain values that say how this came about: ``vesselseg`` and ``torch`` (versions),
         ``model``, ``sha256`` of its weights, ``scale`` (the rule), ``network_size`` (height and
         width that the network saw), ``fov_diameter`` (pixels of the photograph, or None),
-        ``device``, ``precision`` and ``threshold``.
+        ``engine``, ``device``, ``precision`` and ``threshold``.
     """
 
     mask: NDArray[np.bool_]

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from . import fov, prepare, weights
 from ._version import __version__
-from .engine import TorchEngine, choose_batch_size, choose_device, choose_precision
-from .engines import onnx
+from .engine import choose_batch_size
+from .engines import Runtime
 from .errors import OptionError
 from .images import MAX_PIXELS, RGB, ImageLike, choose_max_pixels, to_rgb
 from .record import Checkpoint
 from .result import Segmentation
 from .sliding import Net, slide
-from .unet import UNet
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Segmenter:
 
     def __init__(
         self,
-        network: UNet | onnx.OnnxFile,
+        runtime: Runtime,
         checkpoint: Checkpoint,
         *,
         sha256: str,
@@ -51,18 +50,15 @@ class Segmenter:
         batch_size: int | None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self._network = network
+        self._runtime = runtime
         self._asked_batch_size = batch_size
-        self._engine: Net
-        if isinstance(network, onnx.OnnxFile):
-            self._engine = onnx.OnnxEngine(network, device)
-        else:
-            self._engine = TorchEngine(network, checkpoint, device, precision)
+        self._engine: Net = runtime.start(checkpoint, device, precision)
         self.checkpoint = checkpoint
+        self.engine = runtime.name
         self.sha256 = sha256
         self.device = device
         self.precision = precision
-        self.batch_size = choose_batch_size(batch_size, checkpoint, device)
+        self.batch_size = choose_batch_size(batch_size, checkpoint, device, precision)
         self.max_pixels = choose_max_pixels(max_pixels)
 
     def __call__(
@@ -168,7 +164,7 @@ class Segmenter:
         OptionError
             If the model was loaded from an ONNX file.
         """
-        weights.save(path, self._weights("saved"), self.checkpoint)
+        weights.save(path, self._runtime.network("saved"), self.checkpoint)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the network as an ONNX file, for other languages and runtimes.
@@ -188,7 +184,8 @@ class Segmenter:
         """
         from .engines.onnx_export import export
 
-        export(path, self._weights("exported"), self.checkpoint, self.sha256)
+        network = self._runtime.network("exported")
+        export(path, network, self.checkpoint, self.sha256)
 
     def to(self, device: str | torch.device) -> Segmenter:
         """The same model on another device; this one stays as it is.
@@ -199,24 +196,15 @@ class Segmenter:
             If the device is not there, or cannot compute in the model's precision.
         """
         settings = (str(device), self.precision, self._asked_batch_size, self.max_pixels)
-        return _rebuild(self._network, self.checkpoint, self.sha256, *settings)
+        return rebuild(self._runtime, self.checkpoint, self.sha256, *settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Built anew where it is unpickled: an engine belongs to its process and device.
-        state = (self._network, self.checkpoint, self.sha256, str(self.device), self.precision)
-        return _rebuild, (*state, self._asked_batch_size, self.max_pixels)
+        state = (self._runtime, self.checkpoint, self.sha256, str(self.device), self.precision)
+        return rebuild, (*state, self._asked_batch_size, self.max_pixels)
 
     def __repr__(self) -> str:
         return f"<Segmenter {self.checkpoint.name} on {self.device} in {self.precision}>"
-
-    def _weights(self, done: str) -> UNet:
-        """The network whose weights are to be written."""
-        if isinstance(self._network, onnx.OnnxFile):
-            raise OptionError(
-                f"A model that runs from an ONNX file cannot be {done}: copy the file itself, "
-                f"{str(self._network.path)!r}, or load the model it was exported from."
-            )
-        return self._network
 
     def _margin(self, windows: Tensor) -> Tensor:
         """The vessel logit minus the background logit, (N, 1, h, w).
@@ -248,7 +236,7 @@ class Segmenter:
             crop=self.checkpoint.crop,
             stride=self.checkpoint.stride,
             batch_size=self.batch_size,
-            multiple=self._network.multiple,
+            multiple=self._runtime.multiple,
         ):
             yield waiting.popleft(), logits
 
@@ -267,18 +255,18 @@ class Segmenter:
             "scale": rule,
             "network_size": list(photograph.scaled.shape[:2]),
             "fov_diameter": photograph.view.diameter and round(photograph.view.diameter, 1),
+            "engine": self.engine,
+            **self._runtime.about(),
             "device": str(self.device),
             "precision": self.precision,
             "threshold": threshold,
         }
-        if isinstance(self._network, onnx.OnnxFile):
-            provenance["onnxruntime"] = onnx.runtime_version()
         mask = probability > np.float32(threshold)
         return Segmentation(mask, probability, photograph.view.mask, provenance, photograph.rgb)
 
 
-def _rebuild(
-    network: UNet | onnx.OnnxFile,
+def rebuild(
+    runtime: Runtime,
     checkpoint: Checkpoint,
     sha256: str,
     device: str,
@@ -287,14 +275,13 @@ def _rebuild(
     max_pixels: int,
 ) -> Segmenter:
     """A Segmenter of the same weights; raises DeviceError where the device is missing."""
-    choose = onnx.choose_device if isinstance(network, onnx.OnnxFile) else choose_device
-    chosen = choose(device)
+    chosen, precision = runtime.choose(device, precision)
     return Segmenter(
-        network,
+        runtime,
         checkpoint,
         sha256=sha256,
         device=chosen,
-        precision=choose_precision(precision, chosen),
+        precision=precision,
         batch_size=batch_size,
         max_pixels=max_pixels,
     )

@@ -30,7 +30,10 @@ _EPSILON = 1e-5  # of every batch norm in the published configurations
 
 
 class ConvUnit(nn.Module):
-    """A convolution that keeps the size of its map, batch norm (if any), ReLU (unless told not)."""
+    """A convolution that keeps the size of its map, batch norm (if any), ReLU (unless told not).
+
+    Of several maps it takes the channels of all, in order.
+    """
 
     def __init__(
         self,
@@ -50,8 +53,8 @@ class ConvUnit(nn.Module):
         self.norm = nn.BatchNorm2d(out, eps=_EPSILON) if norm else None
         self.relu = relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
+    def forward(self, *parts: Tensor) -> Tensor:
+        x = self.conv(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         if self.norm is not None:
             x = self.norm(x)
         # In place: nobody else reads the convolution's output.
@@ -75,9 +78,23 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.reduce(x)  # (N, 2C, H, W) -> (N, C, H, W)
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-        x = torch.cat([skip, F.relu(x, inplace=True)], dim=1)  # (N, 2C, 2H, 2W)
-        out: Tensor = self.block(x)
+        join, unit = self.block
+        out: Tensor = unit(join(skip, F.relu(x, inplace=True)))  # of 2C channels, (N, C, 2H, 2W)
         return out
+
+
+class Classifier(nn.Conv2d):
+    """The last 1x1 convolution: channels -> logits, in the precision of its own weights.
+
+    A network in half precision may keep this one in float32: the difference of two rounded
+    logits would lose what decides a pixel.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
 
 
 class FCNHead(nn.Module):
@@ -86,10 +103,11 @@ class FCNHead(nn.Module):
     def __init__(self, channels: int, *, norm: bool) -> None:
         super().__init__()
         self.unit = ConvUnit(channels, channels, norm=norm)
-        self.classifier = nn.Conv2d(channels, CLASSES, 1)
+        self.classifier = Classifier(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _classify(self.classifier, self.unit(x))
+        logits: Tensor = self.classifier(self.unit(x))
+        return logits
 
 
 class PSPHead(nn.Module):
@@ -100,13 +118,14 @@ class PSPHead(nn.Module):
         out = channels // 4
         self.pyramid = nn.ModuleList(ConvUnit(channels, out, 1, norm=norm) for _ in POOL_SCALES)
         self.bottleneck = ConvUnit(channels + len(POOL_SCALES) * out, out, norm=norm)
-        self.classifier = nn.Conv2d(out, CLASSES, 1)
+        self.classifier = Classifier(out)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]
         for bins, unit in zip(POOL_SCALES, self.pyramid, strict=True):
             maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
-        return _classify(self.classifier, self.bottleneck(torch.cat(maps, dim=1)))
+        logits: Tensor = self.classifier(self.bottleneck(*maps))
+        return logits
 
 
 class ASPPHead(nn.Module):
@@ -120,12 +139,13 @@ class ASPPHead(nn.Module):
             ConvUnit(channels, out, 1 if d == 1 else 3, dilation=d, norm=norm) for d in _DILATIONS
         )
         self.bottleneck = ConvUnit((1 + len(_DILATIONS)) * out, out, norm=norm)
-        self.classifier = nn.Conv2d(out, CLASSES, 1)
+        self.classifier = Classifier(out)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [_enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
         maps += [unit(x) for unit in self.atrous]
-        return _classify(self.classifier, self.bottleneck(torch.cat(maps, dim=1)))
+        logits: Tensor = self.classifier(self.bottleneck(*maps))
+        return logits
 
 
 _Head = FCNHead | PSPHead | ASPPHead
@@ -207,13 +227,6 @@ def fold_batch_norm(state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
     return nn.Sequential(ConvUnit(channels, out, norm=norm), ConvUnit(out, out, norm=norm))
-
-
-def _classify(classifier: nn.Conv2d, x: Tensor) -> Tensor:
-    # A network in half precision may keep its last layer in float32: the difference of two
-    # rounded logits would lose what decides a pixel.
-    logits: Tensor = classifier(x.to(classifier.weight.dtype))
-    return logits
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:

@@ -228,7 +228,7 @@ class TestDeviceAndPrecision:
                 return ["CPUExecutionProvider"]
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", Fallback)
-        source = exported._network
+        source = exported._runtime
         assert isinstance(source, engine.OnnxFile)
         with pytest.raises(DeviceError, match="could not start on 'cuda:1'"):
             engine.OnnxEngine(source, torch.device("cuda:1"))
@@ -281,7 +281,7 @@ class TestPickles:
         content = pickle.dumps(vesselseg.load_model(path))
         record = dataclasses.replace(NARROW, stride=64)
         Segmenter(
-            model._network, record, sha256="", device=model.device, precision="float32",
+            model._runtime, record, sha256="", device=model.device, precision="float32",
             batch_size=None,
         ).export(path)  # fmt: skip
         with pytest.raises(CheckpointError, match="not the file any more"):

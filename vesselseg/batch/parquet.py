@@ -15,7 +15,8 @@ from .manifest import Line
 
 Row: TypeAlias = "dict[str, Any]"
 
-_TEXTS = ("input", "error", *KINDS, "model", "sha256", "scale", "device", "precision")
+_MADE_WITH = ("model", "sha256", "scale", "engine", "device", "precision")
+_TEXTS = ("input", "error", *KINDS, *_MADE_WITH)
 _NUMBERS = ("threshold", "seconds", "vessel_fraction")
 _EVERY = 10.0  # seconds between parts: what a crash of the driver may cost
 

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..segmenter import Segmenter, _rebuild
+from ..segmenter import Segmenter, rebuild
 from . import storage
 from .manifest import Line, describe_failure
 from .parquet import Row, to_row, to_table
@@ -84,8 +84,8 @@ class Worker:
 
         loaded: Segmenter = ray.get(model)
         if device or precision:
-            loaded = _rebuild(
-                loaded._network,
+            loaded = rebuild(
+                loaded._runtime,
                 loaded.checkpoint,
                 loaded.sha256,
                 device or str(loaded.device),

@@ -17,22 +17,21 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..checkpoints import CHECKPOINTS, find_checkpoint
 from ..errors import CheckpointError, DownloadError, OptionError, OutputError
 from ..files import sha256
 from ..record import Checkpoint, Source
 from . import accept, notes, places, transfer
+from .locks import lock
+from .making import PATTERN as _MADE
+from .making import made
 from .notes import Note
 from .places import Place, cache_folder, shown
 from .progress import Report, reporting
 from .transfer import SourceError
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
-__all__ = ["cache_folder", "cached", "clear", "contents", "download", "import_file"]
+__all__ = ["cache_folder", "cached", "clear", "contents", "download", "import_file", "made"]
 
 logger = logging.getLogger(__name__)
 
@@ -150,14 +149,14 @@ def import_file(file: str | os.PathLike[str], model: str | Checkpoint) -> Path:
 
 
 def contents(model: str | Checkpoint | None = None) -> list[Path]:
-    """Files of ours in the cache folder: weights, notes and parts; of one model, or all."""
+    """Files of ours in the cache folder: weights, notes, parts, what was made; of one, or all."""
     records = CHECKPOINTS.values() if model is None else [_record(model)]
     known = {s.filename for record in records for s in places.sources(record)}
     starts = tuple(f"{record.filename}." for record in records)
     folder, found = cache_folder(), []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         file = path.with_name(path.name.removesuffix(".json"))
-        if _PART.fullmatch(file.name):
+        if _PART.fullmatch(file.name) or _MADE.fullmatch(path.name):
             ours = model is None or path.name.startswith(starts)
         else:
             noted = model is None and notes.read(file, warn=False) is not None
@@ -181,7 +180,7 @@ def clear(model: str | Checkpoint | None = None) -> list[Path]:
             with contextlib.ExitStack() as stack:
                 part = _PART.fullmatch(path.name.removesuffix(".json"))
                 if part and part[1]:
-                    stack.enter_context(_lock(path.parent, part[1]).acquire(timeout=0))
+                    stack.enter_context(lock(path.parent, part[1]).acquire(timeout=0))
                 path.unlink(missing_ok=True)
         except TimeoutError:
             logger.warning("%s is being downloaded and stays.", path)
@@ -208,12 +207,12 @@ def _filling(checkpoint: Checkpoint) -> Iterator[Path]:
     folder = cache_folder()
     try:
         with contextlib.ExitStack() as stack:
-            lock = _lock(folder, checkpoint.filename)
+            held = lock(folder, checkpoint.filename)
             try:
-                stack.enter_context(lock.acquire(timeout=1))
+                stack.enter_context(held.acquire(timeout=1))
             except TimeoutError:
                 logger.info("Waiting for another process that obtains %s.", checkpoint.name)
-                stack.enter_context(lock.acquire())
+                stack.enter_context(held.acquire())
             yield folder
     except DownloadError:
         raise
@@ -223,14 +222,6 @@ def _filling(checkpoint: Checkpoint) -> Iterator[Path]:
             f"{str(folder)!r}: {error}. Make room there or allow it, or set VESSELSEG_HOME to "
             f"another folder."
         ) from error
-
-
-def _lock(folder: Path, name: str) -> BaseFileLock:
-    """A lock that the system itself releases when its holder dies; its file stays."""
-    from filelock import FileLock
-
-    (folder / ".locks").mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / ".locks" / f"{name}.lock")
 
 
 def _find(checkpoint: Checkpoint) -> tuple[Path | None, list[tuple[str, str]]]:

@@ -92,6 +92,8 @@ def _models(options: argparse.Namespace) -> Models:
             weights=weights,
             device=options.device,
             precision=options.precision,
+            engine=options.engine,
+            calibration=options.calibration,
             max_pixels=options.max_pixels,
         )
 

@@ -18,9 +18,20 @@ def add_model(parser: argparse.ArgumentParser) -> Any:
     add("--device", default="auto",
         help="auto, cpu, cuda, cuda:1, mps (default: %(default)s, the best there is)")  # fmt: skip
     add("--precision", default="float32",
-        help="float32, bfloat16, float16, or auto, the fastest that the device computes natively; "
-        "`vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
+        help="float32, bfloat16, float16, int8, or auto, the fastest that the device computes "
+        "natively; `vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
+    add_engine(add)
     return group
+
+
+def add_engine(add: Any) -> None:
+    """Add the options that say what computes."""
+    add("--engine", default="torch",
+        help="torch, or openvino, on CPUs, which has int8; needs vesselseg[openvino] "
+        "(default: %(default)s)")  # fmt: skip
+    add("--calibration", nargs="+", metavar="FILE",
+        help="for int8: photographs such as the model will see, from which the ranges of its maps "
+        "are taken (default: one that is part of vesselseg)")  # fmt: skip
 
 
 def scale(text: str) -> str | float:

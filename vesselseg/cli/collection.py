@@ -28,8 +28,16 @@ def segment_collection(options: argparse.Namespace, kinds: Sequence[str]) -> int
         raise OptionError("--executor ray needs files and folders, not standard input or output.")
     if options.part != (1, 1):
         raise OptionError("--part is for runs without Ray, which shares the images out itself.")
+    # PyTorch's precision depends on where the workers are; OpenVINO's is prepared once, here.
+    here = {"precision": options.precision} if options.engine != "torch" else {}
     model = load_model(
-        options.model, weights=options.weights, device="cpu", batch_size=options.batch_size
+        options.model,
+        weights=options.weights,
+        device="cpu",
+        engine=options.engine,
+        calibration=options.calibration,
+        batch_size=options.batch_size,
+        **here,
     )
     begun = time.perf_counter()
     with tqdm(unit="image", disable=None, file=sys.stderr) as bar:

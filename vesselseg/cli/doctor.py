@@ -24,6 +24,9 @@ _VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "HTTPS_PROXY", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
     "REQUESTS_CA_BUNDLE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
 )  # fmt: skip
+_OPTIONAL = (
+    "onnx", "onnxruntime", "openvino", "nncf", "ray", "scikit-image", "starlette", "uvicorn",
+)  # fmt: skip
 _SECONDS = 10.0  # that a host may take to answer
 _REPEATS = 3
 _EQUAL = 0.999  # of the pixels of a mask, in a precision that does well
@@ -48,6 +51,7 @@ def add_parsers(commands: Any) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     report: dict[str, Any] = {
         "versions": _versions(),
+        "extras": _extras(),
         "system": platform.platform(),
         "processor": _processor(),
         "threads": _threads(),
@@ -68,6 +72,18 @@ def _versions() -> dict[str, str]:
     packages = ("torch", "numpy", "pillow")
     installed = {name: importlib.metadata.version(name) for name in packages}
     return {"vesselseg": __version__, "python": platform.python_version(), **installed}
+
+
+def _extras() -> dict[str, str]:
+    """Packages of the optional extras."""
+
+    def version(name: str) -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {name: version(name) for name in _OPTIONAL}
 
 
 def _processor() -> str:
@@ -230,7 +246,7 @@ def _text(report: dict[str, Any]) -> str:
         return [title, *(f"  {name:{width}}  {value}" for name, value in values.items()), ""]
 
     lines = block("Versions", {**report["versions"], "system": report["system"]})
-    for title in ("threads", "devices", "cache", "variables", "hosts"):
+    for title in ("extras", "threads", "devices", "cache", "variables", "hosts"):
         if report.get(title):
             lines += block(title.capitalize(), report[title])
     side = report["window"]

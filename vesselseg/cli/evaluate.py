@@ -65,9 +65,10 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--precision",
         default="float32",
-        choices=("float32", "bfloat16", "float16", "auto"),
+        choices=("float32", "bfloat16", "float16", "int8", "auto"),
         help="of the computation (default: %(default)s)",
     )
+    arguments.add_engine(parser.add_argument)
     parser.add_argument(
         "--scale",
         type=arguments.scale,
@@ -160,7 +161,12 @@ def _models(options: argparse.Namespace) -> list[Segmenter]:
 
     models = [
         load_model(
-            name, weights=options.weights, device=options.device, precision=options.precision
+            name,
+            weights=options.weights,
+            device=options.device,
+            precision=options.precision,
+            engine=options.engine,
+            calibration=options.calibration,
         )
         for name in dict.fromkeys(options.model or [None])
     ]

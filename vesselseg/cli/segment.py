@@ -66,9 +66,9 @@ def add_parsers(commands: Any) -> None:
     add("--fov", action="store_true",
         help="write NAME_fov.png, too: the field of view, 0 and 255 (default: no)")  # fmt: skip
     add("--manifest", metavar="FILE", help="write JSON lines, one per image: input, outputs, "
-        "model, sha256 of its weights, scale, device, precision, threshold, seconds, fraction of "
-        "the field of view that is vessel; or the error. Runs at the same time need a FILE each "
-        "(default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
+        "model, sha256 of its weights, scale, engine, device, precision, threshold, seconds, "
+        "fraction of the field of view that is vessel; or the error. Runs at the same time need a "
+        "FILE each (default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
     add = arguments.add_model(parser).add_argument
     add("--scale", type=arguments.scale, metavar="RULE",
         help="fit (into the size of the model's data set), native, fov (field of view brought to "
@@ -195,6 +195,8 @@ def _load(options: argparse.Namespace) -> Segmenter:
         weights=options.weights,
         device=options.device,
         precision=options.precision,
+        engine=options.engine,
+        calibration=options.calibration,
         batch_size=options.batch_size,
     )
     check_scale(options.scale, model.checkpoint)  # now, not when the first image comes

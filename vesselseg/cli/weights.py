@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from ..record import Checkpoint
 
 
+_KINDS = {
+    ".part": ", a part that the next download continues",
+    ".made": ", made from the weights here",
+}
+
+
 def add_parsers(commands: Any) -> None:
     """Add the parsers of this module's commands."""
     parser = commands.add_parser(
@@ -43,7 +49,8 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "cache",
         help="show or clear the folder of downloaded weights",
-        description="Show where the downloaded weights are and how large, or remove them.",
+        description="Show where the downloaded weights are and how large, with what was made from "
+        "weights here, or remove them.",
     )
     parser.add_argument(
         "--clear", metavar="NAME", nargs="*",
@@ -102,6 +109,5 @@ def _cache(options: argparse.Namespace) -> int:
     weights = {path: size for path, size in sizes.items() if path.suffix != ".json"}
     print(f"{cache.cache_folder()}: {len(weights)} files, {sum(sizes.values()) / 1e6:.1f} MB")
     for path, size in weights.items():
-        part = ", a part that the next download continues" if path.suffix == ".part" else ""
-        print(f"  {path.name}: {size / 1e6:.1f} MB{part}")
+        print(f"  {path.name}: {size / 1e6:.1f} MB{_KINDS.get(path.suffix, '')}")
     return 0

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ _SILENT = 4  # ONNX Runtime prints to stderr below this level; what fails is rai
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An exported model as it lies on the disk: what a Segmenter has in place of a network.
+    """An exported model as it lies on the disk: a :class:`vesselseg.engines.Runtime`.
 
     Pickled, it is no more than this; where it is unpickled, the same file has to be there.
     """
@@ -35,6 +35,27 @@ class OnnxFile:
     path: Path
     sha256: str
     multiple: int
+    name: ClassVar[str] = "onnxruntime"
+
+    @staticmethod
+    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
+        """The device and the precision meant, both of them there."""
+        return choose_device(device), choose_precision(precision)
+
+    def start(self, _: Checkpoint, device: torch.device, __: str) -> OnnxEngine:
+        """The file at work."""
+        return OnnxEngine(self, device)
+
+    def network(self, done: str) -> NoReturn:
+        """Nothing that can be written: the file is the network."""
+        raise OptionError(
+            f"A model that runs from an ONNX file cannot be {done}: copy the file itself, "
+            f"{str(self.path)!r}, or load the model it was exported from."
+        )
+
+    def about(self) -> dict[str, str]:
+        """Version of ONNX Runtime."""
+        return {"onnxruntime": str(require("onnxruntime", "onnx").__version__)}
 
 
 def is_onnx(path: str | os.PathLike[str]) -> bool:
@@ -127,11 +148,6 @@ def choose_precision(precision: str) -> str:
             f"model itself, by its name or from its weights."
         )
     return "float32"
-
-
-def runtime_version() -> str:
-    """Version of ONNX Runtime."""
-    return str(require("onnxruntime", "onnx").__version__)
 
 
 class OnnxEngine:

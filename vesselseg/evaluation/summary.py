@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import metrics
@@ -58,8 +58,12 @@ def settings(evaluation: Evaluation) -> str:
         return ""
     return (
         f"{evaluation.name}: weights {how['sha256'][:8]}, scale {how['scale']}, "
-        f"{how['precision']} on {how['device']}, threshold {how['threshold']:g}"
+        f"{how['precision']} on {how['device']}{_by(how)}, threshold {how['threshold']:g}"
     )
+
+
+def _by(how: Mapping[str, Any]) -> str:
+    return "" if how["engine"] == "torch" else f" by {how['engine']}"
 
 
 def tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table]:

@@ -1,0 +1,153 @@
+"""What speed is measured on: a model, an image, and the weights that all candidates share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import reference
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+import vesselseg
+from vesselseg import Checkpoint, Segmenter, fov, prepare, weights
+from vesselseg.checkpoints import EMBEDDED, find_checkpoint
+from vesselseg.unet import UNet
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "fundus.jpg"
+DRIVE_SIZE, HRF_SIZE = (584, 565), (2336, 3504)
+HRF_PART = (1016, 1016)  # of 2336 x 3504: 36 of 294 windows
+
+
+class Plan(NamedTuple):
+    """One line of :data:`PLANS`."""
+
+    model: str
+    size: tuple[int, int]
+    note: str = ""
+
+    @property
+    def record(self) -> Checkpoint:
+        return find_checkpoint(self.model)
+
+    @property
+    def scale(self) -> str:
+        """Data sets' own images are not resampled; the embedded model has a rule."""
+        return "fov" if self.record == EMBEDDED else "native"
+
+
+PLANS = {
+    "drive": Plan("unet_s5-d16_drive", DRIVE_SIZE),
+    "stare": Plan("unet_s5-d16_stare", (605, 700)),
+    "chase_db1": Plan("unet_s5-d16_chase_db1", (960, 999)),
+    "hrf": Plan("unet_s5-d16_hrf", HRF_PART, "a part: 36 of an image's 294 windows"),
+    "embedded-drive": Plan(EMBEDDED.name, DRIVE_SIZE),
+    "embedded-hrf": Plan(EMBEDDED.name, HRF_SIZE),
+}
+"""What can be chosen, by name."""
+
+
+@dataclass
+class Case:
+    """A plan with everything made that no candidate should be timed for.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path
+        For files of weights and exported models.
+
+    Attributes
+    ----------
+    pixels, scaled : ndarray of uint8 (H, W, 3)
+        The image, and at the network's scale.
+    theirs : torch.nn.Module or None
+        mmsegmentation's model; None where that is not installed, for the reason `missing`.
+    """
+
+    plan: Plan
+    folder: Path
+    pixels: NDArray[np.uint8] = field(init=False)
+    scaled: NDArray[np.uint8] = field(init=False)
+    theirs: Any = field(init=False, default=None)
+    missing: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        self.record = self.plan.record
+        self.pixels = photograph(self.plan.size)
+        diameter = fov.find(self.pixels).diameter
+        self.scaled = prepare.to_scale(self.pixels, self.plan.scale, self.record, diameter)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            try:
+                self.theirs = reference.build(self.record)
+            except ImportError as error:
+                self.missing = str(error)
+            self._weights = None if self.record == EMBEDDED else self._draw()
+        if self.theirs is not None and self.record == EMBEDDED:
+            network = weights.to_network(weights.read(self._embedded()), self.record)
+            reference.fill(self.theirs, network, self.record)
+
+    def load(self, precision: str, **options: Any) -> Segmenter:
+        """vesselseg with the weights of this case, on the CPU."""
+        return vesselseg.load_model(
+            self.record, weights=self._weights, device="cpu", precision=precision, **options
+        )
+
+    def mask(self, margin: Tensor) -> NDArray[np.bool_]:
+        """Vessel logit minus background logit, (1, h, w) -> mask of the photograph's size."""
+        return (prepare.restore(margin, *self.plan.size)[0] > 0).numpy()
+
+    def _draw(self) -> Path:
+        """Random weights in a file: mmsegmentation's own if it is there."""
+        file, record = self.folder / "weights.pth", self.record
+        window = reference.normalise(middle(self.scaled), record)
+        if self.theirs is not None:
+            balance(self.theirs.decode_head.conv_seg, partial(self.theirs, mode="tensor"), window)
+            torch.save({"state_dict": self.theirs.state_dict()}, file)
+        else:
+            network = UNet(record.width, record.depth, record.head)
+            balance(network.head.classifier, network, window)
+            weights.save(file, network, record)
+        return file
+
+    def _embedded(self) -> Path:
+        file = self.folder / "embedded.pth"
+        vesselseg.load_model(device="cpu").save(file)
+        return file
+
+
+def middle(pixels: NDArray[np.uint8], most: int = 256) -> NDArray[np.uint8]:
+    """The middle of an image, its sides multiples of 16."""
+    height, width = (min(most, side // 16 * 16) for side in pixels.shape[:2])
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
+
+
+def balance(classifier: nn.Conv2d, network: Callable[[Tensor], Tensor], window: Tensor) -> None:
+    """Shift a random network's bias so that half of a window is vessel.
+
+    Left as it is drawn, nearly all pixels would be of one class, and masks equal whatever is
+    computed.
+    """
+    assert classifier.bias is not None
+    with torch.no_grad():
+        logits = network(window)
+        classifier.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+
+
+def photograph(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The example, filling a frame of that height and width, what sticks out cut off."""
+    with Image.open(EXAMPLE) as image:
+        return np.array(ImageOps.fit(image.convert("RGB"), size[::-1]))
+
+
+def noise(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Random pixels."""
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

@@ -1,0 +1,94 @@
+"""The network through oneDNN's own entrances against the same network without."""
+
+import threading
+
+import pytest
+import torch
+
+from vesselseg import engine, onednn
+from vesselseg.unet import HEADS, UNet
+
+pytestmark = pytest.mark.skipif(not onednn.available(), reason="needs oneDNN on an x86 CPU")
+
+
+def seeded(head="fcn", *, width=16, depth=5):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet(width, depth, head).eval().requires_grad_(False)
+
+
+def images(*size):
+    x = torch.randn(*size, generator=torch.Generator().manual_seed(1))
+    return x.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [(2, 3, 64, 64), (1, 3, 80, 48), (1, 3, 16, 16)])
+@pytest.mark.parametrize("head", HEADS)
+@torch.inference_mode()
+def test_computes_the_same(head, size):
+    network, x = seeded(head), images(*size)
+    logits, expected = onednn.pack(network, torch.float32)(x), network(x)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_widest_layers_are_winograds():
+    units = dict(onednn.pack(seeded(), torch.float32).named_modules())
+    assert isinstance(units["encoder.4.1"], onednn.WinogradUnit)  # 256 -> 256 channels
+    assert not isinstance(units["encoder.4.0"], onednn.WinogradUnit)  # 128 -> 256
+
+
+@torch.inference_mode()
+def test_bfloat16_rounds_no_more_than_the_plain_network_does():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16")
+    network, x = seeded(), images(1, 3, 64, 64)
+    plain = engine._copy(network, torch.device("cpu"), torch.bfloat16)
+    exact = network(x)
+    packed, rounded = onednn.pack(network, torch.bfloat16)(x.bfloat16()), plain(x.bfloat16())
+    assert packed.dtype == torch.float32
+    assert 0 < (packed - exact).abs().mean() < 1.1 * (rounded - exact).abs().mean()
+
+
+@torch.inference_mode()
+def test_maps_of_another_size_than_the_first_are_computed_as_well():
+    network = seeded()
+    packed = onednn.pack(network, torch.float32)
+    for size in [(1, 3, 32, 32), (3, 3, 96, 64), (1, 3, 32, 32)]:
+        x = images(*size)
+        torch.testing.assert_close(packed(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_network_given_stays_as_it_is_and_shares_its_weights():
+    network = seeded()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.inference_mode():
+        packed = onednn.pack(network, torch.float32)
+        packed(images(1, 3, 32, 32))
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    ours = network.encoder[0][0].conv.weight
+    assert packed.encoder[0][0].weight.data_ptr() == ours.data_ptr()
+
+
+def test_threads_that_come_first_together_get_the_same():
+    network, x = seeded(), images(1, 3, 64, 64)
+    packed = onednn.pack(network, torch.float32)
+    barrier, results = threading.Barrier(4), []
+
+    def run():
+        with torch.inference_mode():
+            barrier.wait()
+            results.append(packed(x))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert len(results) == 4
+
+
+def test_is_not_available_where_an_entrance_is_missing(monkeypatch):
+    monkeypatch.setattr(onednn, "_ENTRANCES", ("_convolution_pointwise", "_no_such_thing"))
+    assert not onednn.available()
