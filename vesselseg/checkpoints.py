@@ -154,7 +154,7 @@ EMBEDDED = Checkpoint(
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf-preliminary.pth",
-            sha256="90a7f571a9f2d7eee0994f2bac25f5584c37e2e7af9f2b7949862c45fde1b0d0",
+            sha256="a612d3aa832271a852044725d919d3d8d321c7fcde1083493ed40eba7fcb36d8",
         ),
     ),
     license="Apache-2.0",

@@ -53,7 +53,7 @@ def pack(network: UNet, dtype: torch.dtype) -> UNet:
         if isinstance(unit, ConvUnit):
             packed.set_submodule(name, _packed(unit, dtype))
     if dtype != torch.float32:
-        packed.head.classifier = WideningClassifier(network.head.classifier)
+        packed.head.set_submodule("classifier", WideningClassifier(network.head.classifier))
     return packed
 
 
@@ -124,7 +124,7 @@ class WinogradUnit(PackedUnit):
         return winograd.convolve(parts, self._filters, self.bias)
 
 
-class WideningClassifier(Classifier):
+class WideningClassifier(nn.Module):
     """The last 1x1 convolution, in float32, of a map in half precision.
 
     So many pixels at a time that they are still in the cache when they have been widened.
@@ -133,7 +133,7 @@ class WideningClassifier(Classifier):
     _PIXELS = 2**14
 
     def __init__(self, classifier: Classifier) -> None:
-        super().__init__(classifier.in_channels)
+        super().__init__()
         self.weight, self.bias = classifier.weight, classifier.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class WideningClassifier(Classifier):
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
         weight, bias = self.weight.flatten(1).t(), self.bias
         assert bias is not None
-        logits = x.new_empty(len(pixels), self.out_channels, dtype=torch.float32)
+        logits = x.new_empty(len(pixels), len(bias), dtype=torch.float32)
         for start in range(0, len(pixels), self._PIXELS):
             part = slice(start, start + self._PIXELS)
             torch.addmm(bias, pixels[part].float(), weight, out=logits[part])
