@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHORT = ["--iterations", "1200"]
+SHORT = ["--iterations", "800"]
 # What differs from the defaults of train.py.
 ROWS: dict[str, list[str]] = {
     "base": [],
+    "seed-1": ["--seed", "1"],
     "no-colour": ["--colour", "no"],
     "zoom-narrow": ["--zoom", "0.85", "1.18"],
     "diameter-800": ["--diameter", "800"],
