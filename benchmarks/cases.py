@@ -66,7 +66,7 @@ class Case:
     Attributes
     ----------
     pixels, scaled : ndarray of uint8 (H, W, 3)
-        The image, and at the network's scale.
+        The image, and at the network's scale and in its colours.
     theirs : torch.nn.Module or None
         mmsegmentation's model; None where that is not installed, for the reason `missing`.
     """
@@ -81,8 +81,8 @@ class Case:
     def __post_init__(self) -> None:
         self.record = self.plan.record
         self.pixels = photograph(self.plan.size)
-        diameter = fov.find(self.pixels).diameter
-        self.scaled = prepare.to_scale(self.pixels, self.plan.scale, self.record, diameter)
+        view = fov.find(self.pixels)
+        self.scaled = prepare.to_network(self.pixels, view, self.plan.scale, self.record)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             try:

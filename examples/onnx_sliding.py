@@ -3,9 +3,8 @@
 vesselseg export -o vessels.onnx
 python examples/onnx_sliding.py vessels.onnx PHOTOGRAPH MASK.png [FACTOR]
 
-All that a port to C++, C# or JavaScript has to do. With a FACTOR, or where the model's scale is
-"native", the mask is vesselseg's own. Two rules are simplified, which moves borders a little: "fov"
-takes the extent of what is brighter than 15, not a fitted circle; "fit" lacks OpenCV's rounding.
+All that a port to C++, C# or JavaScript has to do. Simplified, which moves borders a little: the
+field of view is what is brighter than 15, not a fitted circle; "fit" lacks OpenCV's rounding.
 """
 
 import json
@@ -15,17 +14,14 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-BILINEAR, AFFINE = Image.Resampling.BILINEAR, Image.Transform.AFFINE
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
 record, multiple = json.loads(metadata["record"]), int(metadata["multiple"])
 crop, stride, scale = record["crop"], record["stride"], record["scale"]
-
 photograph = Image.open(sys.argv[2]).convert("RGB")
 width, height = photograph.size
-# The scale: a factor, or a rule for one.
 bright = np.asarray(photograph).max(axis=2) > 15
-if len(sys.argv) > 4:
+if len(sys.argv) > 4:  # the scale: a factor, or a rule for one
     scale = float(sys.argv[4])
 elif scale == "fov":
     scale = record["fov_diameter"] / max(np.ptp(np.flatnonzero(bright.any(axis=a))) for a in (0, 1))
@@ -35,7 +31,10 @@ elif scale == "fit":
 elif scale == "native":
     scale = 1.0
 size = [max(int(side * scale + 0.5), 1) for side in (width, height)]
-image = np.asarray(photograph.resize(size, BILINEAR))
+image = np.asarray(photograph.resize(size, Image.Resampling.BILINEAR))
+if record["fov_mean"]:  # the colours: a gain for each channel
+    gains = np.divide(record["fov_mean"], np.asarray(photograph)[bright].mean(axis=0))
+    image = (image * gains.clip(0.25, 8)).round().clip(0, 255).astype(np.uint8)
 
 # Windows start every stride pixels; the last one ends at the border.
 sums, counts = np.zeros((2, *image.shape[:2]), np.float32)
@@ -50,9 +49,10 @@ for top in tops:
         (logits,) = session.run(["logits"], {"image": tile.transpose(2, 0, 1)[None]})
         sums[place] += (logits[0, 1] - logits[0, 0])[:h, :w]  # vessel minus background
         counts[place] += 1
-# A pixel is vessel where the mean is above 0, that is, where its probability is above 0.5.
+# A pixel is vessel where the mean is above 0: where its probability is above 0.5.
 back = (size[0] / width, 0, 0, 0, size[1] / height, 0)  # bilinear, without antialiasing
-mean = Image.fromarray(sums / counts).transform((width, height), AFFINE, back, BILINEAR)
+mean = Image.fromarray(sums / counts)
+mean = mean.transform(photograph.size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
 mask = np.asarray(mean) > 0
 if record["mask_outside_fov"]:
     mask &= bright

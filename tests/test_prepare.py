@@ -1,4 +1,6 @@
-"""Bringing photographs to the network's scale, and logits back."""
+"""Bringing photographs to the network's scale and colours, and logits back."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +9,17 @@ from PIL import Image
 
 from vesselseg import OptionError
 from vesselseg.checkpoints import EMBEDDED, find_checkpoint
-from vesselseg.prepare import check_scale, fit_factor, resize_like_opencv, restore, to_scale
+from vesselseg.fov import FieldOfView
+from vesselseg.prepare import (
+    apply_gains,
+    check_scale,
+    fit_factor,
+    gains,
+    resize_like_opencv,
+    restore,
+    to_network,
+    to_scale,
+)
 
 DRIVE = find_checkpoint("unet_s5-d16_drive")
 RNG = np.random.default_rng(0)
@@ -103,6 +115,36 @@ class TestOtherScales:
         assert np.ptp(to_scale(stripes, 0.25, DRIVE, None)[8]) < 20
         expected = Image.fromarray(stripes).resize((16, 16), Image.Resampling.BILINEAR)
         assert np.array_equal(to_scale(stripes, 0.25, DRIVE, None), np.asarray(expected))
+
+
+class TestColours:
+    MEANS = (160.0, 80.0, 40.0)
+
+    def test_means_inside_the_field_of_view_are_brought_to_those_of_the_record(self):
+        image = blank(600, 600)
+        image[:, 100:500] = (80, 160, 20)
+        view = FieldOfView(image.any(axis=2), 400.0)
+        assert gains(image, view, self.MEANS) == (2.0, 0.5, 2.0)
+        record = replace(DRIVE, fov_mean=self.MEANS)
+        seen = to_network(image, view, "native", record)
+        assert seen[300, 300].tolist() == [160, 80, 40]
+        assert not seen[:, :100].any()
+
+    def test_gains_have_limits(self):
+        image = np.full((40, 40, 3), (255, 0, 1), dtype=np.uint8)
+        view = FieldOfView(np.ones((40, 40), dtype=np.bool_), None)
+        assert gains(image, view, (20.0, 80.0, 40.0)) == (0.25, 8.0, 8.0)
+        nowhere = FieldOfView(np.zeros((40, 40), dtype=np.bool_), None)
+        assert gains(image, nowhere, self.MEANS) == (8.0, 8.0, 8.0)
+
+    def test_what_is_too_bright_stays_white(self):
+        image = np.full((2, 2, 3), (100, 200, 7), dtype=np.uint8)
+        assert apply_gains(image, (2.0, 2.0, 0.5))[0, 0].tolist() == [200, 255, 4]
+
+    def test_a_record_without_means_leaves_colours_alone(self):
+        image = blank(30, 40)
+        view = FieldOfView(np.ones((30, 40), dtype=np.bool_), None)
+        assert to_network(image, view, "native", DRIVE) is image
 
 
 class TestCheckScale:

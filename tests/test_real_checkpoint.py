@@ -54,3 +54,13 @@ def test_bfloat16_agrees_on_the_example(model):
         "unet_s5-d16_chase_db1", weights=FILE, device="cpu", precision="bfloat16"
     )
     assert (rounded(EXAMPLE).mask == model(EXAMPLE).mask).mean() >= 0.999
+
+
+def test_int8_agrees_on_the_example(model):
+    pytest.importorskip("nncf")
+    quantised = vesselseg.load_model(
+        "unet_s5-d16_chase_db1", weights=FILE, device="cpu", engine="openvino", precision="int8"
+    )
+    equal = (quantised(EXAMPLE).mask == model(EXAMPLE).mask).mean()
+    print(f"fundus.jpg: {equal:.2%} of the pixels are equal in 8 bits")
+    assert equal >= 0.997

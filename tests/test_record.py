@@ -35,6 +35,8 @@ def test_a_record_of_ones_own_needs_four_values():
         ("fit_size", (0, 565)),
         ("fov_diameter", 0),
         ("fov_diameter", float("nan")),
+        ("fov_mean", (1.0, 2.0)),
+        ("fov_mean", (1.0, 0.0, 2.0)),
         ("mean", (1.0, 2.0)),
         ("std", (1.0, 0.0, 1.0)),
     ],

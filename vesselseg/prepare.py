@@ -1,4 +1,4 @@
-"""Photograph -> the network's scale, and its logits back to the photograph's own size."""
+"""Photograph -> the network's scale and colours, and its logits back to the photograph's size."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import OptionError
+from .fov import FieldOfView
 from .images import MAX_PIXELS, RGB
 from .record import Checkpoint
 
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 # Where no field of view gives the scale, tiny images are not blown up further than this.
 _LARGEST_GUESS = 4.0
+
+# Gains of a channel: beyond them there is more noise in it than fundus.
+_GAINS = (0.25, 8.0)
+_SAMPLES = 256  # rows and columns, about, that means are taken over
 
 
 def check_scale(scale: str | float | None, checkpoint: Checkpoint) -> str | float:
@@ -37,6 +42,39 @@ def check_scale(scale: str | float | None, checkpoint: Checkpoint) -> str | floa
         f"scale is {scale!r}; it has to be 'fit', 'native', 'fov', a positive factor, or None "
         f"for the model's own rule ({checkpoint.scale!r})."
     )
+
+
+def to_network(
+    image: RGB,
+    view: FieldOfView,
+    scale: str | float,
+    checkpoint: Checkpoint,
+    max_pixels: int = MAX_PIXELS,
+) -> RGB:
+    """A photograph as windows are cut from it: :func:`to_scale`, and the record's colours."""
+    scaled = to_scale(image, scale, checkpoint, view.diameter, max_pixels)
+    if checkpoint.fov_mean is None:
+        return scaled
+    return apply_gains(scaled, gains(image, view, checkpoint.fov_mean))
+
+
+def gains(image: RGB, view: FieldOfView, means: tuple[float, float, float]) -> tuple[float, ...]:
+    """What brings R, G and B to `means` inside the field of view, within limits.
+
+    Another lamp or sensor multiplies each channel by a number of its own (von Kries); of that
+    a photograph is freed here.
+    """
+    step = max(1, min(image.shape[:2]) // _SAMPLES)
+    seen = image[::step, ::step][view.mask[::step, ::step]]
+    now = seen.mean(axis=0) if len(seen) else np.zeros(3)
+    found = np.asarray(means) / np.maximum(now, 1e-3)
+    return tuple(float(gain) for gain in found.clip(*_GAINS))
+
+
+def apply_gains(image: RGB, gains: tuple[float, ...]) -> RGB:
+    """Each channel times its gain, rounded, 255 at most."""
+    values = np.outer(gains, np.arange(256)).round().clip(0, 255).astype(int)
+    return np.array(Image.fromarray(image).point(values.ravel().tolist()))
 
 
 def to_scale(

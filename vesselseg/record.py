@@ -63,6 +63,9 @@ class Checkpoint:
         Height and width of the data set's images, in pixels.
     fov_diameter : float or None
         Diameter of the field of view at the network's scale, in pixels.
+    fov_mean : (float, float, float) or None
+        Means of R, G and B inside the field of view, in units of 0 to 255, that a gain for each
+        channel brings a photograph to, whatever its camera; None: colours are left alone.
     mask_outside_fov : bool
         Whether pixels outside the field of view are set to background, probability 0.
     mean, std : (float, float, float)
@@ -97,6 +100,7 @@ class Checkpoint:
     scale: str | float = "native"
     fit_size: tuple[int, int] | None = None
     fov_diameter: float | None = None
+    fov_mean: tuple[float, float, float] | None = None
     mask_outside_fov: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -132,11 +136,14 @@ class Checkpoint:
         diameter = self.fov_diameter
         require(_positive(diameter) or (diameter is None and self.scale != "fov"),
                 "fov_diameter", "a number of pixels where scale is 'fov'")  # fmt: skip
-        for field in ("mean", "std"):
+        for field in ("mean", "std", "fov_mean"):
             value = getattr(self, field)
             fine = isinstance(value, tuple) and len(value) == 3
             fine = fine and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
-            require(fine and (field == "mean" or min(value) > 0), field, "three numbers, R, G, B")
+            fine = fine and (field == "mean" or min(value) > 0)
+            require(
+                fine or (field == "fov_mean" and value is None), field, "three numbers, R, G, B"
+            )
 
     @property
     def filename(self) -> str:

@@ -224,9 +224,7 @@ class Segmenter:
             for image in images:
                 rgb = to_rgb(image, self.max_pixels)
                 view = fov.find(rgb)
-                scaled = prepare.to_scale(
-                    rgb, rule, self.checkpoint, view.diameter, self.max_pixels
-                )
+                scaled = prepare.to_network(rgb, view, rule, self.checkpoint, self.max_pixels)
                 waiting.append(_Photograph(rgb, view, scaled))
                 yield torch.from_numpy(scaled).permute(2, 0, 1).to(self.device)
 

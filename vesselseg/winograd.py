@@ -19,15 +19,21 @@ from torch import Tensor
 _OPS: Any = torch.ops.mkldnn  # oneDNN's products: PyTorch's own take another library
 
 # Three taps of a filter -> four points.
-_G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
+_G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 Filters = list[list[Tensor]]  # [column][row] of the 4 x 4 points: (K, C), in oneDNN's layout
 
 
 def transform(weight: Tensor, tiles: int, dtype: torch.dtype) -> Filters:
     """Weights (K, C, 3, 3) -> filters in `dtype`, laid out for products with `tiles` rows."""
-    points = torch.einsum("ru,kcuv,sv->srkc", _G, weight.double(), _G).to(dtype)
-    return [[_OPS._reorder_linear_weight(row, tiles) for row in column] for column in points]
+    taps = weight.flatten(2)  # (K, C, 9)
+
+    def point(row: int, column: int) -> Tensor:  # one at a time: all of them are 16/9 of `weight`
+        filters = taps @ torch.outer(_G[row], _G[column]).flatten()
+        laid_out: Tensor = _OPS._reorder_linear_weight(filters.to(dtype), tiles)
+        return laid_out
+
+    return [[point(row, column) for row in range(4)] for column in range(4)]
 
 
 def convolve(parts: tuple[Tensor, ...], filters: Filters, bias: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def calibration_windows(
     chosen: Windows = []
     for image in images:
         rgb = to_rgb(image, max_pixels)
-        scaled = prepare.to_scale(rgb, rule, checkpoint, fov.find(rgb).diameter, max_pixels)
+        scaled = prepare.to_network(rgb, fov.find(rgb), rule, checkpoint, max_pixels)
         height, width = scaled.shape[:2]
         there = windows(height, width, checkpoint.crop, checkpoint.stride)
         for place in np.linspace(0, len(there) - 1, min(share, len(there))).round().astype(int):
