@@ -15,19 +15,23 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHORT = ["--iterations", "800"]
+SHORT = ["--iterations", "800", "--average", "0.99"]
 # What differs from the defaults of train.py.
 ROWS: dict[str, list[str]] = {
     "base": [],
     "seed-1": ["--seed", "1"],
+    "no-balance": ["--balance", "no"],
+    "no-balance-seed-1": ["--balance", "no", "--seed", "1"],
     "no-colour": ["--colour", "no"],
     "zoom-narrow": ["--zoom", "0.85", "1.18"],
+    "zoom-wide": ["--zoom", "0.45", "2.2"],
     "diameter-800": ["--diameter", "800"],
     "diameter-1250": ["--diameter", "1250"],
     "width-8": ["--width", "8"],
     "width-24": ["--width", "24"],
     "depth-4": ["--depth", "4"],
     "centreline": ["--centreline", "0.5"],
+    "batch-4": ["--batch-size", "4", "--iterations", "1600"],
     "rate-4e-3": ["--rate", "4e-3"],
 }
 
@@ -38,7 +42,7 @@ def main() -> None:
     parser.add_argument("--hrf", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True, help="folder of all rows")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS])
-    parser.add_argument("--splits", nargs="+", default=["hrf-to-chase"], help="of splits/")
+    parser.add_argument("--splits", nargs="+", default=["fold1"], help="of splits/")
     options = parser.parse_args()
     folders = ["--chase-db1", str(options.chase_db1), "--hrf", str(options.hrf)]
     print("| row | split | data set | Dice | sensitivity | precision | best threshold |")

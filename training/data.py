@@ -18,6 +18,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
+from vesselseg import fov, prepare
+
+FOV_MEAN = (160.0, 75.0, 30.0)  # R, G, B; of both data sets together, with more blue
 WINDOW = 256
 _STEP = math.sqrt(0.5)  # between levels of a pyramid
 
@@ -88,9 +91,11 @@ def of_groups(sources: list[Source], groups: list[str]) -> list[Source]:
     return [s for s in sources if s.group in groups or s.group.split("/")[0] in groups]
 
 
-def pyramid(source: Source, scale: Scale) -> list[Level]:
-    """Sizes of one photograph, the largest first."""
+def pyramid(source: Source, scale: Scale, *, balance: bool) -> list[Level]:
+    """Sizes of one photograph, the largest first, its colours as :data:`FOV_MEAN` or untouched."""
     image = Image.open(source.image).convert("RGB")
+    pixels = np.asarray(image)
+    gains = prepare.gains(pixels, fov.find(pixels), FOV_MEAN) if balance else (1.0, 1.0, 1.0)
     label = np.asarray(Image.open(source.label).convert("L"))
     label = Image.fromarray(((label > label.max() / 2) * 255).astype(np.uint8))
     levels = []
@@ -98,7 +103,8 @@ def pyramid(source: Source, scale: Scale) -> list[Level]:
     while diameter > scale.smallest * _STEP:
         factor = diameter / source.diameter
         size = (round(image.width * factor), round(image.height * factor))
-        parts = [np.asarray(image.resize(size, Image.Resampling.BILINEAR)),
+        scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+        parts = [prepare.apply_gains(scaled, gains),
                  np.asarray(label.resize(size, Image.Resampling.BOX))[..., None]]  # fmt: skip
         pixels = torch.from_numpy(np.concatenate(parts, axis=2)).permute(2, 0, 1).contiguous()
         levels.append(Level(pixels, diameter))
@@ -109,13 +115,20 @@ def pyramid(source: Source, scale: Scale) -> list[Level]:
 class Windows:
     """Endless augmented windows of `sources`, drawn with `rng` alone.
 
-    `colour` False leaves colours, light, noise and sharpness as they are.
+    `balance` False leaves the cameras' colours; `colour` False changes colours, light, noise and
+    sharpness no further.
     """
 
     def __init__(
-        self, sources: list[Source], scale: Scale, rng: np.random.Generator, *, colour: bool
+        self,
+        sources: list[Source],
+        scale: Scale,
+        rng: np.random.Generator,
+        *,
+        balance: bool,
+        colour: bool,
     ) -> None:
-        self.pyramids = [pyramid(source, scale) for source in sources]
+        self.pyramids = [pyramid(source, scale, balance=balance) for source in sources]
         self.scale = scale
         self.rng = rng
         self.colour = colour

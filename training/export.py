@@ -32,7 +32,7 @@ def main() -> None:
     network.load_state_dict(fold_batch_norm(trained))
     record = dataclasses.replace(
         EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=state["diameter"],
-        sources=(),
+        fov_mean=state["fov_mean"], sources=(),
     )  # fmt: skip
     save(options.output, network, record, dtype=torch.float16)
     size = options.output.stat().st_size

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import Scale, Windows, of_groups, photographs
+from data import FOV_MEAN, Scale, Windows, of_groups, photographs
 from losses import centreline_dice, entropy_and_dice
 
 from vesselseg.unet import UNet
@@ -36,6 +36,7 @@ def main() -> None:
     add("--depth", type=int, default=5, help="stages")
     add("--diameter", type=float, default=1000, help="field of view, in pixels")
     add("--zoom", type=float, nargs=2, default=(0.55, 1.6), help="of the diameter, at random")
+    add("--balance", choices=["yes", "no"], default="yes", help="the means of all fields of view")
     add("--colour", choices=["yes", "no"], default="yes", help="augment colour, light, noise")
     add("--centreline", type=float, default=0, help="weight of the centreline loss, 0 to 1")
     add("--iterations", type=int, default=6000)
@@ -43,6 +44,7 @@ def main() -> None:
     add("--rate", type=float, default=2e-3, help="highest learning rate")
     add("--average", type=float, default=0.998, help="decay of the moving average")
     add("--seed", type=int, default=0)
+    add("--start", type=Path, help="folder of a run whose weights this one starts from")
     options = parser.parse_args()
 
     groups = json.loads(options.split.read_text())["train"]
@@ -57,11 +59,13 @@ def train(options: argparse.Namespace, sources: list) -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     net = UNet(options.width, options.depth, norm=True).to(memory_format=torch.channels_last)
+    if options.start:
+        net.load_state_dict(torch.load(options.start / "state.pth", weights_only=True)["average"])
     average = {key: value.clone() for key, value in net.state_dict().items()}
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
     windows = Windows(
         sources, Scale(options.diameter, tuple(options.zoom)), np.random.default_rng(options.seed),
-        colour=options.colour == "yes",
+        balance=options.balance == "yes", colour=options.colour == "yes",
     )  # fmt: skip
     state_file, start = options.run / "state.pth", 0
     if state_file.exists():
@@ -100,6 +104,7 @@ def train(options: argparse.Namespace, sources: list) -> None:
                 "net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
                 "iteration": done, "rng": json.dumps(windows.rng.bit_generator.state),
                 "width": options.width, "depth": options.depth, "diameter": options.diameter,
+                "fov_mean": FOV_MEAN if options.balance == "yes" else None,
             })  # fmt: skip
 
 
