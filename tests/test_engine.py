@@ -110,6 +110,7 @@ class TestBatchSize:
             ("drive", "float32", 7), ("drive", "bfloat16", 14),
             ("chase_db1", "float32", 2), ("chase_db1", "bfloat16", 4),
             ("hrf", "float32", 1), ("hrf", "bfloat16", 1),
+            ("drive", "int8", 61), ("chase_db1", "int8", 12), ("hrf", "int8", 3),
         ],
     )  # fmt: skip
     def test_suits_the_windows(self, name, precision, expected):

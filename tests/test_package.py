@@ -47,7 +47,7 @@ def test_every_error_has_the_base_and_a_builtin():
 # Each module may import those above it, and the ones on its own line no other.
 ORDER = [
     {"errors", "_version"},
-    {"files", "plainfile", "record", "windows", "unet", "fov", "winograd"},
+    {"files", "plainfile", "record", "windows", "unet", "fov", "winograd", "transfers"},
     {"checkpoints", "images", "weights", "sliding", "onednn"},
     {"engine"},
     {"prepare", "result", "cache", "metrics"},

@@ -97,6 +97,13 @@ class TestSegmentMany:
         for image, result in zip(images, together, strict=True):
             assert identical(model(image), result)
 
+    def test_as_on_a_gpu_one_image_ahead(self, model, photograph, monkeypatch):
+        images = [photograph, photograph[:100], photograph[:, :90]]
+        expected = [result.probability for result in model.segment_many(images)]
+        monkeypatch.setattr(model, "_apart", True)
+        ahead = [result.probability for result in model.segment_many(images)]
+        assert all(map(np.array_equal, ahead, expected))
+
     def test_is_lazy(self, model, photograph):
         def endless():
             while True:

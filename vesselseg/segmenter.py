@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import fov, prepare, weights
@@ -21,6 +22,7 @@ from .images import MAX_PIXELS, RGB, ImageLike, choose_max_pixels, to_rgb
 from .record import Checkpoint
 from .result import Segmentation
 from .sliding import Net, slide
+from .transfers import Download, one_ahead, upload
 
 
 @dataclass
@@ -60,6 +62,8 @@ class Segmenter:
         self.precision = precision
         self.batch_size = choose_batch_size(batch_size, checkpoint, device, precision)
         self.max_pixels = choose_max_pixels(max_pixels)
+        # A GPU works on the next image while this process sees to the one before.
+        self._apart = device.type == "cuda"
 
     def __call__(
         self, image: ImageLike, *, scale: str | float | None = None, threshold: float = 0.5
@@ -105,7 +109,8 @@ class Segmenter:
         Parameters
         ----------
         images : iterable
-            Of what :meth:`__call__` takes. Read as results are asked for.
+            Of what :meth:`__call__` takes. Read as results are asked for; on a GPU, and where
+            windows of one do not fill a batch, somewhat ahead.
         scale, threshold
             As for :meth:`__call__`.
 
@@ -127,9 +132,13 @@ class Segmenter:
         number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
         if not (number and 0 <= threshold <= 1):
             raise OptionError(f"threshold is {threshold!r}; it has to be a number from 0 to 1.")
-        return (
-            self._segmentation(photograph, margin, rule, float(threshold))
+        found = (
+            (photograph, self._probability(photograph, margin))
             for photograph, margin in self._run(images, rule, self._margin)
+        )
+        return (
+            self._segmentation(photograph, probability.array(), rule, float(threshold))
+            for photograph, probability in (one_ahead(found) if self._apart else found)
         )
 
     def logits(self, image: ImageLike, *, scale: str | float | None = None) -> Tensor:
@@ -226,7 +235,7 @@ class Segmenter:
                 view = fov.find(rgb)
                 scaled = prepare.to_network(rgb, view, rule, self.checkpoint, self.max_pixels)
                 waiting.append(_Photograph(rgb, view, scaled))
-                yield torch.from_numpy(scaled).permute(2, 0, 1).to(self.device)
+                yield upload(torch.from_numpy(scaled), self.device).permute(2, 0, 1)
 
         for logits in slide(
             tensors(),
@@ -238,11 +247,17 @@ class Segmenter:
         ):
             yield waiting.popleft(), logits
 
+    def _probability(self, photograph: _Photograph, margin: Tensor) -> Download:
+        """Of vessels, (H, W) in [0, 1], at the photograph's own size."""
+        return Download(prepare.restore(margin, *photograph.rgb.shape[:2])[0].sigmoid_())
+
     def _segmentation(
-        self, photograph: _Photograph, margin: Tensor, rule: str | float, threshold: float
+        self,
+        photograph: _Photograph,
+        probability: NDArray[np.float32],
+        rule: str | float,
+        threshold: float,
     ) -> Segmentation:
-        margin = prepare.restore(margin, *photograph.rgb.shape[:2])[0]
-        probability = margin.sigmoid_().cpu().numpy()
         if self.checkpoint.mask_outside_fov:
             probability[~photograph.view.mask] = 0
         provenance = {
