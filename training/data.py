@@ -1,9 +1,9 @@
 """Training photographs as pyramids of sizes, and augmented windows drawn from them.
 
 Photographs are compared by the diameter of their field of view: a window is drawn at a target
-diameter (`DIAMETER` times a random zoom), from the level of the pyramid that lies nearest above
-it, so that reducing never aliases. Labels are kept as coverage in [0, 1]: a vessel thinner than
-a pixel is a fraction, not a coin toss.
+diameter (the network's own times a random zoom), from the level of the pyramid that lies nearest
+above it, so that reducing never aliases. Labels are kept as coverage in [0, 1]: a vessel thinner
+than a pixel is a fraction, not a coin toss.
 """
 
 from __future__ import annotations
@@ -18,11 +18,27 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-DIAMETER = 1000  # pixels: the field of view that the network is trained for
+from vesselseg import fov, prepare
+
+FOV_MEAN = (160.0, 75.0, 30.0)  # R, G, B; of both data sets together, with more blue
 WINDOW = 256
-ZOOM = (0.55, 1.6)  # of DIAMETER
-_LARGEST = 1700  # pixels: no window needs more than ZOOM[1] * DIAMETER
 _STEP = math.sqrt(0.5)  # between levels of a pyramid
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Fields of view that windows are drawn at: `diameter` in pixels, times `zoom`."""
+
+    diameter: float
+    zoom: tuple[float, float]
+
+    @property
+    def smallest(self) -> float:
+        return self.diameter * self.zoom[0]
+
+    @property
+    def largest(self) -> float:
+        return self.diameter * self.zoom[1]
 
 
 @dataclass(frozen=True)
@@ -62,17 +78,33 @@ def hrf(folder: Path) -> list[Source]:
     ]  # fmt: skip
 
 
-def pyramid(source: Source) -> list[Level]:
-    """Sizes of one photograph, the largest first."""
+def photographs(chase: Path | None, hrf_folder: Path | None) -> list[Source]:
+    """All photographs of the folders that are given."""
+    return [*(chase_db1(chase) if chase else []), *(hrf(hrf_folder) if hrf_folder else [])]
+
+
+def of_groups(sources: list[Source], groups: list[str]) -> list[Source]:
+    """Those whose group, or whose whole data set ("hrf"), is named; ValueError for no such one."""
+    known = {name for source in sources for name in (source.group, source.group.split("/")[0])}
+    if unknown := sorted(set(groups) - known):
+        raise ValueError(f"no such group: {', '.join(unknown)}")
+    return [s for s in sources if s.group in groups or s.group.split("/")[0] in groups]
+
+
+def pyramid(source: Source, scale: Scale, *, balance: bool) -> list[Level]:
+    """Sizes of one photograph, the largest first, its colours as :data:`FOV_MEAN` or untouched."""
     image = Image.open(source.image).convert("RGB")
+    pixels = np.asarray(image)
+    gains = prepare.gains(pixels, fov.find(pixels), FOV_MEAN) if balance else (1.0, 1.0, 1.0)
     label = np.asarray(Image.open(source.label).convert("L"))
     label = Image.fromarray(((label > label.max() / 2) * 255).astype(np.uint8))
     levels = []
-    diameter = min(source.diameter, _LARGEST)
-    while diameter > ZOOM[0] * DIAMETER * _STEP:
+    diameter = min(source.diameter, 1.0625 * scale.largest)
+    while diameter > scale.smallest * _STEP:
         factor = diameter / source.diameter
         size = (round(image.width * factor), round(image.height * factor))
-        parts = [np.asarray(image.resize(size, Image.Resampling.BILINEAR)),
+        scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+        parts = [prepare.apply_gains(scaled, gains),
                  np.asarray(label.resize(size, Image.Resampling.BOX))[..., None]]  # fmt: skip
         pixels = torch.from_numpy(np.concatenate(parts, axis=2)).permute(2, 0, 1).contiguous()
         levels.append(Level(pixels, diameter))
@@ -81,11 +113,25 @@ def pyramid(source: Source) -> list[Level]:
 
 
 class Windows:
-    """Endless augmented windows from `pyramids`, drawn with `rng` alone."""
+    """Endless augmented windows of `sources`, drawn with `rng` alone.
 
-    def __init__(self, pyramids: list[list[Level]], rng: np.random.Generator) -> None:
-        self.pyramids = pyramids
+    `balance` False leaves the cameras' colours; `colour` False changes colours, light, noise and
+    sharpness no further.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        scale: Scale,
+        rng: np.random.Generator,
+        *,
+        balance: bool,
+        colour: bool,
+    ) -> None:
+        self.pyramids = [pyramid(source, scale, balance=balance) for source in sources]
+        self.scale = scale
         self.rng = rng
+        self.colour = colour
 
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (size, 3, W, W) in [0, 1] and coverage (size, W, W) in [0, 1], float32."""
@@ -96,11 +142,10 @@ class Windows:
     def _window(self) -> tuple[torch.Tensor, torch.Tensor]:
         rng = self.rng
         levels = self.pyramids[rng.integers(len(self.pyramids))]
-        zoom = math.exp(rng.uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
-        target = DIAMETER * zoom
+        target = math.exp(rng.uniform(math.log(self.scale.smallest), math.log(self.scale.largest)))
         level = next((x for x in reversed(levels) if x.diameter >= target), levels[0])
         pixels = self._cut(level, level.diameter / target)
-        image = self._photometric(pixels[:3])
+        image = self._photometric(pixels[:3]) if self.colour else pixels[:3]
         return image, pixels[3]
 
     def _cut(self, level: Level, step: float) -> torch.Tensor:

@@ -12,7 +12,6 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from data import DIAMETER
 
 from vesselseg.checkpoints import EMBEDDED
 from vesselseg.files import sha256
@@ -32,8 +31,9 @@ def main() -> None:
     trained = state["average" if options.average == "yes" else "net"]
     network.load_state_dict(fold_batch_norm(trained))
     record = dataclasses.replace(
-        EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=DIAMETER, sources=()
-    )
+        EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=state["diameter"],
+        fov_mean=state["fov_mean"], sources=(),
+    )  # fmt: skip
     save(options.output, network, record, dtype=torch.float16)
     size = options.output.stat().st_size
     print(f"{options.output}: {state['iteration']} iterations, {size} bytes")

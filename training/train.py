@@ -1,7 +1,7 @@
 """Train a compact U-Net on openly licensed photographs; saves often, resumes by itself.
 
     python training/train.py --chase-db1 FOLDER --hrf FOLDER --run runs/first \
-        --hold-out chase_db1/09 chase_db1/10 hrf/05_dr hrf/05_g hrf/05_h
+        --split training/splits/fold1.json
 
 See training/README.md for the folders and for what comes after (export.py).
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from data import Windows, chase_db1, hrf, pyramid
+from data import FOV_MEAN, Scale, Windows, of_groups, photographs
+from losses import centreline_dice, entropy_and_dice
 
 from vesselseg.unet import UNet
 
@@ -30,24 +30,28 @@ def main() -> None:
     parser.add_argument("--chase-db1", type=Path, help="folder with images/ and labels/")
     parser.add_argument("--hrf", type=Path, help="folder with images/ and labels/")
     parser.add_argument("--run", type=Path, required=True, help="folder of state and log")
-    parser.add_argument("--hold-out", nargs="*", default=[], help="groups not trained on")
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--depth", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=6000)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--average", type=float, default=0.998, help="decay of the moving average")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", type=Path, required=True, help='JSON: groups to "train" on')
+    add = parser.add_argument_group("recipe").add_argument
+    add("--width", type=int, default=16, help="channels of the first stage")
+    add("--depth", type=int, default=5, help="stages")
+    add("--diameter", type=float, default=1000, help="field of view, in pixels")
+    add("--zoom", type=float, nargs=2, default=(0.55, 1.6), help="of the diameter, at random")
+    add("--balance", choices=["yes", "no"], default="yes", help="the means of all fields of view")
+    add("--colour", choices=["yes", "no"], default="yes", help="augment colour, light, noise")
+    add("--centreline", type=float, default=0, help="weight of the centreline loss, 0 to 1")
+    add("--iterations", type=int, default=6000)
+    add("--batch-size", type=int, default=8)
+    add("--rate", type=float, default=2e-3, help="highest learning rate")
+    add("--average", type=float, default=0.998, help="decay of the moving average")
+    add("--seed", type=int, default=0)
+    add("--start", type=Path, help="folder of a run whose weights this one starts from")
     options = parser.parse_args()
 
-    sources = [*(chase_db1(options.chase_db1) if options.chase_db1 else []),
-               *(hrf(options.hrf) if options.hrf else [])]  # fmt: skip
-    unknown = set(options.hold_out) - {source.group for source in sources}
-    if unknown:
-        parser.error(f"no such group: {', '.join(sorted(unknown))}")
-    sources = [source for source in sources if source.group not in options.hold_out]
-    if not sources:
-        parser.error("no photograph to train on: give --chase-db1 or --hrf")
+    groups = json.loads(options.split.read_text())["train"]
+    try:
+        sources = of_groups(photographs(options.chase_db1, options.hrf), groups)
+    except ValueError as error:
+        parser.error(str(error))
     train(options, sources)
 
 
@@ -55,9 +59,14 @@ def train(options: argparse.Namespace, sources: list) -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     net = UNet(options.width, options.depth, norm=True).to(memory_format=torch.channels_last)
+    if options.start:
+        net.load_state_dict(torch.load(options.start / "state.pth", weights_only=True)["average"])
     average = {key: value.clone() for key, value in net.state_dict().items()}
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
-    windows = Windows([pyramid(source) for source in sources], np.random.default_rng(options.seed))
+    windows = Windows(
+        sources, Scale(options.diameter, tuple(options.zoom)), np.random.default_rng(options.seed),
+        balance=options.balance == "yes", colour=options.colour == "yes",
+    )  # fmt: skip
     state_file, start = options.run / "state.pth", 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -76,7 +85,9 @@ def train(options: argparse.Namespace, sources: list) -> None:
         x = ((images - MEAN) / STD).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = net(x)
-        loss = criterion(logits.float(), labels)
+        loss = entropy_and_dice(logits.float(), labels)
+        if options.centreline:
+            loss = loss + options.centreline * centreline_dice(logits.float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -92,7 +103,8 @@ def train(options: argparse.Namespace, sources: list) -> None:
             save(state_file, {
                 "net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
                 "iteration": done, "rng": json.dumps(windows.rng.bit_generator.state),
-                "width": options.width, "depth": options.depth,
+                "width": options.width, "depth": options.depth, "diameter": options.diameter,
+                "fov_mean": FOV_MEAN if options.balance == "yes" else None,
             })  # fmt: skip
 
 
@@ -103,15 +115,6 @@ def rate(iteration: int, options: argparse.Namespace) -> float:
         return options.rate * (iteration + 1) / warm
     part = (iteration - warm) / (options.iterations - warm)
     return float(options.rate * 0.5 * (1 + math.cos(math.pi * part)))
-
-
-def criterion(logits: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy against the coverage plus soft Dice over the batch."""
-    target = torch.stack([1 - coverage, coverage], dim=1)
-    entropy = F.cross_entropy(logits, target)
-    vessel = logits.softmax(dim=1)[:, 1]
-    dice = (2 * (vessel * coverage).sum() + 1) / (vessel.sum() + coverage.sum() + 1)
-    return entropy + 1 - dice
 
 
 @torch.no_grad()

@@ -1,0 +1,47 @@
+"""What training minimises: logits (N, 2, H, W) against the label's coverage (N, H, W) in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_THINNING = 6  # rounds: vessels of up to twice as many pixels are thinned to a line
+
+
+def entropy_and_dice(logits: Tensor, coverage: Tensor) -> Tensor:
+    """Cross-entropy against the coverage plus soft Dice over the batch."""
+    target = torch.stack([1 - coverage, coverage], dim=1)
+    vessel = logits.softmax(dim=1)[:, 1]
+    dice = (2 * (vessel * coverage).sum() + 1) / (vessel.sum() + coverage.sum() + 1)
+    return F.cross_entropy(logits, target) + 1 - dice
+
+
+def centreline_dice(logits: Tensor, coverage: Tensor) -> Tensor:
+    """One minus clDice: how much of each centreline lies inside the other's vessels.
+
+    Shit et al., clDice, 2021, arXiv:2003.07311, equation 3, with its soft skeleton.
+    """
+    vessel, label = logits.softmax(dim=1)[:, 1:], coverage[:, None]
+    ours, theirs = _skeleton(vessel), _skeleton(label)
+    precision = ((ours * label).sum() + 1) / (ours.sum() + 1)
+    sensitivity = ((theirs * vessel).sum() + 1) / (theirs.sum() + 1)
+    return 1 - 2 * precision * sensitivity / (precision + sensitivity)
+
+
+def _skeleton(x: Tensor) -> Tensor:
+    """What each round of thinning loses to an opening: the ridges of `x`."""
+    skeleton = torch.zeros_like(x)
+    for _ in range(_THINNING):
+        thinner = _erode(x)
+        ridge = F.relu(x - F.max_pool2d(thinner, 3, stride=1, padding=1))
+        skeleton = skeleton + F.relu(ridge - skeleton * ridge)
+        x = thinner
+    return skeleton
+
+
+def _erode(x: Tensor) -> Tensor:
+    """Least of the neighbours above, below, left and right."""
+    down = -F.max_pool2d(-x, (3, 1), stride=1, padding=(1, 0))
+    across = -F.max_pool2d(-x, (1, 3), stride=1, padding=(0, 1))
+    return torch.minimum(down, across)
