@@ -2,13 +2,15 @@
 
     python training/export.py --run runs/first --output FILE.pth
 
-With `--average no` the weights of the last step are written instead.
+With `--average no` the weights of the last step are written instead. `--threshold 0.4` moves the
+last bias, so that a probability of 0.4 becomes one of 0.5, which is where masks are cut.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
 
 import torch
@@ -24,12 +26,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of train.py")
     parser.add_argument("--output", type=Path, required=True, help="file to write, .pth")
     parser.add_argument("--average", choices=["yes", "no"], default="yes")
+    parser.add_argument("--threshold", type=float, default=0.5, help="becomes 0.5")
     options = parser.parse_args()
+    if not 0 < options.threshold < 1:
+        parser.error("--threshold has to lie between 0 and 1")
 
     state = torch.load(options.run / "state.pth", weights_only=True)
     network = UNet(state["width"], state["depth"])
     trained = state["average" if options.average == "yes" else "net"]
     network.load_state_dict(fold_batch_norm(trained))
+    with torch.no_grad():
+        vessel = network.head.classifier.bias[1]
+        vessel += math.log((1 - options.threshold) / options.threshold)
     record = dataclasses.replace(
         EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=state["diameter"],
         fov_mean=state["fov_mean"], sources=(),

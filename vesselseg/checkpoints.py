@@ -143,18 +143,19 @@ _PUBLISHED = (
 # fmt: on
 
 EMBEDDED = Checkpoint(
-    name="unet_s5-c16_chase-hrf-preliminary",
+    name="unet_s5-c16_chase-hrf",
     dataset="chase_db1+hrf",
     crop=592,
     stride=512,
     width=16,
     scale="fov",
     fov_diameter=1000,
+    fov_mean=(160.0, 75.0, 30.0),
     loss="ce+dice",
     sources=(
         Source(
-            "package:unet_s5-c16_chase-hrf-preliminary.pth",
-            sha256="a612d3aa832271a852044725d919d3d8d321c7fcde1083493ed40eba7fcb36d8",
+            "package:unet_s5-c16_chase-hrf.pth",
+            sha256="e7197f42f8ea4b63fd9461fa520ec11d196f429d3300b05117f8fb5112b12d74",
         ),
     ),
     license="Apache-2.0",

@@ -208,5 +208,5 @@ def test_other_web_sites_cannot_ask_through_the_browser(url, content, asked):
 
 def test_models_on_this_machine_are_offered(url):
     offered = requests.get(f"{url}/settings", timeout=30).json()
-    assert offered["models"][:2] == ["narrow", "unet_s5-c16_chase-hrf-preliminary"]
+    assert offered["models"][:2] == ["narrow", "unet_s5-c16_chase-hrf"]
     assert offered["max_upload"] == 100_000

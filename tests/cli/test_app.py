@@ -43,7 +43,7 @@ def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
     process, line = command("--port", "0")
     url = re.fullmatch(r"vesselseg: (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
     settings = requests.get(f"{url}settings", timeout=30).json()
-    assert settings["models"][0] == "unet_s5-c16_chase-hrf-preliminary"
+    assert settings["models"][0] == "unet_s5-c16_chase-hrf"
     assert settings["max_upload"] == 50_000_000
     assert requests.get(url, headers={"Host": "example.org"}, timeout=30).status_code == 403
     assert "server" not in requests.get(url, timeout=30).headers
