@@ -69,7 +69,7 @@ def exported(tmp_path_factory):
 
 
 class TestOnnxSliding:
-    @pytest.mark.parametrize("factor", [0.03, 0.5])
+    @pytest.mark.parametrize("factor", [0.07, 0.5])
     def test_where_the_field_of_view_has_no_say_the_mask_is_the_librarys(
         self, factor, run, tmp_path
     ):
