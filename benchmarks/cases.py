@@ -57,6 +57,7 @@ DEFAULT = {
     "cpu": [name for name in PLANS if name != "hrf-whole"],
     "cuda": [name for name in PLANS if name != "hrf"],
 }
+"""What each kind of device is measured on where nothing is chosen."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from conftest import EXAMPLE, NARROW
 from PIL import Image
 
 import vesselseg
-from vesselseg import DeviceError, ImageError, OptionError, Segmenter
+from vesselseg import DeviceError, ImageError, OptionError, Segmenter, fov, prepare
 
 
 def identical(first, second):
@@ -36,6 +36,16 @@ class TestResult:
         expected = logits.softmax(dim=0)[1].numpy()
         assert expected.std() > 0.01
         np.testing.assert_allclose(model(photograph).probability, expected, atol=1e-6)
+
+    def test_the_network_sees_the_colours_of_the_record(self, model, photograph, published_file):
+        means = (120.0, 90.0, 60.0)
+        record = dataclasses.replace(NARROW, fov_mean=means)
+        balanced = vesselseg.load_model(record, weights=published_file, device="cpu")
+        seen = prepare.apply_gains(
+            photograph, prepare.gains(photograph, fov.find(photograph), means)
+        )
+        assert not np.array_equal(seen, photograph)
+        assert torch.equal(balanced.logits(photograph), model.logits(seen))
 
     @pytest.mark.parametrize("threshold", [0, 0.3, 0.5, 1])
     def test_mask_is_probability_above_the_threshold(self, threshold, model, photograph):

@@ -23,7 +23,7 @@ from ..errors import CheckpointError, DownloadError, OptionError, OutputError
 from ..files import sha256
 from ..record import Checkpoint, Source
 from . import accept, notes, places, transfer
-from .locks import lock
+from .locks import CANNOT_LOCK, lock
 from .making import PATTERN as _MADE
 from .making import made
 from .notes import Note
@@ -216,7 +216,7 @@ def _filling(checkpoint: Checkpoint) -> Iterator[Path]:
             yield folder
     except DownloadError:
         raise
-    except (OSError, NotImplementedError) as error:  # the latter: no locks in that file system
+    except CANNOT_LOCK as error:
         raise DownloadError(
             f"The weights of {checkpoint.name!r} cannot be written to the cache folder "
             f"{str(folder)!r}: {error}. Make room there or allow it, or set VESSELSEG_HOME to "

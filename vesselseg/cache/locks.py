@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
+CANNOT_LOCK = (OSError, NotImplementedError)
+"""What acquiring a lock raises; the latter where the file system has no locks."""
+
+
 def lock(folder: Path, name: str) -> BaseFileLock:
     """The lock of a file in the cache folder; the lock's own file stays."""
     from filelock import FileLock

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import OutputError
 from ..files import whole_file
 from ..record import Checkpoint
-from .locks import lock
+from .locks import CANNOT_LOCK, lock
 from .places import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def made(checkpoint: Checkpoint, key: str, kind: str, make: Callable[[], bytes])
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock(file.parent, file.name).acquire())
-        except (OSError, NotImplementedError) as error:  # the latter: no locks in that file system
+        except CANNOT_LOCK as error:
             logger.warning("%s cannot be written (%s) and is made each time.", file, error)
             return make()
         content = _read(file, key)  # somebody else may have been faster
