@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from PIL import Image
 
 import vesselseg
 
-THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
+THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def evaluate(
     )
     for source in sources:
         result = model(source.image)
-        probability = np.where(result.fov, result.probability, 0) if mask else result.probability
+        probability = result.probability * result.field_of_view if mask else result.probability
         with Image.open(source.label) as image:
             grey = np.asarray(image.convert("L"))
         label = grey > grey.max() / 2
@@ -83,7 +84,7 @@ def scores(counts: np.ndarray) -> dict[str, float]:
     return {
         "dice": 100 * 2 * true / (2 * true + false + missed),
         "sensitivity": true / (true + missed),
-        "precision": true / (true + false),
+        "precision": true / (true + false) if true + false else math.nan,
     }
 
 

@@ -23,6 +23,7 @@ from vesselseg.unet import UNet
 
 MEAN = torch.tensor([123.675, 116.28, 103.53])[:, None, None] / 255
 STD = torch.tensor([58.395, 57.12, 57.375])[:, None, None] / 255
+SAVE_EVERY = 200  # iterations
 
 
 def main() -> None:
@@ -95,7 +96,7 @@ def train(options: argparse.Namespace, sources: list) -> None:
         move(average, net.state_dict(), min(options.average, (1 + iteration) / (10 + iteration)))
         losses.append(loss.item())
         done = iteration + 1
-        if done % 200 == 0 or done == options.iterations:
+        if done % SAVE_EVERY == 0 or done == options.iterations:
             speed = (time.monotonic() - began) / (done - start)
             loss = round(float(np.mean(losses)), 4)
             print(json.dumps({"iteration": done, "loss": loss, "s": round(speed, 3)}), flush=True)

@@ -1,0 +1,192 @@
+"""The scripts of training/, from photographs to a measured model, on drawn photographs."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from synthetic import photograph, vessels, write
+
+from vesselseg import load_model
+
+TRAINING = Path(__file__).parents[1] / "training"
+FOLDS = [f"fold{number}" for number in range(1, 6)]
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch):
+    monkeypatch.syspath_prepend(TRAINING)
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """A script run with arguments; what it printed."""
+
+    def run(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with torch.random.fork_rng():
+            importlib.import_module(name).main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def data() -> ModuleType:
+    return importlib.import_module("data")
+
+
+def split(name: str) -> dict[str, list[str]]:
+    return json.loads((TRAINING / "splits" / f"{name}.json").read_text())
+
+
+def chase_db1(folder: Path) -> Path:
+    """Three children, in the layout that training/README.md asks for."""
+    for number in (1, 2, 3):
+        for seed, eye in enumerate("LR", start=2 * number):
+            write(folder / "images" / f"Image_{number:02}{eye}.jpg", photograph(seed))
+            write(folder / "labels" / f"Image_{number:02}{eye}_1stHO.png", vessels(seed))
+    return folder
+
+
+def hrf(folder: Path) -> Path:
+    for seed, kind in enumerate(("dr", "g", "h")):
+        write(folder / "images" / f"01_{kind}.jpg", photograph(seed))
+        write(folder / "labels" / f"01_{kind}.tif", vessels(seed))
+    return folder
+
+
+@pytest.mark.parametrize("name", [*FOLDS, "hrf-to-chase", "chase-to-hrf"])
+def test_nobody_is_on_both_sides_of_a_split(name):
+    sides = split(name)
+    assert sides["train"]
+    assert sides["test"]
+    assert not set(sides["train"]) & set(sides["test"])
+
+
+def test_the_folds_test_everyone_once():
+    tested = [group for fold in FOLDS for group in split(fold)["test"]]
+    children = [f"chase_db1/{number:02}" for number in range(1, 11)]
+    persons = [f"hrf/{number:02}_{kind}" for number in range(1, 6) for kind in ("dr", "g", "h")]
+    assert sorted(tested) == sorted(children + persons)
+    assert all(sorted(split(f)["train"] + split(f)["test"]) == sorted(tested) for f in FOLDS)
+
+
+def test_both_eyes_of_a_child_are_one_group(tmp_path, data):
+    sources = data.photographs(chase_db1(tmp_path), None)
+    chosen = data.of_groups(sources, ["chase_db1/02"])
+    assert [source.name for source in chosen] == ["chase_db1/Image_02L", "chase_db1/Image_02R"]
+    assert data.of_groups(sources, ["chase_db1"]) == sources
+    with pytest.raises(ValueError, match="no such group: hrf"):
+        data.of_groups(sources, ["chase_db1/01", "hrf"])
+
+
+def test_windows_keep_label_and_image_together(tmp_path, data):
+    # Colours are left alone, so that a vessel's pixels can be told by their darkness.
+    sources = data.photographs(chase_db1(tmp_path), None)
+    rng = np.random.default_rng(0)
+    scale = data.Scale(918, (1.0, 1.01))  # one drawn pixel is one of the window's
+    drawn = data.Windows(sources, scale, rng, balance=False, colour=False)
+    images, labels = drawn.batch(16)
+    assert images.shape == (16, 3, 256, 256)
+    assert labels.shape == (16, 256, 256)
+    assert 0 <= labels.min() <= labels.max() <= 1
+    red = images[:, 0]
+    vessel, fundus = red[labels > 0.9], red[(labels < 0.1) & (red > 0.2)]
+    assert len(vessel) > 100
+    assert vessel.mean() < 0.75 * fundus.mean()
+
+
+def test_windows_are_drawn_from_the_seed_alone(tmp_path, data):
+    sources = data.photographs(chase_db1(tmp_path / "c"), hrf(tmp_path / "h"))
+
+    def batch(seed: int) -> torch.Tensor:
+        rng, scale = np.random.default_rng(seed), data.Scale(1000, (0.8, 1.2))
+        windows = data.Windows(sources, scale, rng, balance=True, colour=True)
+        images, _ = windows.batch(3)
+        assert 0 <= images.min() <= images.max() <= 1
+        return images
+
+    assert torch.equal(batch(5), batch(5))
+    assert not torch.equal(batch(5), batch(6))
+
+
+def test_losses_are_least_where_the_label_is_met():
+    losses = importlib.import_module("losses")
+    coverage = torch.zeros(1, 32, 32)
+    coverage[:, 14:18] = 1
+    sure = 20 * torch.stack([0.5 - coverage, coverage - 0.5], dim=1)
+    for loss in (losses.entropy_and_dice, losses.centreline_dice):
+        assert loss(sure, coverage) == pytest.approx(0, abs=1e-2)
+        assert loss(-sure, coverage) > 0.9
+    shifted = losses.centreline_dice(sure.roll(1, dims=2), coverage)
+    assert shifted < 0.5 < losses.centreline_dice(sure.roll(8, dims=2), coverage)
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, script, monkeypatch):
+    train = importlib.import_module("train")
+    folder = chase_db1(tmp_path / "c")
+    (tmp_path / "split.json").write_text('{"train": ["chase_db1/01"]}')
+
+    def trained(run: str) -> dict:
+        options = ["--chase-db1", folder, "--split", tmp_path / "split.json", "--width", 8]
+        script("train", "--run", tmp_path / run, *options, "--depth", 2, "--batch-size", 1,
+               "--iterations", 3)  # fmt: skip
+        return torch.load(tmp_path / run / "state.pth", weights_only=True)
+
+    whole = trained("whole")
+    draw, drawn = train.Windows.batch, []
+
+    def stop_at_the_third(self, size):
+        drawn.append(size)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(self, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "SAVE_EVERY", 2)
+        patch.setattr(train.Windows, "batch", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            trained("stopped")
+    resumed = trained("stopped")
+    assert resumed["iteration"] == whole["iteration"] == 3
+    for key, value in whole["average"].items():
+        assert torch.equal(value, resumed["average"][key]), key
+
+
+def test_train_export_evaluate(tmp_path, script):
+    folders = ["--chase-db1", chase_db1(tmp_path / "c"), "--hrf", hrf(tmp_path / "h")]
+    sides = {"train": ["chase_db1/01", "hrf/01_g"], "test": ["chase_db1/03", "hrf/01_h"]}
+    (tmp_path / "split.json").write_text(json.dumps(sides))
+    which = [*folders, "--split", tmp_path / "split.json"]
+    run, model = tmp_path / "run", tmp_path / "model.pth"
+
+    small = ["--width", 8, "--depth", 3, "--batch-size", 1, "--iterations", 2]
+    script("train", *which, "--run", run, *small, "--centreline", 0.5)
+    assert "2 iterations" in script("export", "--run", run, "--output", model)
+    loaded = load_model(model)
+    assert (loaded.checkpoint.width, loaded.checkpoint.depth) == (8, 3)
+    assert loaded.checkpoint.fov_mean == (160, 75, 30)
+
+    out = script("evaluate", *which, "--model", model, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures) == {"chase_db1", "hrf"}
+    assert 0 <= figures["hrf"]["0.5"]["dice"] <= 100
+    assert "hrf/01_h" in out
+    assert "Image_03L" in out
+    assert "Image_01L" not in out
+    masked = script("evaluate", *which, "--model", model, "--mask", "--windows", 64, 48)
+    assert "chase_db1, threshold 0.5: Dice" in masked
+
+    # The bias that is moved lets 0.3 pass where 0.5 did.
+    script("export", "--run", run, "--output", model, "--threshold", 0.3)
+    moved = load_model(model)
+    picture = photograph(9)
+    was, now = (x(picture).probability for x in (loaded, moved))
+    both = (was > 0.001) & (was < 0.999)
+    odds = np.log(was / (1 - was)) + np.log(0.7 / 0.3)
+    assert np.allclose(now[both], 1 / (1 + np.exp(-odds[both])), atol=1e-2)
