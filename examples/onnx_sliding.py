@@ -24,7 +24,9 @@ bright = np.asarray(photograph).max(axis=2) > 15
 if len(sys.argv) > 4:  # the scale: a factor, or a rule for one
     scale = float(sys.argv[4])
 elif scale == "fov":
-    scale = record["fov_diameter"] / max(np.ptp(np.flatnonzero(bright.any(axis=a))) for a in (0, 1))
+    seen = max(np.ptp(np.flatnonzero(bright.any(axis=a))) for a in (0, 1))
+    least = record["fov_diameter"]
+    scale = min(max(seen, least), record["fov_diameter_max"] or least) / seen
 elif scale == "fit":
     long, short = max(record["fit_size"]), min(record["fit_size"])
     scale = min(long / max(height, width), short / min(height, width))

@@ -59,5 +59,5 @@ def test_finds_the_vessels_of_the_example(result):
 
 def test_follows_its_record(result):
     assert result.provenance["scale"] == "fov"
-    assert result.provenance["network_size"] == pytest.approx([1010, 1010], abs=3)
+    assert result.provenance["network_size"] == [1411, 1411]  # between least and largest size
     assert np.isfinite(result.probability).all()

@@ -88,7 +88,7 @@ class TestOnnxSliding:
 
     def test_it_needs_neither_torch_nor_vesselseg_and_is_short(self):
         lines = (EXAMPLES / "onnx_sliding.py").read_text().splitlines()
-        assert len(lines) < 60
+        assert len(lines) < 64
         imports = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
         assert imports == {"json", "sys", "numpy", "onnxruntime", "PIL"}
 

@@ -102,11 +102,20 @@ class TestOtherScales:
         assert to_scale(blank(30, 41), 0.5, DRIVE, None).shape == (15, 21, 3)
 
     def test_fov_brings_the_disc_to_the_diameter_of_the_record(self):
-        assert EMBEDDED.fov_diameter == 1000
-        assert to_scale(blank(300, 400), "fov", EMBEDDED, 250.0).shape == (1200, 1600, 3)
+        assert DRIVE.fov_range == (538, 538)
+        assert to_scale(blank(300, 400), "fov", DRIVE, 269.0).shape == (600, 800, 3)
+        assert to_scale(blank(600, 800), "fov", DRIVE, 1076.0).shape == (300, 400, 3)
+
+    @pytest.mark.parametrize(
+        ("diameter", "height"), [(250, 1200), (1000, 300), (1234, 300), (1500, 300), (3000, 150)]
+    )
+    def test_fov_brings_the_disc_into_the_range_of_the_record(self, diameter, height):
+        assert EMBEDDED.fov_range == (1000, 1500)
+        assert to_scale(blank(300, 300), "fov", EMBEDDED, diameter).shape[0] == height
 
     def test_fov_without_a_disc_takes_the_longer_side_up_to_four_times(self):
-        assert to_scale(blank(500, 2000), "fov", EMBEDDED, None).shape == (250, 1000, 3)
+        assert to_scale(blank(500, 2000), "fov", EMBEDDED, None).shape == (375, 1500, 3)
+        assert to_scale(blank(250, 500), "fov", EMBEDDED, None).shape == (500, 1000, 3)
         assert to_scale(blank(10, 20), "fov", EMBEDDED, None).shape == (40, 80, 3)
 
     def test_reducing_antialiases(self):

@@ -35,6 +35,7 @@ def test_a_record_of_ones_own_needs_four_values():
         ("fit_size", (0, 565)),
         ("fov_diameter", 0),
         ("fov_diameter", float("nan")),
+        ("fov_diameter_max", 1000.0),  # without a fov_diameter
         ("fov_mean", (1.0, 2.0)),
         ("fov_mean", (1.0, 0.0, 2.0)),
         ("mean", (1.0, 2.0)),
@@ -50,6 +51,11 @@ def test_values_outside_the_allowed_are_refused_by_name(field, value):
 def test_a_scale_rule_needs_its_size(scale, field):
     with pytest.raises(OptionError, match=f"{field} is None.*where scale is '{scale}'"):
         Checkpoint(**PLAIN, scale=scale)
+
+
+def test_the_largest_field_of_view_is_not_below_the_least():
+    with pytest.raises(OptionError, match=r"max is 999;.*at least fov_diameter, which is 1000"):
+        Checkpoint(**PLAIN, fov_diameter=1000, fov_diameter_max=999)
 
 
 @pytest.mark.parametrize("record", list_models(), ids=lambda record: record.name)

@@ -89,7 +89,7 @@ def test_windows_keep_label_and_image_together(tmp_path, data):
     # Colours are left alone, so that a vessel's pixels can be told by their darkness.
     sources = data.photographs(chase_db1(tmp_path), None)
     rng = np.random.default_rng(0)
-    scale = data.Scale(918, (1.0, 1.01))  # one drawn pixel is one of the window's
+    scale = data.Scale((918, 918), (1.0, 1.01))  # one drawn pixel is one of the window's
     drawn = data.Windows(sources, scale, rng, balance=False, colour=False)
     images, labels = drawn.batch(16)
     assert images.shape == (16, 3, 256, 256)
@@ -102,11 +102,20 @@ def test_windows_keep_label_and_image_together(tmp_path, data):
     assert vessel.mean() == pytest.approx(0.35, abs=0.05)  # they are drawn half as bright
 
 
+def test_photographs_are_seen_at_the_size_that_they_have_in_use(data):
+    scale = data.Scale((1000, 1500), (0.5, 2))
+    assert [scale.drawn_from(d) for d in (918, 1200, 3263)] == [
+        (500, 2000),
+        (600, 2400),
+        (750, 3000),
+    ]
+
+
 def test_windows_are_drawn_from_the_seed_alone(tmp_path, data):
     sources = data.photographs(chase_db1(tmp_path / "c"), hrf(tmp_path / "h"))
 
     def batch(seed: int) -> torch.Tensor:
-        rng, scale = np.random.default_rng(seed), data.Scale(1000, (0.8, 1.2))
+        rng, scale = np.random.default_rng(seed), data.Scale((1000, 1500), (0.8, 1.2))
         windows = data.Windows(sources, scale, rng, balance=True, colour=True)
         images, _ = windows.batch(3)
         assert 0 <= images.min() <= images.max() <= 1
@@ -172,6 +181,7 @@ def test_train_export_evaluate(tmp_path, script):
     loaded = load_model(model)
     assert (loaded.checkpoint.width, loaded.checkpoint.depth) == (8, 3)
     assert loaded.checkpoint.fov_mean == (160, 75, 30)
+    assert loaded.checkpoint.fov_range == (1000, 1500)
 
     out = script("evaluate", *which, "--model", model, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -180,7 +190,8 @@ def test_train_export_evaluate(tmp_path, script):
     assert "hrf/01_h" in out
     assert "Image_03L" in out
     assert "Image_01L" not in out
-    masked = script("evaluate", *which, "--model", model, "--mask", "--windows", 64, 48)
+    other = ["--mask", "--windows", 64, 48, "--diameter", 700, 800]
+    masked = script("evaluate", *which, "--model", model, *other)
     assert "chase_db1, threshold 0.5: Dice" in masked
 
     # The bias that is moved lets 0.3 pass where 0.5 did.

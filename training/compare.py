@@ -15,18 +15,19 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHORT = ["--iterations", "800", "--average", "0.99"]
+SHORT = ["--iterations", "800", "--average", "0.99", "--diameter", "1000", "1000"]
 # What differs from the defaults of train.py.
 ROWS: dict[str, list[str]] = {
     "base": [],
+    "recipe": ["--diameter", "1000", "1500"],
     "seed-1": ["--seed", "1"],
     "no-balance": ["--balance", "no"],
     "no-balance-seed-1": ["--balance", "no", "--seed", "1"],
     "no-colour": ["--colour", "no"],
     "zoom-narrow": ["--zoom", "0.85", "1.18"],
     "zoom-wide": ["--zoom", "0.45", "2.2"],
-    "diameter-800": ["--diameter", "800"],
-    "diameter-1250": ["--diameter", "1250"],
+    "diameter-800": ["--diameter", "800", "800"],
+    "diameter-1250": ["--diameter", "1250", "1250"],
     "width-8": ["--width", "8"],
     "width-24": ["--width", "24"],
     "depth-4": ["--depth", "4"],

@@ -27,18 +27,20 @@ _STEP = math.sqrt(0.5)  # between levels of a pyramid
 
 @dataclass(frozen=True)
 class Scale:
-    """Fields of view that windows are drawn at: `diameter` in pixels, times `zoom`."""
+    """Sizes that photographs are seen at.
 
-    diameter: float
+    Fields of view are brought into the range `diameter`, in pixels, as in use: those between its
+    ends keep their size. That size times a random factor within `zoom` is what windows have.
+    """
+
+    diameter: tuple[float, float]
     zoom: tuple[float, float]
 
-    @property
-    def smallest(self) -> float:
-        return self.diameter * self.zoom[0]
-
-    @property
-    def largest(self) -> float:
-        return self.diameter * self.zoom[1]
+    def drawn_from(self, diameter: float) -> tuple[float, float]:
+        """Smallest and largest diameter that a photograph of this one is seen at."""
+        least, most = self.diameter
+        usual = min(max(diameter, least), most)
+        return usual * self.zoom[0], usual * self.zoom[1]
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,9 @@ def pyramid(source: Source, scale: Scale, *, balance: bool) -> list[Level]:
     label = np.asarray(Image.open(source.label).convert("L"))
     label = Image.fromarray(((label > label.max() / 2) * 255).astype(np.uint8))
     levels = []
-    diameter = min(source.diameter, 1.0625 * scale.largest)
-    while diameter > scale.smallest * _STEP:
+    smallest, largest = scale.drawn_from(source.diameter)
+    diameter = min(source.diameter, 1.0625 * largest)
+    while diameter > smallest * _STEP:
         factor = diameter / source.diameter
         size = (round(image.width * factor), round(image.height * factor))
         scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
@@ -129,7 +132,7 @@ class Windows:
         colour: bool,
     ) -> None:
         self.pyramids = [pyramid(source, scale, balance=balance) for source in sources]
-        self.scale = scale
+        self.ranges = [scale.drawn_from(source.diameter) for source in sources]
         self.rng = rng
         self.colour = colour
 
@@ -141,8 +144,9 @@ class Windows:
 
     def _window(self) -> tuple[torch.Tensor, torch.Tensor]:
         rng = self.rng
-        levels = self.pyramids[rng.integers(len(self.pyramids))]
-        target = math.exp(rng.uniform(math.log(self.scale.smallest), math.log(self.scale.largest)))
+        chosen = rng.integers(len(self.pyramids))
+        levels, (smallest, largest) = self.pyramids[chosen], self.ranges[chosen]
+        target = math.exp(rng.uniform(math.log(smallest), math.log(largest)))
         level = next((x for x in reversed(levels) if x.diameter >= target), levels[0])
         pixels = self._cut(level, level.diameter / target)
         image = self._photometric(pixels[:3]) if self.colour else pixels[:3]

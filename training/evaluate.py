@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--hrf", type=Path, help="folder with images/ and labels/")
     parser.add_argument("--split", type=Path, required=True, help='JSON: groups to "test" on')
     parser.add_argument("--mask", action="store_true", help="nothing outside the field of view")
+    # In place of what the model's record says:
     parser.add_argument("--windows", type=int, nargs=2, metavar=("CROP", "STRIDE"))
+    parser.add_argument("--diameter", type=float, nargs=2, metavar=("LEAST", "MOST"))
     parser.add_argument("--json", type=Path, help="write the pooled figures here")
     options = parser.parse_args()
     groups = json.loads(options.split.read_text())["test"]
@@ -42,9 +44,13 @@ def main() -> None:
         parser.error(str(error))
 
     model = vesselseg.load_model(options.model)
+    changes = {}
     if options.windows:
-        crop, stride = options.windows
-        record = dataclasses.replace(model.checkpoint, crop=crop, stride=stride)
+        changes.update(zip(("crop", "stride"), options.windows, strict=True))
+    if options.diameter:
+        changes.update(zip(("fov_diameter", "fov_diameter_max"), options.diameter, strict=True))
+    if changes:
+        record = dataclasses.replace(model.checkpoint, **changes)
         model = vesselseg.load_model(record, weights=options.model)
     pooled = evaluate(model, sources, mask=options.mask)
     for dataset, counts in pooled.items():

@@ -38,9 +38,10 @@ def main() -> None:
     with torch.no_grad():
         vessel = network.head.classifier.bias[1]
         vessel += math.log((1 - options.threshold) / options.threshold)
+    least, most = state["diameter"]
     record = dataclasses.replace(
-        EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=state["diameter"],
-        fov_mean=state["fov_mean"], sources=(),
+        EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=least,
+        fov_diameter_max=most, fov_mean=state["fov_mean"], sources=(),
     )  # fmt: skip
     save(options.output, network, record, dtype=torch.float16)
     size = options.output.stat().st_size

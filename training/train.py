@@ -35,8 +35,9 @@ def main() -> None:
     add = parser.add_argument_group("recipe").add_argument
     add("--width", type=int, default=16, help="channels of the first stage")
     add("--depth", type=int, default=5, help="stages")
-    add("--diameter", type=float, default=1000, help="field of view, in pixels")
-    add("--zoom", type=float, nargs=2, default=(0.55, 1.6), help="of the diameter, at random")
+    add("--diameter", type=float, nargs=2, default=(1000, 1500), metavar=("LEAST", "MOST"),
+        help="fields of view are brought into this range, in pixels")  # fmt: skip
+    add("--zoom", type=float, nargs=2, default=(0.55, 1.6), help="of that size, at random")
     add("--balance", choices=["yes", "no"], default="yes", help="the means of all fields of view")
     add("--colour", choices=["yes", "no"], default="yes", help="augment colour, light, noise")
     add("--centreline", type=float, default=0, help="weight of the centreline loss, 0 to 1")
@@ -65,9 +66,12 @@ def train(options: argparse.Namespace, sources: list) -> None:
     average = {key: value.clone() for key, value in net.state_dict().items()}
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
     windows = Windows(
-        sources, Scale(options.diameter, tuple(options.zoom)), np.random.default_rng(options.seed),
-        balance=options.balance == "yes", colour=options.colour == "yes",
-    )  # fmt: skip
+        sources,
+        Scale(tuple(options.diameter), tuple(options.zoom)),
+        np.random.default_rng(options.seed),
+        balance=options.balance == "yes",
+        colour=options.colour == "yes",
+    )
     state_file, start = options.run / "state.pth", 0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -104,7 +108,7 @@ def train(options: argparse.Namespace, sources: list) -> None:
             save(state_file, {
                 "net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
                 "iteration": done, "rng": json.dumps(windows.rng.bit_generator.state),
-                "width": options.width, "depth": options.depth, "diameter": options.diameter,
+                "width": options.width, "depth": options.depth, "diameter": list(options.diameter),
                 "fov_mean": FOV_MEAN if options.balance == "yes" else None,
             })  # fmt: skip
 

@@ -150,12 +150,13 @@ EMBEDDED = Checkpoint(
     width=16,
     scale="fov",
     fov_diameter=1000,
+    fov_diameter_max=1500,
     fov_mean=(160.0, 75.0, 30.0),
     loss="ce+dice",
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf.pth",
-            sha256="e7197f42f8ea4b63fd9461fa520ec11d196f429d3300b05117f8fb5112b12d74",
+            sha256="df427bdb0c5b618367831e3ae68db2030c2ca666b3e646799a9cb4240a364baf",
         ),
     ),
     license="Apache-2.0",

@@ -31,7 +31,7 @@ def check_scale(scale: str | float | None, checkpoint: Checkpoint) -> str | floa
     if scale is None:
         return checkpoint.scale
     if isinstance(scale, str):
-        needed = {"fit": checkpoint.fit_size, "fov": checkpoint.fov_diameter, "native": True}
+        needed = {"fit": checkpoint.fit_size, "fov": checkpoint.fov_range, "native": True}
         if scale in needed and needed[scale] is None:
             raise OptionError(f"Model {checkpoint.name!r} has no size for scale={scale!r}.")
         if scale in needed:
@@ -116,9 +116,10 @@ def to_scale(
         assert checkpoint.fit_size is not None
         factor = fit_factor(height, width, checkpoint.fit_size)
     elif scale == "fov":
-        assert checkpoint.fov_diameter is not None
+        assert checkpoint.fov_range is not None
+        least, most = checkpoint.fov_range
         seen = diameter if diameter else max(height, width)
-        factor = checkpoint.fov_diameter / seen
+        factor = min(max(seen, least), most) / seen
         if not diameter:
             factor = min(factor, _LARGEST_GUESS)
     else:
@@ -194,17 +195,19 @@ def restore(logits: Tensor, height: int, width: int) -> Tensor:
 def _warn_of_scale(
     diameter: float | None, factor: float, scale: str | float, checkpoint: Checkpoint
 ) -> None:
-    if checkpoint.fov_diameter is None:
+    if checkpoint.fov_range is None:
         return
+    least, most = checkpoint.fov_range
+    expected = f"{least:g}" if least == most else f"{least:g} to {most:g}"
     if diameter is None:
         logger.warning(
             "No field of view was found: is it a fundus photograph with its dark border? "
-            "Scale %r was followed; model %r expects a field of view of %g pixels.",
-            scale, checkpoint.name, checkpoint.fov_diameter,
+            "Scale %r was followed; model %r expects a field of view of %s pixels.",
+            scale, checkpoint.name, expected,
         )  # fmt: skip
-    elif not 0.5 <= diameter * factor / checkpoint.fov_diameter <= 2:
+    elif not 0.5 * least <= diameter * factor <= 2 * most:
         logger.warning(
             "The field of view is %.0f pixels wide in the network's input; model %r expects "
-            "%g, and vessels of another width may be missed. scale='fov' would match it.",
-            diameter * factor, checkpoint.name, checkpoint.fov_diameter,
+            "%s, and vessels of another width may be missed. scale='fov' would match it.",
+            diameter * factor, checkpoint.name, expected,
         )  # fmt: skip

@@ -58,11 +58,15 @@ class Checkpoint:
         Channels of the first stage, and number of stages, of the U-Net.
     scale : {"fit", "native", "fov"} or float
         How images are brought to the network's scale when the caller does not say:
-        fitted into `fit_size`, left alone, field of view brought to `fov_diameter`, or a factor.
+        fitted into `fit_size`, left alone, field of view brought to `fov_diameter` (or into the
+        range from there to `fov_diameter_max`), or a factor.
     fit_size : (int, int) or None
         Height and width of the data set's images, in pixels.
     fov_diameter : float or None
         Diameter of the field of view at the network's scale, in pixels.
+    fov_diameter_max : float or None
+        Fields of view between `fov_diameter` and this keep their size, larger ones are reduced
+        to it, in pixels; None: there is but one size, `fov_diameter`.
     fov_mean : (float, float, float) or None
         Means of R, G and B inside the field of view, in units of 0 to 255, that a gain for each
         channel brings a photograph to, whatever its camera; None: colours are left alone.
@@ -100,6 +104,7 @@ class Checkpoint:
     scale: str | float = "native"
     fit_size: tuple[int, int] | None = None
     fov_diameter: float | None = None
+    fov_diameter_max: float | None = None
     fov_mean: tuple[float, float, float] | None = None
     mask_outside_fov: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -136,6 +141,9 @@ class Checkpoint:
         diameter = self.fov_diameter
         require(_positive(diameter) or (diameter is None and self.scale != "fov"),
                 "fov_diameter", "a number of pixels where scale is 'fov'")  # fmt: skip
+        most = self.fov_diameter_max
+        fine = most is None or (diameter is not None and _positive(most) and most >= diameter)
+        require(fine, "fov_diameter_max", f"at least fov_diameter, which is {diameter}")
         for field in ("mean", "std", "fov_mean"):
             value = getattr(self, field)
             fine = isinstance(value, tuple) and len(value) == 3
@@ -144,6 +152,13 @@ class Checkpoint:
             require(
                 fine or (field == "fov_mean" and value is None), field, "three numbers, R, G, B"
             )
+
+    @property
+    def fov_range(self) -> tuple[float, float] | None:
+        """Least and largest diameter of the field of view at the network's scale."""
+        if self.fov_diameter is None:
+            return None
+        return self.fov_diameter, self.fov_diameter_max or self.fov_diameter
 
     @property
     def filename(self) -> str:
