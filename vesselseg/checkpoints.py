@@ -156,7 +156,7 @@ EMBEDDED = Checkpoint(
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf.pth",
-            sha256="df427bdb0c5b618367831e3ae68db2030c2ca666b3e646799a9cb4240a364baf",
+            sha256="4ee37ef1a62f101da577dfb221caf7d33b4e861f922126056caf70522f1e942e",
         ),
     ),
     license="Apache-2.0",
