@@ -78,7 +78,7 @@ class Segmenter:
         scale : {"fit", "native", "fov"}, float or None
             How the image is brought to the network's scale: fitted into the size of the
             model's data set, as published; left alone; its field of view brought to the
-            diameter of the model's; a factor; or, None, the model's own rule.
+            model's diameter, or range of them; a factor; or, None, the model's own rule.
         threshold : float
             Pixels of a higher probability are vessel, in [0, 1].
 
