@@ -182,6 +182,12 @@ class TestWarnings:
         assert len(caplog.records) == warned
         assert all("scale='fov' would match it" in r.message for r in caplog.records)
 
+    @pytest.mark.parametrize(("diameter", "warned"), [(499, 1), (500, 0), (3000, 0), (3001, 1)])
+    def test_field_of_view_far_from_a_range(self, diameter, warned, caplog):
+        to_scale(blank(40, 40), "native", EMBEDDED, diameter)
+        assert len(caplog.records) == warned
+        assert all("expects 1000 to 1500, and" in r.message for r in caplog.records)
+
     def test_no_field_of_view(self, caplog):
         to_scale(blank(584, 565), "fit", DRIVE, None)
         assert "No field of view was found" in caplog.text
