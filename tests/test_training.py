@@ -90,7 +90,7 @@ def test_windows_keep_label_and_image_together(tmp_path, data):
     sources = data.photographs(chase_db1(tmp_path), None)
     rng = np.random.default_rng(0)
     scale = data.Scale((918, 918), (1.0, 1.01))  # one drawn pixel is one of the window's
-    drawn = data.Windows(sources, scale, rng, balance=False, colour=False)
+    drawn = data.Windows(sources, scale, rng, balance=False, changes=data.Changes(0, local=False))
     images, labels = drawn.batch(16)
     assert images.shape == (16, 3, 256, 256)
     assert labels.shape == (16, 256, 256)
@@ -116,13 +116,35 @@ def test_windows_are_drawn_from_the_seed_alone(tmp_path, data):
 
     def batch(seed: int) -> torch.Tensor:
         rng, scale = np.random.default_rng(seed), data.Scale((1000, 1500), (0.8, 1.2))
-        windows = data.Windows(sources, scale, rng, balance=True, colour=True)
+        changes = data.Changes(1.5, local=True)
+        windows = data.Windows(sources, scale, rng, balance=True, changes=changes)
         images, _ = windows.batch(3)
         assert 0 <= images.min() <= images.max() <= 1
         return images
 
     assert torch.equal(batch(5), batch(5))
     assert not torch.equal(batch(5), batch(6))
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_changes_leave_the_label_where_it_was(tmp_path, data, local):
+    sources = data.photographs(chase_db1(tmp_path), None)
+
+    def batch(colour: float) -> tuple[torch.Tensor, torch.Tensor]:
+        windows = data.Windows(
+            sources,
+            data.Scale((918, 918), (1.0, 1.01)),
+            np.random.default_rng(1),
+            balance=True,
+            changes=data.Changes(colour, local=local),
+        )
+        return windows.batch(1)  # the next window draws other numbers, once colours drew theirs
+
+    (plain, label), (changed, same) = batch(0), batch(1.5)
+    assert torch.equal(label, same)
+    assert not torch.equal(plain, changed)
+    fundus = (label < 0.1) & (plain[:, 0] > 0.2)
+    assert changed[0, 0, label[0] > 0.9].mean() < changed[0, 0, fundus[0]].mean()
 
 
 def test_losses_are_least_where_the_label_is_met():
@@ -202,3 +224,29 @@ def test_train_export_evaluate(tmp_path, script):
     both = (was > 0.001) & (was < 0.999)
     odds = np.log(was / (1 - was)) + np.log(0.7 / 0.3)
     assert np.allclose(now[both], 1 / (1 + np.exp(-odds[both])), atol=1e-2)
+
+
+def test_a_row_may_go_on_from_another_and_is_computed_once(tmp_path, script, monkeypatch):
+    compare = importlib.import_module("compare")
+    commands: list[list[str]] = []
+
+    def done(command: list[str], **_: object) -> None:
+        commands.append(command)
+        if "--json" in command:
+            figures = {"0.5": {"dice": 80, "sensitivity": 0.8, "precision": 0.8}}
+            Path(command[-1]).write_text(json.dumps({"hrf": figures}))
+
+    monkeypatch.setattr(compare.subprocess, "run", done)
+    rows = ["--runs", tmp_path, "--chase-db1", "C", "--hrf", "H", "--rows", "recipe"]
+    out = script("compare", *rows, "--splits", "fold1", "fold2")
+    assert "| recipe | fold2 | hrf | 80.00 | 0.800 | 0.800 | 80.00 at 0.5 |" in out
+    trained = [x for x in commands if x[1].endswith("train.py")]
+    assert [x[x.index("--run") + 1] for x in trained] == [
+        str(tmp_path / fold / row) for fold in ("fold1", "fold2") for row in ("size", "recipe")
+    ]
+    assert trained[1][-2:] == ["--start", str(tmp_path / "fold1" / "size")]
+    assert "--start" not in trained[0]
+
+    commands.clear()
+    script("compare", *rows, "--splits", "fold1")
+    assert not commands

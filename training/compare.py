@@ -15,15 +15,18 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHORT = ["--iterations", "800", "--average", "0.99", "--diameter", "1000", "1000"]
+SHORT = ["--iterations", "800", "--average", "0.99", "--diameter", "1000", "1000",
+         "--colour", "1", "--local", "no"]  # fmt: skip
 # What differs from the defaults of train.py.
 ROWS: dict[str, list[str]] = {
     "base": [],
-    "recipe": ["--diameter", "1000", "1500"],
+    "size": ["--diameter", "1000", "1500"],
+    "recipe": ["--diameter", "1000", "1500", "--colour", "1.5", "--local", "yes",
+               "--iterations", "900", "--rate", "1e-3"],
     "seed-1": ["--seed", "1"],
     "no-balance": ["--balance", "no"],
     "no-balance-seed-1": ["--balance", "no", "--seed", "1"],
-    "no-colour": ["--colour", "no"],
+    "no-colour": ["--colour", "0"],
     "zoom-narrow": ["--zoom", "0.85", "1.18"],
     "zoom-wide": ["--zoom", "0.45", "2.2"],
     "diameter-800": ["--diameter", "800", "800"],
@@ -34,7 +37,9 @@ ROWS: dict[str, list[str]] = {
     "centreline": ["--centreline", "0.5"],
     "batch-4": ["--batch-size", "4", "--iterations", "1600"],
     "rate-4e-3": ["--rate", "4e-3"],
-}
+}  # fmt: skip
+# Rows that go on from the weights of another one.
+START = {"recipe": "size"}
 
 
 def main() -> None:
@@ -50,7 +55,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for row in options.rows:
         for split in options.splits:
-            result = figures(options.runs / split / row, ROWS[row], split, folders)
+            result = figures(options.runs / split / row, folders)
             for dataset, by_threshold in result.items():
                 at = by_threshold["0.5"]
                 best = max(by_threshold, key=lambda t: by_threshold[t]["dice"])
@@ -59,8 +64,13 @@ def main() -> None:
                       f"| {by_threshold[best]['dice']:.2f} at {best} |", flush=True)  # fmt: skip
 
 
-def figures(run: Path, recipe: list[str], split: str, folders: list[str]) -> dict:
-    """The pooled figures of one row, computed if they are not there yet."""
+def figures(run: Path, folders: list[str]) -> dict:
+    """The pooled figures of the run SPLIT/ROW, computed if they are not there yet."""
+    split, row = run.parent.name, run.name
+    recipe = [*ROWS[row]]
+    if row in START:
+        figures(run.with_name(START[row]), folders)
+        recipe += ["--start", str(run.with_name(START[row]))]
     result, model = run / "result.json", run / "model.pth"
     if not result.exists():
         file = ["--split", str(HERE / "splits" / f"{split}.json")]

@@ -44,6 +44,17 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What makes other cameras of these: colour, light, noise and sharpness, changed at random.
+
+    `colour` says how much, 0 for not at all; `local` adds uneven light and local contrast.
+    """
+
+    colour: float
+    local: bool
+
+
+@dataclass(frozen=True)
 class Source:
     """One training photograph: files, and the eye's owner (`group`) for splits."""
 
@@ -118,8 +129,7 @@ def pyramid(source: Source, scale: Scale, *, balance: bool) -> list[Level]:
 class Windows:
     """Endless augmented windows of `sources`, drawn with `rng` alone.
 
-    `balance` False leaves the cameras' colours; `colour` False changes colours, light, noise and
-    sharpness no further.
+    `balance` False leaves the cameras' colours.
     """
 
     def __init__(
@@ -129,12 +139,12 @@ class Windows:
         rng: np.random.Generator,
         *,
         balance: bool,
-        colour: bool,
+        changes: Changes,
     ) -> None:
         self.pyramids = [pyramid(source, scale, balance=balance) for source in sources]
         self.ranges = [scale.drawn_from(source.diameter) for source in sources]
         self.rng = rng
-        self.colour = colour
+        self.changes = changes
 
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (size, 3, W, W) in [0, 1] and coverage (size, W, W) in [0, 1], float32."""
@@ -149,7 +159,7 @@ class Windows:
         target = math.exp(rng.uniform(math.log(smallest), math.log(largest)))
         level = next((x for x in reversed(levels) if x.diameter >= target), levels[0])
         pixels = self._cut(level, level.diameter / target)
-        image = self._photometric(pixels[:3]) if self.colour else pixels[:3]
+        image = self._photometric(pixels[:3]) if self.changes.colour else pixels[:3]
         return image, pixels[3]
 
     def _cut(self, level: Level, step: float) -> torch.Tensor:
@@ -182,25 +192,27 @@ class Windows:
 
     def _photometric(self, image: torch.Tensor) -> torch.Tensor:
         """Another camera, lamp and file: each change is drawn on its own."""
-        rng = self.rng
+        rng, much = self.rng, self.changes.colour
         if rng.random() < 0.8:
-            image = image ** math.exp(rng.normal(0, 0.3))
+            image = image ** math.exp(rng.normal(0, 0.3 * much))
         if rng.random() < 0.8:
-            gains = np.exp(rng.normal(0, 0.15, (3, 1, 1)) + rng.normal(0, 0.2))
+            gains = np.exp(rng.normal(0, 0.15 * much, (3, 1, 1)) + rng.normal(0, 0.2 * much))
             image = image * torch.from_numpy(gains).float()
         if rng.random() < 0.3:  # towards grey, or away from it
             grey = image.mean(dim=0, keepdim=True)
-            image = grey + (image - grey) * rng.uniform(0.2, 1.5)
+            image = grey + (image - grey) * rng.uniform(max(1 - 0.8 * much, 0), 1 + 0.5 * much)
         if rng.random() < 0.3:  # contrast about the window's mean
             mean = image.mean(dim=(1, 2), keepdim=True)
-            image = mean + (image - mean) * rng.uniform(0.5, 1.4)
+            image = mean + (image - mean) * rng.uniform(max(1 - 0.5 * much, 0), 1 + 0.4 * much)
         if rng.random() < 0.4:  # the lamp's gradient
             axis = torch.linspace(-1, 1, WINDOW)
-            ramp = rng.normal(0, 0.25) * axis[:, None] + rng.normal(0, 0.25) * axis[None]
-            image = image * torch.exp(ramp)
+            ramp = rng.normal(0, 0.25 * much) * axis[:, None]
+            image = image * torch.exp(ramp + rng.normal(0, 0.25 * much) * axis[None])
+        if self.changes.local:
+            image = self._local(image)
         image = image.clamp(0, 1)
         if rng.random() < 0.4:
-            image = image + rng.uniform(0, 0.05) * torch.from_numpy(
+            image = image + rng.uniform(0, 0.05 * much) * torch.from_numpy(
                 rng.standard_normal(image.shape, dtype=np.float32)
             )
             image = image.clamp(0, 1)
@@ -208,10 +220,23 @@ class Windows:
         if blur or quality:
             picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
             if blur:
-                picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
+                picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.5 + much)))
             if quality:
                 file = io.BytesIO()
                 picture.save(file, "JPEG", quality=int(rng.integers(40, 95)))
                 picture = Image.open(file)
             image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        return image
+
+    def _local(self, image: torch.Tensor) -> torch.Tensor:
+        """Uneven light, and vessels that stand out more or less from what surrounds them."""
+        rng = self.rng
+        if rng.random() < 0.4:
+            light = torch.from_numpy(rng.normal(0, 0.25, (1, 1, 4, 4))).float()
+            light = F.interpolate(light, (WINDOW, WINDOW), mode="bicubic", align_corners=True)
+            image = image * torch.exp(light[0])
+        if rng.random() < 0.4:
+            around = F.avg_pool2d(image[None], 32, 16, padding=8, count_include_pad=False)
+            around = F.interpolate(around, (WINDOW, WINDOW), mode="bilinear")[0]
+            image = around + (image - around) * math.exp(rng.normal(0, 0.4))
         return image

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import FOV_MEAN, Scale, Windows, of_groups, photographs
+from data import FOV_MEAN, Changes, Scale, Windows, of_groups, photographs
 from losses import centreline_dice, entropy_and_dice
 
 from vesselseg.unet import UNet
@@ -39,7 +39,8 @@ def main() -> None:
         help="fields of view are brought into this range, in pixels")  # fmt: skip
     add("--zoom", type=float, nargs=2, default=(0.55, 1.6), help="of that size, at random")
     add("--balance", choices=["yes", "no"], default="yes", help="the means of all fields of view")
-    add("--colour", choices=["yes", "no"], default="yes", help="augment colour, light, noise")
+    add("--colour", type=float, default=1.5, help="how much colour, light, noise are changed; or 0")
+    add("--local", choices=["yes", "no"], default="yes", help="uneven light, local contrast")
     add("--centreline", type=float, default=0, help="weight of the centreline loss, 0 to 1")
     add("--iterations", type=int, default=6000)
     add("--batch-size", type=int, default=8)
@@ -48,6 +49,8 @@ def main() -> None:
     add("--seed", type=int, default=0)
     add("--start", type=Path, help="folder of a run whose weights this one starts from")
     options = parser.parse_args()
+    if options.colour < 0:
+        parser.error(f"--colour {options.colour}: 0 or more")
 
     groups = json.loads(options.split.read_text())["train"]
     try:
@@ -70,7 +73,7 @@ def train(options: argparse.Namespace, sources: list) -> None:
         Scale(tuple(options.diameter), tuple(options.zoom)),
         np.random.default_rng(options.seed),
         balance=options.balance == "yes",
-        colour=options.colour == "yes",
+        changes=Changes(options.colour, local=options.local == "yes"),
     )
     state_file, start = options.run / "state.pth", 0
     if state_file.exists():
