@@ -156,7 +156,7 @@ EMBEDDED = Checkpoint(
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf.pth",
-            sha256="4ee37ef1a62f101da577dfb221caf7d33b4e861f922126056caf70522f1e942e",
+            sha256="0067e28fd5a680c729d4d9083c4e1276caa87b4f53f11ad1a3ef193e5f0437a8",
         ),
     ),
     license="Apache-2.0",
