@@ -147,6 +147,20 @@ def test_changes_are_of_the_image_alone_and_each_has_its_switch(tmp_path, data):
         seen.append(image)
 
 
+@pytest.mark.parametrize("turn", [True, False])
+def test_windows_are_turned_and_mirrored_unless_they_must_not_be(tmp_path, data, turn):
+    brighter_to_the_right = np.tile(np.linspace(40, 240, 960)[None, :, None], (960, 1, 3))
+    write(tmp_path / "images" / "Image_01L.jpg", brighter_to_the_right.astype(np.uint8))
+    write(tmp_path / "labels" / "Image_01L_1stHO.png", np.eye(960, dtype=bool))
+    rng, scale = np.random.default_rng(3), data.Scale((918, 918), (1.0, 1.01))
+    changes = data.Changes(0, local=False, turn=turn)
+    sources = data.photographs(tmp_path, None)
+    images, _ = data.Windows(sources, scale, rng, balance=False, changes=changes).batch(8)
+    middle = images[:, 0, 96:160, 96:160]  # inside the photograph, wherever the window lies
+    rightwards = middle[..., 48:].mean(dim=(1, 2)) - middle[..., :16].mean(dim=(1, 2))
+    assert (rightwards > 0.01).all() == (not turn)
+
+
 def test_losses_are_least_where_the_label_is_met():
     losses = importlib.import_module("losses")
     coverage = torch.zeros(1, 32, 32)

@@ -27,6 +27,7 @@ ROWS: dict[str, list[str]] = {
     "no-balance": ["--balance", "no"],
     "no-balance-seed-1": ["--balance", "no", "--seed", "1"],
     "no-colour": ["--colour", "0"],
+    "no-turn": ["--turn", "no"],
     "zoom-narrow": ["--zoom", "0.85", "1.18"],
     "zoom-wide": ["--zoom", "0.45", "2.2"],
     "diameter-800": ["--diameter", "800", "800"],

@@ -45,13 +45,15 @@ class Scale:
 
 @dataclass(frozen=True)
 class Changes:
-    """What makes other cameras of these: colour, light, noise and sharpness, changed at random.
+    """What is changed at random to make other eyes and other cameras of these.
 
-    `colour` says how much, 0 for not at all; `local` adds uneven light and local contrast.
+    `colour` says how much colour, light, noise and sharpness are, 0 for not at all; `local` adds
+    uneven light and local contrast; `turn` is rotation by any angle, and mirroring.
     """
 
     colour: float
     local: bool
+    turn: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,9 @@ class Windows:
         at = rng.uniform(0, 2 * math.pi)
         x = width / 2 + reach * math.cos(at)
         y = min(max(height / 2 + reach * math.sin(at), 0), height)
-        turn = rng.uniform(0, 2 * math.pi)
+        turn = rng.uniform(0, 2 * math.pi) if self.changes.turn else 0.0
         stretch = math.exp(rng.normal(0, 0.08))  # unequal scale of the two axes
-        mirror = rng.choice([-1.0, 1.0])
+        mirror = rng.choice([-1.0, 1.0]) if self.changes.turn else 1.0
         a, b = step * stretch * mirror, step / stretch
         half = WINDOW / 2
         # Output pixel (u, v) in [-half, half] -> source pixel, in [-1, 1] of a cut-out around it.

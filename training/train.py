@@ -41,6 +41,7 @@ def main() -> None:
     add("--balance", choices=["yes", "no"], default="yes", help="the means of all fields of view")
     add("--colour", type=float, default=1.5, help="how much colour, light, noise are changed; or 0")
     add("--local", choices=["yes", "no"], default="yes", help="uneven light, local contrast")
+    add("--turn", choices=["yes", "no"], default="yes", help="any rotation, and mirroring")
     add("--centreline", type=float, default=0, help="weight of the centreline loss, 0 to 1")
     add("--iterations", type=int, default=6000)
     add("--batch-size", type=int, default=8)
@@ -73,7 +74,7 @@ def train(options: argparse.Namespace, sources: list) -> None:
         Scale(tuple(options.diameter), tuple(options.zoom)),
         np.random.default_rng(options.seed),
         balance=options.balance == "yes",
-        changes=Changes(options.colour, local=options.local == "yes"),
+        changes=Changes(options.colour, options.local == "yes", options.turn == "yes"),
     )
     state_file, start = options.run / "state.pth", 0
     if state_file.exists():
