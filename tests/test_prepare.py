@@ -107,14 +107,14 @@ class TestOtherScales:
         assert to_scale(blank(600, 800), "fov", DRIVE, 1076.0).shape == (300, 400, 3)
 
     @pytest.mark.parametrize(
-        ("diameter", "height"), [(250, 1200), (1000, 300), (1234, 300), (1500, 300), (3000, 150)]
+        ("diameter", "height"), [(250, 1200), (1000, 300), (1234, 300), (2000, 300), (4000, 150)]
     )
     def test_fov_brings_the_disc_into_the_range_of_the_record(self, diameter, height):
-        assert EMBEDDED.fov_range == (1000, 1500)
+        assert EMBEDDED.fov_range == (1000, 2000)
         assert to_scale(blank(300, 300), "fov", EMBEDDED, diameter).shape[0] == height
 
     def test_fov_without_a_disc_takes_the_longer_side_up_to_four_times(self):
-        assert to_scale(blank(500, 2000), "fov", EMBEDDED, None).shape == (375, 1500, 3)
+        assert to_scale(blank(500, 4000), "fov", EMBEDDED, None).shape == (250, 2000, 3)
         assert to_scale(blank(250, 500), "fov", EMBEDDED, None).shape == (500, 1000, 3)
         assert to_scale(blank(10, 20), "fov", EMBEDDED, None).shape == (40, 80, 3)
 
@@ -182,11 +182,11 @@ class TestWarnings:
         assert len(caplog.records) == warned
         assert all("scale='fov' would match it" in r.message for r in caplog.records)
 
-    @pytest.mark.parametrize(("diameter", "warned"), [(499, 1), (500, 0), (3000, 0), (3001, 1)])
+    @pytest.mark.parametrize(("diameter", "warned"), [(499, 1), (500, 0), (4000, 0), (4001, 1)])
     def test_field_of_view_far_from_a_range(self, diameter, warned, caplog):
         to_scale(blank(40, 40), "native", EMBEDDED, diameter)
         assert len(caplog.records) == warned
-        assert all("expects 1000 to 1500, and" in r.message for r in caplog.records)
+        assert all("expects 1000 to 2000, and" in r.message for r in caplog.records)
 
     def test_no_field_of_view(self, caplog):
         to_scale(blank(584, 565), "fit", DRIVE, None)

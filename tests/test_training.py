@@ -239,6 +239,10 @@ def test_train_export_evaluate(tmp_path, script):
     odds = np.log(was / (1 - was)) + np.log(0.7 / 0.3)
     assert np.allclose(now[both], 1 / (1 + np.exp(-odds[both])), atol=1e-2)
 
+    # In use it may see other sizes than it was trained at.
+    script("export", "--run", run, "--output", model, "--diameter", 900, 2000)
+    assert load_model(model).checkpoint.fov_range == (900, 2000)
+
 
 def test_a_row_may_go_on_from_another_and_is_computed_once(tmp_path, script, monkeypatch):
     compare = importlib.import_module("compare")
@@ -255,11 +259,15 @@ def test_a_row_may_go_on_from_another_and_is_computed_once(tmp_path, script, mon
     out = script("compare", *rows, "--splits", "fold1", "fold2")
     assert "| recipe | fold2 | hrf | 80.00 | 0.800 | 0.800 | 80.00 at 0.5 |" in out
     trained = [x for x in commands if x[1].endswith("train.py")]
+    chain = ("size", "cameras", "recipe")
     assert [x[x.index("--run") + 1] for x in trained] == [
-        str(tmp_path / fold / row) for fold in ("fold1", "fold2") for row in ("size", "recipe")
+        str(tmp_path / fold / row) for fold in ("fold1", "fold2") for row in chain
     ]
-    assert trained[1][-2:] == ["--start", str(tmp_path / "fold1" / "size")]
     assert "--start" not in trained[0]
+    for number, before in enumerate(chain[:2], start=1):
+        assert trained[number][-2:] == ["--start", str(tmp_path / "fold1" / before)]
+    exported = [x for x in commands if x[1].endswith("export.py")]
+    assert exported[2][-3:] == ["--diameter", "1000", "2000"]
 
     commands.clear()
     script("compare", *rows, "--splits", "fold1")

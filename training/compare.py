@@ -21,6 +21,8 @@ SHORT = ["--iterations", "800", "--average", "0.99", "--diameter", "1000", "1000
 ROWS: dict[str, list[str]] = {
     "base": [],
     "size": ["--diameter", "1000", "1500"],
+    "cameras": ["--diameter", "1000", "1500", "--colour", "1.5", "--local", "yes",
+                "--iterations", "900", "--rate", "1e-3"],
     "recipe": ["--diameter", "1000", "1500", "--colour", "1.5", "--local", "yes",
                "--iterations", "900", "--rate", "1e-3"],
     "seed-1": ["--seed", "1"],
@@ -40,7 +42,9 @@ ROWS: dict[str, list[str]] = {
     "rate-4e-3": ["--rate", "4e-3"],
 }  # fmt: skip
 # Rows that go on from the weights of another one.
-START = {"recipe": "size"}
+START = {"cameras": "size", "recipe": "cameras"}
+# What they are exported with.
+EXPORT = {"recipe": ["--diameter", "1000", "2000"]}
 
 
 def main() -> None:
@@ -79,7 +83,7 @@ def figures(run: Path, folders: list[str]) -> dict:
         with (run / "log.txt").open("a") as log:
             for script, arguments in (
                 ("train.py", ["--run", str(run), *file, *folders, *SHORT, *recipe]),
-                ("export.py", ["--run", str(run), "--output", str(model)]),
+                ("export.py", ["--run", str(run), "--output", str(model), *EXPORT.get(row, [])]),
                 ("evaluate.py", ["--model", str(model), *file, *folders, "--json", str(result)]),
             ):
                 command = [sys.executable, str(HERE / script), *arguments]

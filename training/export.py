@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="file to write, .pth")
     parser.add_argument("--average", choices=["yes", "no"], default="yes")
     parser.add_argument("--threshold", type=float, default=0.5, help="becomes 0.5")
+    parser.add_argument("--diameter", type=float, nargs=2, metavar=("LEAST", "MOST"),
+                        help="of the field of view in use; as in training if not given")  # fmt: skip
     options = parser.parse_args()
     if not 0 < options.threshold < 1:
         parser.error("--threshold has to lie between 0 and 1")
@@ -38,7 +40,7 @@ def main() -> None:
     with torch.no_grad():
         vessel = network.head.classifier.bias[1]
         vessel += math.log((1 - options.threshold) / options.threshold)
-    least, most = state["diameter"]
+    least, most = options.diameter or state["diameter"]
     record = dataclasses.replace(
         EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=least,
         fov_diameter_max=most, fov_mean=state["fov_mean"], sources=(),

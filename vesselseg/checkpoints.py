@@ -150,13 +150,13 @@ EMBEDDED = Checkpoint(
     width=16,
     scale="fov",
     fov_diameter=1000,
-    fov_diameter_max=1500,
+    fov_diameter_max=2000,
     fov_mean=(160.0, 75.0, 30.0),
     loss="ce+dice",
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf.pth",
-            sha256="0067e28fd5a680c729d4d9083c4e1276caa87b4f53f11ad1a3ef193e5f0437a8",
+            sha256="ba93455945bcdda09d87cf2f9bae02809491d1391fc502646ad8d5bb6ba9f778",
         ),
     ),
     license="Apache-2.0",
