@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--average", choices=["yes", "no"], default="yes")
     parser.add_argument("--threshold", type=float, default=0.5, help="becomes 0.5")
     parser.add_argument("--diameter", type=float, nargs=2, metavar=("LEAST", "MOST"),
-                        help="of the field of view in use; as in training if not given")  # fmt: skip
+                        help="of the field of view in use, if not as in training")  # fmt: skip
     options = parser.parse_args()
     if not 0 < options.threshold < 1:
         parser.error("--threshold has to lie between 0 and 1")
