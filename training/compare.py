@@ -17,14 +17,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SHORT = ["--iterations", "800", "--average", "0.99", "--diameter", "1000", "1000",
          "--colour", "1", "--local", "no"]  # fmt: skip
-# What differs from the defaults of train.py.
+LAST = ["--diameter", "1000", "1500", "--colour", "1.5", "--local", "yes",
+        "--iterations", "900", "--rate", "1e-3"]  # fmt: skip
+# What differs from SHORT.
 ROWS: dict[str, list[str]] = {
     "base": [],
     "size": ["--diameter", "1000", "1500"],
-    "cameras": ["--diameter", "1000", "1500", "--colour", "1.5", "--local", "yes",
-                "--iterations", "900", "--rate", "1e-3"],
-    "recipe": ["--diameter", "1000", "1500", "--colour", "1.5", "--local", "yes",
-               "--iterations", "900", "--rate", "1e-3"],
+    "cameras": LAST,
+    "recipe": LAST,
     "seed-1": ["--seed", "1"],
     "no-balance": ["--balance", "no"],
     "no-balance-seed-1": ["--balance", "no", "--seed", "1"],
