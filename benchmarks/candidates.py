@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vesselseg import load_model
-from vesselseg.engine import choose_batch_size, native_precisions
+from vesselseg.backends.pytorch import choose_batch_size, native_precisions
 from vesselseg.sliding import slide
 
 BASE = "mmsegmentation"  # what all are compared with
@@ -164,11 +164,11 @@ def openvino(precision: str, case: Case) -> Candidate:
 
 
 def vesselseg_openvino(precision: str, case: Case) -> Candidate:
-    """``load_model(..., engine="openvino")``."""
+    """``load_model(..., backend="openvino")``."""
     _check_cpu(case)
     if precision == "bfloat16":
         _check_native(precision, case)
-    model = case.load(precision, engine="openvino")
+    model = case.load(precision, backend="openvino")
     name = f"vesselseg-openvino-{precision}"
     return Candidate(name, precision, _call(model, case), cost(case, precision).executed)
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import vesselseg
-from vesselseg import Checkpoint, Segmenter, fov, prepare, weights
-from vesselseg.checkpoints import EMBEDDED, find_checkpoint
+from vesselseg import ModelSpec, Segmenter, fov, prepare, weights
+from vesselseg.registry import EMBEDDED, find_spec
 from vesselseg.unet import UNet
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "fundus.jpg"
@@ -33,8 +33,8 @@ class Plan(NamedTuple):
     note: str = ""
 
     @property
-    def record(self) -> Checkpoint:
-        return find_checkpoint(self.model)
+    def record(self) -> ModelSpec:
+        return find_spec(self.model)
 
     @property
     def scale(self) -> str:
@@ -91,7 +91,7 @@ class Case:
         self.record = self.plan.record
         self.pixels = photograph(self.plan.size)
         view = fov.find(self.pixels)
-        self.scaled = prepare.to_network(self.pixels, view, self.plan.scale, self.record)
+        self.scaled = preprocess.to_network(self.pixels, view, self.plan.scale, self.record)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             try:
@@ -113,7 +113,7 @@ class Case:
 
     def mask(self, margin: Tensor) -> NDArray[np.bool_]:
         """Vessel logit minus background logit, (1, h, w) -> mask of the photograph's size."""
-        return (prepare.restore(margin, *self.plan.size)[0] > 0).cpu().numpy()
+        return (preprocess.restore(margin, *self.plan.size)[0] > 0).cpu().numpy()
 
     def _draw(self) -> Path:
         """Random weights in a file: mmsegmentation's own if it is there."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vesselseg import Checkpoint
+from vesselseg import ModelSpec
 from vesselseg.unet import UNet
 from vesselseg.windows import round_up, windows
 
@@ -30,14 +30,14 @@ class Cost(NamedTuple):
     executed: float
 
 
-def cost(record: Checkpoint, height: int, width: int, batch_size: int) -> Cost:
+def cost(record: ModelSpec, height: int, width: int, batch_size: int) -> Cost:
     """Cost of a `height` x `width` image at the network's scale."""
     count = len(windows(height, width, record.crop, record.stride))
     nominal, executed = window_flop(record, *window_size(record, height, width))
     return Cost(count, count * nominal, round_up(count, batch_size) * executed)
 
 
-def window_size(record: Checkpoint, height: int, width: int) -> tuple[int, int]:
+def window_size(record: ModelSpec, height: int, width: int) -> tuple[int, int]:
     """Height and width of the windows of such an image, filled up to what the network takes."""
     multiple = 2 ** (record.depth - 1)
     tall, wide = (round_up(min(record.crop, side), multiple) for side in (height, width))
@@ -45,7 +45,7 @@ def window_size(record: Checkpoint, height: int, width: int) -> tuple[int, int]:
 
 
 @functools.cache
-def window_flop(record: Checkpoint, height: int, width: int) -> tuple[float, float]:
+def window_flop(record: ModelSpec, height: int, width: int) -> tuple[float, float]:
     """One window: (as published, as vesselseg computes it)."""
     # On the meta device shapes are computed and nothing else.
     with torch.device("meta"):

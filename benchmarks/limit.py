@@ -14,7 +14,7 @@ import torch
 from table import Column, markdown
 from torch import nn
 
-from vesselseg.engine import native_precisions
+from vesselseg.backends.pytorch import native_precisions
 
 CHANNELS = (64, 128, 256, 512)
 SIDES = (8, 16, 32, 64, 128, 256)

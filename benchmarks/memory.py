@@ -96,15 +96,15 @@ def peak(name: str, height: int, width: int, scale: str) -> int:
     import torch
 
     import vesselseg
-    from vesselseg.checkpoints import find_checkpoint
-    from vesselseg.engine import TorchRuntime
+    from vesselseg.registry import find_spec
+    from vesselseg.backends.pytorch import TorchRuntime
     from vesselseg.segmenter import Segmenter
     from vesselseg.unet import UNet
 
     if name == "embedded":
         model = vesselseg.load_model(device="cpu")
     else:
-        record = find_checkpoint(name)
+        record = find_spec(name)
         network = UNet(record.width, record.depth, record.head).eval().requires_grad_(False)
         model = Segmenter(
             TorchRuntime(network), record, sha256="", device=torch.device("cpu"),

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vesselseg import Checkpoint
+from vesselseg import ModelSpec
 from vesselseg.unet import UNet
 from vesselseg.weights import _published_names
 
 _CONFIG = "unet-s5-d16_fcn_4xb4-40k_drive-64x64.py"  # where a record names none of its own
 
 
-def build(record: Checkpoint) -> torch.nn.Module:
+def build(record: ModelSpec) -> torch.nn.Module:
     """The model with mmsegmentation's random weights.
 
     Raises
@@ -60,7 +60,7 @@ class _Unused(types.ModuleType):
         return lambda *_, **__: None
 
 
-def fill(model: torch.nn.Module, network: UNet, record: Checkpoint) -> None:
+def fill(model: torch.nn.Module, network: UNet, record: ModelSpec) -> None:
     """Give a model of :func:`build` the weights of a folded network.
 
     Its batch norms become the addition of a bias: mean 0, variance 1, and a weight that undoes
@@ -85,13 +85,13 @@ def fill(model: torch.nn.Module, network: UNet, record: Checkpoint) -> None:
     model.load_state_dict(state)
 
 
-def normalise(pixels: NDArray[np.uint8], record: Checkpoint) -> Tensor:
+def normalise(pixels: NDArray[np.uint8], record: ModelSpec) -> Tensor:
     """(H, W, 3) uint8 RGB -> (1, 3, H, W) float32, as mmsegmentation's preprocessor does."""
     image = (pixels.astype(np.float32) - np.float32(record.mean)) / np.float32(record.std)
     return torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
 
 
-def slide(model: Any, pixels: NDArray[np.uint8], record: Checkpoint) -> Tensor:
+def slide(model: Any, pixels: NDArray[np.uint8], record: ModelSpec) -> Tensor:
     """Logits (2, H, W): what `inference_model` does, but for the resampling."""
     meta = {"ori_shape": pixels.shape[:2], "img_shape": pixels.shape[:2], "flip": False}
     device = next(model.parameters()).device

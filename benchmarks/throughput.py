@@ -19,8 +19,8 @@ from table import Column
 from vesselseg import Segmenter, load_model
 from vesselseg.batch.plan import make_plan
 from vesselseg.batch.run import run
-from vesselseg.checkpoints import EMBEDDED
-from vesselseg.engine import native_precisions
+from vesselseg.registry import EMBEDDED
+from vesselseg.backends.pytorch import native_precisions
 from vesselseg.windows import windows
 
 IMAGES, SIDE = 100, 256  # JPEG files of that side, at native scale: one window each

@@ -34,8 +34,8 @@ elif scale == "native":
     scale = 1.0
 size = [max(int(side * scale + 0.5), 1) for side in (width, height)]
 image = np.asarray(photograph.resize(size, Image.Resampling.BILINEAR))
-if record["fov_mean"]:  # the colours: a gain for each channel
-    gains = np.divide(record["fov_mean"], np.asarray(photograph)[bright].mean(axis=0))
+if record["fov_rgb_mean"]:  # the colours: a gain for each channel
+    gains = np.divide(record["fov_rgb_mean"], np.asarray(photograph)[bright].mean(axis=0))
     image = (image * gains.clip(0.25, 8)).round().clip(0, 255).astype(np.uint8)
 
 # Windows start every stride pixels; the last one ends at the border.

@@ -11,11 +11,11 @@ from published_layout import narrow_shapes, seeded_state
 from serving import content, home, other, record, server  # noqa: F401 (fixtures)
 
 import vesselseg
-from vesselseg import Checkpoint, Segmenter
+from vesselseg import ModelSpec, Segmenter
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "fundus.jpg"
 
-NARROW = Checkpoint(
+NARROW = ModelSpec(
     name="narrow", dataset="test", crop=64, stride=42, width=8, scale="native", fov_diameter=500
 )
 """The published network with an eighth of its channels."""

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vesselseg import Checkpoint, weights
+from vesselseg import ModelSpec, weights
 from vesselseg.unet import UNet
 
-RECORD = Checkpoint(
+RECORD = ModelSpec(
     name="tiny", dataset="test", crop=32, stride=24, width=8, depth=2, scale="native"
 )
 

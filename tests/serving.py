@@ -12,7 +12,7 @@ import torch
 from loopback import File, Loopback
 from published_layout import narrow_shapes, seeded_state
 
-from vesselseg import Checkpoint, Source
+from vesselseg import ModelSpec, Source
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def record(server: Loopback, content: bytes, home: Path) -> Checkpoint:
+def record(server: Loopback, content: bytes, home: Path) -> ModelSpec:
     """A record with a current and an original address; the server has the file at both."""
     assert not home.exists()
     urls = [server.serve(f"/{name}.pth", File(content)) for name in ("current", "original")]
     sources = tuple(Source(url) for url in urls)
-    return Checkpoint(name="narrow", dataset="test", crop=64, stride=42, width=8, sources=sources)
+    return ModelSpec(name="narrow", dataset="test", crop=64, stride=42, width=8, sources=sources)
 
 
 def sha256(data: bytes) -> str:

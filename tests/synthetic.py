@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vesselseg import Segmenter, load_model, weights
-from vesselseg.record import Checkpoint
+from vesselseg.spec import ModelSpec
 from vesselseg.unet import UNet
 
 HEIGHT, WIDTH = 40, 44
-TINY = Checkpoint(
+TINY = ModelSpec(
     name="tiny", dataset="test", crop=32, stride=24, width=8, depth=2, scale="native"
 )  # fmt: skip
 
@@ -111,17 +111,17 @@ def pairs(folder: Path, *, names: tuple[str, ...] = ("a", "b", "c")) -> Path:
     return folder
 
 
-def tiny_weights(path: Path, checkpoint: Checkpoint = TINY, seed: int = 0) -> Path:
+def tiny_weights(path: Path, spec: ModelSpec = TINY, seed: int = 0) -> Path:
     """A file of our own layout with a narrow network of random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        weights.save(path, UNet(checkpoint.width, checkpoint.depth), checkpoint)
+        weights.save(path, UNet(spec.width, spec.depth), spec)
     return path
 
 
-def tiny_model(folder: Path, checkpoint: Checkpoint = TINY) -> Segmenter:
-    """The narrow network, read with `checkpoint` as its record."""
+def tiny_model(folder: Path, spec: ModelSpec = TINY) -> Segmenter:
+    """The narrow network, read with `spec` as its record."""
     path = folder / "tiny.pth"
     return load_model(
-        checkpoint, weights=path if path.exists() else tiny_weights(path), device="cpu"
+        spec, weights=path if path.exists() else tiny_weights(path), device="cpu"
     )

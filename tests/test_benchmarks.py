@@ -12,12 +12,12 @@ from conftest import NARROW
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vesselseg.checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint
+from vesselseg.registry import REGISTRY, EMBEDDED, find_spec
 from vesselseg.unet import UNet
 from vesselseg.windows import windows
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-DRIVE = find_checkpoint("unet_s5-d16_drive")
+DRIVE = find_spec("unet_s5-d16_drive")
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ class TestFlop:
          ("chase_db1", (960, 999), 1.67), ("hrf", (2336, 3504), 14.9)],
     )  # fmt: skip
     def test_published_models_per_image(self, dataset, size, tera):
-        record = find_checkpoint(f"unet_s5-d16_{dataset}")
+        record = find_spec(f"unet_s5-d16_{dataset}")
         cost = load("flops").cost(record, *size, batch_size=1)
         assert cost.nominal / 2e12 == pytest.approx(tera, rel=0.01)  # multiplications with addition
         assert cost.executed < cost.nominal
@@ -100,7 +100,7 @@ class TestReference:
 
 
 class TestMonai:
-    @pytest.mark.parametrize("record", {r.crop: r for r in CHECKPOINTS.values()}.values())
+    @pytest.mark.parametrize("record", {r.crop: r for r in REGISTRY.values()}.values())
     @pytest.mark.filterwarnings("ignore")
     def test_its_grid_is_the_same(self, record):
         inferers = pytest.importorskip("monai.inferers.utils", reason="MONAI is not installed")
@@ -238,7 +238,7 @@ class TestCases:
     def test_plans(self):
         plans = load("cases").PLANS
         for plan in plans.values():
-            assert plan.record in (EMBEDDED, *CHECKPOINTS.values())
+            assert plan.record in (EMBEDDED, *REGISTRY.values())
         part, record = plans["hrf"], plans["hrf"].record
         assert len(windows(*part.size, record.crop, record.stride)) == 36
         assert len(windows(*record.fit_size, record.crop, record.stride)) == 294

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vesselseg
-from vesselseg import loading
+from vesselseg import api
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def test_processes_forked_before_the_first_use(tmp_path):
 
 def test_a_model_comes_back_from_a_pickle(model, photograph):
     again = pickle.loads(pickle.dumps(model))
-    assert (again.checkpoint, again.sha256, again.batch_size) == (
-        model.checkpoint, model.sha256, model.batch_size,
+    assert (again.spec, again.sha256, again.batch_size) == (
+        model.spec, model.sha256, model.batch_size,
     )  # fmt: skip
     assert np.array_equal(again(photograph).probability, model(photograph).probability)
 
@@ -106,7 +106,7 @@ def test_a_model_of_a_missing_device_says_so(model):
 
 
 def test_a_record_and_a_result_come_back_from_a_pickle(model, photograph):
-    assert pickle.loads(pickle.dumps(model.checkpoint)) == model.checkpoint
+    assert pickle.loads(pickle.dumps(model.spec)) == model.spec
     result = model(photograph)
     again = pickle.loads(pickle.dumps(result))
     assert np.array_equal(again.mask, result.mask)

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 import vesselseg
 from vesselseg import weights
-from vesselseg.checkpoints import EMBEDDED
+from vesselseg.registry import EMBEDDED
 from vesselseg.files import sha256
 
 FOLDER = Path(vesselseg.__file__).parent / "embedded"

@@ -11,7 +11,7 @@ from conftest import EXAMPLE
 from PIL import Image
 
 import vesselseg
-from vesselseg.checkpoints import EMBEDDED
+from vesselseg.registry import EMBEDDED
 
 EXAMPLES = EXAMPLE.parent
 
@@ -73,7 +73,7 @@ class TestOnnxSliding:
     def test_where_the_field_of_view_has_no_say_the_mask_is_the_librarys(
         self, factor, run, tmp_path
     ):
-        model = vesselseg.load_model(replace(EMBEDDED, fov_mean=None), device="cpu")
+        model = vesselseg.load_model(replace(EMBEDDED, fov_rgb_mean=None), device="cpu")
         model.export(tmp_path / "vessels.onnx")
         run("onnx_sliding.py", tmp_path / "vessels.onnx", EXAMPLE, tmp_path / "mask.png", factor)
         expected = model(EXAMPLE, scale=factor).mask

@@ -101,8 +101,8 @@ class TestTheComparisonBites:
     @pytest.mark.parametrize("change", [-1, 1])
     def test_stride_off_by_one(self, loaded, change: int) -> None:
         golden, model = loaded
-        record = model.checkpoint
-        model.checkpoint = dataclasses.replace(record, stride=record.stride + change)
+        record = model.spec
+        model.spec = dataclasses.replace(record, stride=record.stride + change)
         assert deviation(self.logits(model, golden["image"]), golden["logits"]) > TOLERANCE
 
     def test_bgr(self, loaded) -> None:
@@ -112,8 +112,8 @@ class TestTheComparisonBites:
 
     def test_probabilities_averaged(self, loaded) -> None:
         golden, model = loaded
-        engine = model._engine
-        model._engine = lambda windows: engine(windows).softmax(dim=1)
+        backend = model._backend
+        model._backend = lambda windows: backend(windows).softmax(dim=1)
         ours = np.log(self.logits(model, golden["image"]))
         margin = golden["logits"][1] - golden["logits"][0]
         assert deviation(ours[1] - ours[0], margin) > TOLERANCE
@@ -122,7 +122,7 @@ class TestTheComparisonBites:
         golden, model = loaded
         image = golden["image"]
         height, width = image.shape[:2]
-        crop, stride = model.checkpoint.crop, model.checkpoint.stride
+        crop, stride = model.spec.crop, model.spec.stride
         # Windows that hang over the border instead: the same grid on an image that holds them.
         hang = [-(-(side - crop) // stride) * stride + crop - side for side in (height, width)]
         assert min(hang) > 0

@@ -171,7 +171,7 @@ class Pointwise:
 @pytest.fixture(scope="module")
 def pointwise(published_file) -> Segmenter:
     model = vesselseg.load_model(NARROW, weights=published_file, device="cpu")
-    model._engine = Pointwise()
+    model._backend = Pointwise()
     return model
 
 

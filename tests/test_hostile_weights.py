@@ -20,7 +20,7 @@ def saved(*, zipped, divisor=16):
     return file.getvalue()
 
 
-RECORD = weights.Checkpoint(name="narrower", dataset="test", crop=64, stride=42, width=4)
+RECORD = weights.ModelSpec(name="narrower", dataset="test", crop=64, stride=42, width=4)
 CONTENT = {"zip": saved(zipped=True), "legacy": saved(zipped=False)}
 
 

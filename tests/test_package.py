@@ -49,9 +49,9 @@ ORDER = [
     {"errors", "_version"},
     {"files", "plainfile", "record", "windows", "unet", "fov", "winograd", "transfers"},
     {"checkpoints", "images", "weights", "sliding", "onednn"},
-    {"engine"},
+    {"backend"},
     {"prepare", "result", "cache", "metrics"},
-    {"engines"},
+    {"backends"},
     {"segmenter"},
     {"loading"},
     {"evaluation", "batch", "app"},
@@ -71,7 +71,7 @@ INSIDE = {
         {"accept"},
         {"__init__"},
     ],
-    "engines": [{"__init__"}, {"onnx", "onnx_export", "openvino_graph"}, {"openvino"}, _INT8],
+    "backends": [{"__init__"}, {"onnx", "onnx_export", "openvino_graph"}, {"openvino"}, _INT8],
     "evaluation": [{"datasets", "labels"}, {"pairs", "scores"}, {"summary"}, {"report"}],
 }
 

@@ -1,4 +1,4 @@
-"""A checkpoint trained with mmsegmentation's own code, against what mmsegmentation made of it.
+"""A spec trained with mmsegmentation's own code, against what mmsegmentation made of it.
 
 It is too large for the repository. `VESSELSEG_TEST_CHECKPOINT` names the file (a U-Net of
 mmsegmentation 1.2.2, trained for 1,600 iterations on CHASE_DB1), `VESSELSEG_TEST_CHASE_DB1` a
@@ -60,7 +60,7 @@ def test_bfloat16_agrees_on_the_example(model):
 def int8():
     pytest.importorskip("nncf")
     return vesselseg.load_model(
-        "unet_s5-d16_chase_db1", weights=FILE, device="cpu", engine="openvino", precision="int8"
+        "unet_s5-d16_chase_db1", weights=FILE, device="cpu", backend="openvino", precision="int8"
     )
 
 

@@ -39,10 +39,10 @@ class TestResult:
 
     def test_the_network_sees_the_colours_of_the_record(self, model, photograph, published_file):
         means = (120.0, 90.0, 60.0)
-        record = dataclasses.replace(NARROW, fov_mean=means)
+        record = dataclasses.replace(NARROW, fov_rgb_mean=means)
         balanced = vesselseg.load_model(record, weights=published_file, device="cpu")
-        seen = prepare.apply_gains(
-            photograph, prepare.gains(photograph, fov.find(photograph), means)
+        seen = preprocess.apply_gains(
+            photograph, preprocess.gains(photograph, fov.find(photograph), means)
         )
         assert not np.array_equal(seen, photograph)
         assert torch.equal(balanced.logits(photograph), model.logits(seen))
@@ -61,7 +61,7 @@ class TestResult:
             "scale": 0.5,
             "network_size": [142, 142],
             "fov_diameter": pytest.approx(279, abs=2),
-            "engine": "torch",
+            "backend": "torch",
             "device": "cpu",
             "precision": "float32",
             "threshold": 0.25,
@@ -160,7 +160,7 @@ class TestSaveAndMove:
     def test_saved_model_gives_the_same_bits(self, model, photograph, tmp_path):
         model.save(tmp_path / "mine.pth")
         again = vesselseg.load_model(tmp_path / "mine.pth", device="cpu")
-        assert again.checkpoint == model.checkpoint
+        assert again.spec == model.spec
         assert identical(again(photograph), model(photograph))
 
     def test_a_model_in_bfloat16_keeps_its_float32_weights(self, model, published_file, tmp_path):

@@ -215,9 +215,9 @@ def test_train_export_evaluate(tmp_path, script):
     script("train", *which, "--run", run, *small, "--centreline", 0.5)
     assert "2 iterations" in script("export", "--run", run, "--output", model)
     loaded = load_model(model)
-    assert (loaded.checkpoint.width, loaded.checkpoint.depth) == (8, 3)
-    assert loaded.checkpoint.fov_mean == (160, 75, 30)
-    assert loaded.checkpoint.fov_range == (1000, 1500)
+    assert (loaded.spec.width, loaded.spec.depth) == (8, 3)
+    assert loaded.spec.fov_rgb_mean == (160, 75, 30)
+    assert loaded.spec.fov_range == (1000, 1500)
 
     out = script("evaluate", *which, "--model", model, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -241,7 +241,7 @@ def test_train_export_evaluate(tmp_path, script):
 
     # In use it may see other sizes than it was trained at.
     script("export", "--run", run, "--output", model, "--diameter", 900, 2000)
-    assert load_model(model).checkpoint.fov_range == (900, 2000)
+    assert load_model(model).spec.fov_range == (900, 2000)
 
 
 def test_a_row_may_go_on_from_another_and_is_computed_once(tmp_path, script, monkeypatch):

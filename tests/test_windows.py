@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vesselseg.checkpoints import find_checkpoint
+from vesselseg.registry import find_spec
 from vesselseg.windows import round_up, starts, windows
 
 
@@ -37,7 +37,7 @@ def test_short_sides_shorten_the_windows():
     ("name", "count"), [("drive", 182), ("stare", 56), ("chase_db1", 132), ("hrf", 294)]
 )
 def test_published_grids(name, count):
-    record = find_checkpoint(f"unet_s5-d16_{name}")
+    record = find_spec(f"unet_s5-d16_{name}")
     assert len(windows(*record.fit_size, record.crop, record.stride)) == count
 
 

@@ -50,7 +50,7 @@ def main() -> None:
     if options.diameter:
         changes.update(zip(("fov_diameter", "fov_diameter_max"), options.diameter, strict=True))
     if changes:
-        record = dataclasses.replace(model.checkpoint, **changes)
+        record = dataclasses.replace(model.spec, **changes)
         model = vesselseg.load_model(record, weights=options.model)
     pooled = evaluate(model, sources, mask=options.mask)
     for dataset, counts in pooled.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from vesselseg.checkpoints import EMBEDDED
+from vesselseg.registry import EMBEDDED
 from vesselseg.files import sha256
 from vesselseg.unet import UNet, fold_batch_norm
 from vesselseg.weights import save
@@ -43,7 +43,7 @@ def main() -> None:
     least, most = options.diameter or state["diameter"]
     record = dataclasses.replace(
         EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=least,
-        fov_diameter_max=most, fov_mean=state["fov_mean"], sources=(),
+        fov_diameter_max=most, fov_rgb_mean=state["fov_rgb_mean"], sources=(),
     )  # fmt: skip
     save(options.output, network, record, dtype=torch.float16)
     size = options.output.stat().st_size

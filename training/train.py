@@ -113,7 +113,7 @@ def train(options: argparse.Namespace, sources: list) -> None:
                 "net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
                 "iteration": done, "rng": json.dumps(windows.rng.bit_generator.state),
                 "width": options.width, "depth": options.depth, "diameter": list(options.diameter),
-                "fov_mean": FOV_MEAN if options.balance == "yes" else None,
+                "fov_rgb_mean": FOV_MEAN if options.balance == "yes" else None,
             })  # fmt: skip
 
 

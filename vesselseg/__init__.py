@@ -1,4 +1,4 @@
-"""Find the blood vessels in photographs of the retina.
+"""Segment the blood vessels in fundus photographs.
 
 ::
 
@@ -9,7 +9,7 @@
     result.probability   # (H, W) float32
     result.save("vessels.png")
 
-    model = vesselseg.load_model("unet_s5-d16_drive")  # to be used many times
+    model = vesselseg.load_model("unet_s5-d16_drive")  # reusable
 
 Research software, not a medical device.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._version import __version__
 from .errors import (
     CheckpointError,
     DatasetError,
@@ -36,22 +35,23 @@ from .errors import (
 
 if TYPE_CHECKING:
     from . import metrics
-    from .cache import download
-    from .checkpoints import list_models
+    from .api import clear_models, download, find_cached, import_file, load_model, segment
     from .images import field_of_view
-    from .loading import clear_models, load_model, segment
-    from .record import Checkpoint, Source
+    from .registry import list_models
     from .result import Segmentation
     from .segmenter import Segmenter
+    from .spec import ModelSpec, Source
+
+__version__ = "0.1.0"
 
 __all__ = [
-    "Checkpoint",
     "CheckpointError",
     "DatasetError",
     "DeviceError",
     "DownloadError",
     "ImageError",
     "MissingExtraError",
+    "ModelSpec",
     "OptionError",
     "OutputError",
     "ResourceError",
@@ -64,33 +64,37 @@ __all__ = [
     "clear_models",
     "download",
     "field_of_view",
+    "find_cached",
+    "import_file",
     "list_models",
     "load_model",
     "metrics",
     "segment",
 ]
 
-# Imported when first asked for: importing vesselseg takes milliseconds and loads no torch.
-_HOMES = {
-    "Checkpoint": "record",
+# Public name -> its module, imported on first use: `import vesselseg` loads no torch.
+_MODULES = {
+    "ModelSpec": "spec",
     "Segmentation": "result",
     "Segmenter": "segmenter",
-    "Source": "record",
-    "clear_models": "loading",
-    "download": "cache",
+    "Source": "spec",
+    "clear_models": "api",
+    "download": "api",
     "field_of_view": "images",
-    "list_models": "checkpoints",
-    "load_model": "loading",
+    "find_cached": "api",
+    "import_file": "api",
+    "list_models": "registry",
+    "load_model": "api",
     "metrics": "metrics",
-    "segment": "loading",
+    "segment": "api",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'vesselseg' has no attribute {name!r}")
-    module = importlib.import_module(f".{_HOMES[name]}", __name__)
-    value = module if name == _HOMES[name] else getattr(module, name)
+    module = importlib.import_module(f".{_MODULES[name]}", __name__)
+    value = module if name == "metrics" else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -1,21 +1,21 @@
-"""Everything that vesselseg raises on purpose.
+"""The exceptions that vesselseg raises.
 
 ::
 
     VesselsegError
     |- UnknownModelError   (ValueError)   no model of that name
     |- DownloadError       (OSError)      weights could not be obtained
-    |- CheckpointError     (ValueError)   a weights file is not what it should be
-    |- ImageError          (ValueError)   an input is not an image that is accepted
-    |- DeviceError         (ValueError)   a device or precision that this machine lacks
+    |- CheckpointError     (ValueError)   a weights file is damaged or does not fit
+    |- ImageError          (ValueError)   an input is not an accepted image
+    |- DeviceError         (ValueError)   a device or precision that is not available
     |- OptionError         (ValueError)   an argument outside what is allowed
     |- DatasetError        (ValueError)   a data set folder is not laid out as expected
     |- OutputError         (OSError)      a result could not be written
     |- ResourceError       (MemoryError)  not enough memory
     `- MissingExtraError   (ImportError)  an optional dependency is not installed
 
-Each also is the built-in exception that fits, so ``except ValueError`` keeps working. A path
-that does not exist raises the built-in :class:`FileNotFoundError`.
+Each is also the built-in exception in brackets, so ``except ValueError`` works. A path that does
+not exist raises the built-in :class:`FileNotFoundError`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Iterable
 
 
 class VesselsegError(Exception):
-    """Base of all errors that vesselseg raises on purpose."""
+    """Base class of vesselseg's exceptions."""
 
 
 class UnknownModelError(VesselsegError, ValueError):
@@ -37,15 +37,15 @@ class DownloadError(VesselsegError, OSError):
 
 
 class CheckpointError(VesselsegError, ValueError):
-    """A weights file is not what it should be."""
+    """A weights file is damaged or does not fit the model."""
 
 
 class ImageError(VesselsegError, ValueError):
-    """An input is not an image that is accepted."""
+    """An input is not an accepted image."""
 
 
 class DeviceError(VesselsegError, ValueError):
-    """A device or precision that this machine does not have."""
+    """A device or precision that is not available on this machine."""
 
 
 class OptionError(VesselsegError, ValueError):
@@ -69,6 +69,9 @@ class MissingExtraError(VesselsegError, ImportError):
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """`` Did you mean "unet_s5-d16_drive"?``, or nothing where no name is near."""
-    near = difflib.get_close_matches(str(word).lower(), list(allowed), n=2)
-    return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    """A question such as `` Did you mean 'unet_s5-d16_drive'?``, or "" if no name is similar."""
+    names, word = list(allowed), str(word).lower()
+    similar = difflib.get_close_matches(word, names, n=2)
+    if not similar and len(word) > 2:
+        similar = [name for name in names if word in name.lower()][:2]
+    return f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""

@@ -14,12 +14,12 @@ from .errors import OutputError
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` when the block ends without an error.
+    """Give a temporary file beside `path`, renamed to `path` if the block succeeds.
 
     Raises
     ------
     OutputError
-        If the file cannot be written. What stood at `path` before is still there then.
+        If the file cannot be written. A file that was at `path` before is then still there.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -29,15 +29,17 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield part
         part.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise OutputError(f"{str(path)!r} cannot be written: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
+        digest = hashlib.sha256()
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""The field of view: the bright disc that the camera's mask leaves of a retinal photograph.
+"""The field of view: the bright disc of a fundus photograph inside its dark border.
 
-Found by brightness alone, so that it works for any camera: dark borders with noise, discs cut
-by the frame, notches and tabs, bright labels in a corner.
+It is found by brightness alone, so that it works for any camera: with noisy borders, discs cut
+by the frame, notches and tabs, and bright labels in a corner.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from PIL import Image
 
 Mask = NDArray[np.bool_]
 
-_SIDE = 512  # of the reduced image that is looked at, in pixels
-_CELL = 4  # its pixels per cell when connected regions are sought
-_RISE = 0.1  # of the way from the border's brightness to the disc's
+_SIDE = 512  # pixels of the longer side of the reduced image that is analysed
+_CELL = 4  # pixels of it per side of the cells in which connected regions are searched
+_RISE = 0.1  # the threshold's position between the brightness of the border and of the disc
 
 
 class FieldOfView(NamedTuple):
-    """What was found in a photograph.
+    """The field of view of a photograph.
 
     Attributes
     ----------
     mask : ndarray of bool (H, W)
-        True inside; all True where no border was found.
+        True inside; all True if no border was found.
     diameter : float or None
-        Of the disc, in pixels of the photograph, also where the frame cuts it; None where no
+        Diameter of the disc in pixels of the photograph, also if the frame cuts it. None if no
         plausible disc was found.
     """
 
@@ -35,29 +35,31 @@ class FieldOfView(NamedTuple):
     diameter: float | None
 
 
-def find(image: NDArray[np.uint8]) -> FieldOfView:
-    """Field of view of an RGB photograph (H, W, 3), uint8."""
+def find_field_of_view(image: NDArray[np.uint8]) -> FieldOfView:
+    """Find the field of view of an RGB photograph (H, W, 3), uint8."""
     height, width = image.shape[:2]
     everything = FieldOfView(np.ones((height, width), dtype=np.bool_), None)
     if min(height, width) < 16:
         return everything
     factor = max(1, round(max(height, width) / _SIDE))
-    bright = _brightness(image, factor)
-    level = _threshold(bright)
+    bright = smooth_brightness(image, factor)
+    level = border_level(bright)
     if level is None:
         return everything
-    inside = _hull(_largest_region(bright > level))
+    inside = fill_between(largest_region(bright > level))
     if inside.mean() < 0.1:
         return everything  # a bright spot, not a field of view
     small = Image.fromarray(inside.astype(np.uint8) * 255)
-    box = (0, 0, width / factor, height / factor)  # the last cell may stand for fewer pixels
+    box = (0, 0, width / factor, height / factor)  # the last pixels may stand for fewer
     large = small.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    diameter = _diameter(inside)
-    return FieldOfView(np.asarray(large) > 127, diameter and diameter * factor)
+    diameter = fit_diameter(inside)
+    if diameter is not None:
+        diameter *= factor
+    return FieldOfView(np.asarray(large) > 127, diameter)
 
 
-def _brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
-    """The brightest channel, reduced and smoothed: noise would lift a maximum of single pixels."""
+def smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
+    """The brightest channel of the reduced image, smoothed, since noise raises a maximum."""
     reduced = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
     pixels = np.asarray(reduced).astype(np.float32)
     for axis in (0, 1):  # binomial smoothing over three pixels, the edge repeated
@@ -68,8 +70,8 @@ def _brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
     return np.asarray(pixels.max(axis=2))
 
 
-def _threshold(bright: NDArray[np.float32]) -> float | None:
-    """Brightness between border and disc; None where no corner is dark against the middle."""
+def border_level(bright: NDArray[np.float32]) -> float | None:
+    """Threshold between border and disc; None if no corner is much darker than the middle."""
     height, width = bright.shape
     n = max(2, min(height, width) // 32)
     corners = [bright[:n, :n], bright[:n, -n:], bright[-n:, :n], bright[-n:, -n:]]
@@ -81,17 +83,17 @@ def _threshold(bright: NDArray[np.float32]) -> float | None:
     return border + level if disc - border > max(2 * level, disc / 2) else None
 
 
-def _largest_region(mask: Mask) -> Mask:
-    """The largest connected region of True, found on cells of which most pixels are True."""
+def largest_region(mask: Mask) -> Mask:
+    """The largest connected region of True pixels, searched in cells of several pixels."""
     height, width = mask.shape
     rows, columns = -(-height // _CELL), -(-width // _CELL)
     padded = np.pad(mask, ((0, rows * _CELL - height), (0, columns * _CELL - width)), mode="edge")
     cells = padded.reshape(rows, _CELL, columns, _CELL).mean(axis=(1, 3)) > 0.5
-    # Every cell starts with its own number and takes the largest of its neighbours' until
-    # nothing changes; then a region is the cells of one number.
+    # Each cell starts with a number of its own and takes the largest number of its neighbours
+    # until nothing changes. Then the cells of a region share one number.
     labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
     while True:
-        spread = _spread(labels)
+        spread = spread_labels(labels)
         spread[~cells] = 0
         if np.array_equal(spread, labels):
             break
@@ -99,20 +101,20 @@ def _largest_region(mask: Mask) -> Mask:
     numbers, counts = np.unique(labels[cells], return_counts=True)
     if not len(numbers):
         return np.zeros_like(mask)
-    region = _spread(labels == numbers[counts.argmax()])  # and the cells at its edge
-    fine = region.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[:height, :width]
-    return np.asarray(mask & fine)
+    region = spread_labels(labels == numbers[counts.argmax()])  # with the cells at its edge
+    pixels = region.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[:height, :width]
+    return np.asarray(mask & pixels)
 
 
-def _spread(values: NDArray[Any]) -> NDArray[Any]:
-    """The largest of each cell and its eight neighbours."""
+def spread_labels(values: NDArray[Any]) -> NDArray[Any]:
+    """Replace each cell by the largest value among itself and its eight neighbours."""
     padded = np.pad(values, 1)
     tall = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
     return np.asarray(np.maximum(np.maximum(tall[:, :-2], tall[:, 1:-1]), tall[:, 2:]))
 
 
-def _hull(mask: Mask) -> Mask:
-    """Everything between True and True, both along its row and along its column."""
+def fill_between(mask: Mask) -> Mask:
+    """Fill what lies between True pixels both along its row and along its column."""
 
     def between(axis: int) -> Mask:
         ahead = np.maximum.accumulate(mask, axis=axis)
@@ -122,12 +124,11 @@ def _hull(mask: Mask) -> Mask:
     return np.asarray(between(0) & between(1))
 
 
-def _diameter(mask: Mask) -> float | None:
-    """Diameter of the circle through the mask's outline, in pixels of the mask.
+def fit_diameter(mask: Mask) -> float | None:
+    """Diameter of the circle fitted to the mask's outline, in pixels of the mask.
 
     Algebraic least squares (Kasa 1976, doi:10.1109/TIM.1976.6312298), repeated without the
-    points that lie off the circle: straight cuts, notches and tabs. Where the frame cuts the
-    disc there is no outline to fit.
+    points that lie off the circle: straight cuts, notches and tabs. The frame is no outline.
     """
     height, width = mask.shape
     points = []
@@ -151,5 +152,8 @@ def _diameter(mask: Mask) -> float | None:
         off = np.abs(np.hypot(outline[:, 0] - y, outline[:, 1] - x) - radius)
         limit = max(2.5 * float(np.median(off)), 1.0)
         kept = outline[off <= limit]
-    # A disc is not smaller than what is seen of it, nor a shallow arc of something huge.
+    # The disc is not smaller than its visible part, and not a shallow arc of something huge.
     return 2 * radius if 0.9 * extent <= 2 * radius <= 3 * extent else None
+
+
+find = find_field_of_view

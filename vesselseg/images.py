@@ -1,4 +1,4 @@
-"""Anything that shows a photograph -> uint8 RGB of shape (H, W, 3)."""
+"""Any photograph that vesselseg accepts -> uint8 RGB of shape (H, W, 3)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from . import fov
 from .errors import ImageError, OptionError
+from .fov import find_field_of_view
+from .spec import is_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,29 +35,28 @@ _ACCEPTED = (
 )
 _DTYPES = "uint8, uint16, or float with values in [0, 1]"
 _DICOM = (
-    "is a DICOM file, which is not read. Convert it to PNG first, for example with pydicom "
+    "is a DICOM file, which vesselseg does not read. Convert it to PNG, for example with pydicom "
     "(Image.fromarray(pydicom.dcmread(FILE).pixel_array).save('eye.png')) or dcmj2pnm of DCMTK"
 )
 
-
 MAX_PIXELS = 200_000_000
-"""Largest image that is decoded unless a larger limit is asked for: 14,000 x 14,000 pixels."""
+"""Default limit on the size of an image: 14,000 x 14,000 pixels."""
 
 
 def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS) -> RGB:
-    """Decode an image into a new array of its own.
+    """Decode an image into a new array.
 
     Parameters
     ----------
     image : path, bytes, binary file object, PIL image, ndarray or Tensor
-        Files: whatever Pillow reads; turned upright by their EXIF orientation; of several pages
-        the first, with a logged warning. PIL images: their pixels as they are.
+        Files: whatever Pillow reads, turned upright by their EXIF orientation; the first of
+        several pages, with a logged warning. PIL images: their pixels as they are.
         Arrays: (H, W, 3) RGB, (H, W, 4) RGBA or (H, W). Tensors: (3, H, W) or (H, W).
-        uint8; uint16, of which `round(x / 257)` is taken; or float in [0, 1]. Grey is repeated;
-        pixels of alpha 0 become black, all others keep their colour.
+        uint8; uint16, converted by `round(x / 257)`; or float in [0, 1]. Grey is repeated.
+        Pixels of alpha 0 become black; all others keep their colour.
     max_pixels : int
-        Larger images are refused, files before they are decoded: a small file may unpack to
-        any size. (Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``.)
+        Larger images are rejected, files before they are decoded, since a small file can unpack
+        to any size. (Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``.)
 
     Returns
     -------
@@ -71,78 +71,92 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS) -> RGB:
         If it is anything else than described, too large, or a file that cannot be decoded.
     """
     if isinstance(image, Image.Image):
-        _check_pixels(image.width, image.height, "The PIL image", max_pixels)
-        return _from_pil(image, "the PIL image")
+        check_size(image.width, image.height, "The PIL image", max_pixels)
+        return from_pil(image, "the PIL image")
     if isinstance(image, (str, os.PathLike)):
-        return _from_path(Path(image), max_pixels)
+        return from_path(Path(image), max_pixels)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(image), f"the {len(image)} bytes given", max_pixels)
+        content = bytes(image)
+        return from_file(io.BytesIO(content), f"the {len(content)} bytes given", max_pixels)
     if isinstance(image, np.ndarray):
-        return _from_array(image, "array", max_pixels)
+        return from_array(image, "The array", max_pixels)
     torch = sys.modules.get("torch")  # whoever has a tensor has imported it
     if torch is not None and isinstance(image, torch.Tensor):
-        return _from_tensor(image, max_pixels)
+        return from_tensor(image, max_pixels)
     if hasattr(image, "read"):
-        return _from_stream(image, max_pixels)
+        name = getattr(image, "name", None)
+        label = f"the file object {name!r}" if isinstance(name, str) else "the file object given"
+        try:
+            content = image.read()
+        except Exception as error:  # a caller's object can raise anything
+            raise ImageError(f"{label} cannot be read: {error}.") from error
+        if not isinstance(content, bytes):
+            kind = type(content).__name__
+            raise ImageError(f"{label} returns {kind}; open it in binary mode, 'rb'.")
+        return from_file(io.BytesIO(content), label, max_pixels)
     raise ImageError(f"An image cannot be a {type(image).__name__}. {_ACCEPTED}.")
 
 
-def choose_max_pixels(max_pixels: int) -> int:
-    """The caller's limit; raises OptionError if it is not a positive whole number."""
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise OptionError(f"max_pixels is {max_pixels!r}; it has to be a whole number from 1 up.")
+def check_max_pixels(max_pixels: int) -> int:
+    """Return the limit; raise OptionError if it is not a positive integer."""
+    if not is_integer(max_pixels, 1, 2**63):
+        raise OptionError(f"max_pixels is {max_pixels!r}; it must be a positive integer.")
     return max_pixels
 
 
 def field_of_view(image: ImageLike) -> NDArray[np.bool_]:
-    """Field of view of a photograph: the bright disc inside its dark border.
+    """Find the field of view of a photograph: the bright disc inside its dark border.
 
     Parameters
     ----------
-    image : as in :func:`vesselseg.segment`
+    image : path, bytes, binary file object, PIL image, ndarray or Tensor
+        As :func:`vesselseg.segment` takes it.
 
     Returns
     -------
     ndarray of bool (H, W)
-        True inside; all True where no dark border is found.
+        True inside; all True if no dark border is found.
 
     Raises
     ------
-    FileNotFoundError, ImageError
-        As :func:`vesselseg.segment`.
+    FileNotFoundError
+        If `image` is a path that does not exist.
+    ImageError
+        If `image` is not an accepted image or cannot be decoded.
+
+    Examples
+    --------
+    >>> import numpy as np, vesselseg
+    >>> vesselseg.field_of_view(np.full((64, 64, 3), 200, np.uint8)).all()
+    np.True_
     """
-    return fov.find(to_rgb(image)).mask
+    return find_field_of_view(to_rgb(image)).mask
 
 
-def _from_path(path: Path, max_pixels: int) -> RGB:
-    if not path.exists():
-        raise FileNotFoundError(f"There is no image {str(path)!r}.")
-    if path.is_dir():
-        raise ImageError(
-            f"{str(path)!r} is a folder, an image file is needed. For all images of a folder: "
-            f"model.segment_many(sorted(Path({str(path)!r}).glob('*.jpg')))."
-        )
+def from_path(path: Path, max_pixels: int) -> RGB:
+    """Decode a file; pipes and other files that cannot be rewound are read whole first."""
+    label = repr(str(path))
     try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise ImageError(f"{str(path)!r} cannot be opened: {error.strerror}.") from error
-    with stream:
-        return _from_file(stream, repr(str(path)), max_pixels)
-
-
-def _from_stream(stream: Any, max_pixels: int) -> RGB:
-    name = getattr(stream, "name", None)
-    label = f"the file object {name!r}" if isinstance(name, str) else "the file object given"
-    try:
-        content = stream.read()
+        if path.is_dir():
+            raise ImageError(
+                f"{label} is a folder; an image file is needed. For all images of a folder: "
+                f"model.segment_many(sorted(Path({label}).glob('*.jpg')))."
+            )
+        with path.open("rb") as stream:
+            if stream.seekable():
+                return from_file(stream, label, max_pixels)
+            return from_file(io.BytesIO(stream.read()), label, max_pixels)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no image {label}.") from error
     except (OSError, ValueError) as error:
-        raise ImageError(f"{label} cannot be read: {error}.") from error
-    if not isinstance(content, bytes):
-        raise ImageError(f"{label} gives {type(content).__name__}; open it in binary mode, 'rb'.")
-    return _from_file(io.BytesIO(content), label, max_pixels)
+        if isinstance(error, ImageError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{label} cannot be opened: {reason}.") from error
 
 
-def _from_file(stream: IO[bytes], label: str, max_pixels: int) -> RGB:
+def from_file(stream: IO[bytes], label: str, max_pixels: int) -> RGB:
+    """Decode the content of an image file."""
     head = stream.read(132)
     stream.seek(0)
     if not head:
@@ -150,121 +164,127 @@ def _from_file(stream: IO[bytes], label: str, max_pixels: int) -> RGB:
     if head[128:] == b"DICM":
         raise ImageError(f"{label} {_DICOM}.")
     try:
-        # Bytes from outside can make a decoder raise anything; all of it means the same here.
         with Image.open(stream) as opened:
-            _check_pixels(opened.width, opened.height, label, max_pixels)
+            check_size(opened.width, opened.height, label, max_pixels)
             pages = getattr(opened, "n_frames", 1)
             opened.load()
             upright = ImageOps.exif_transpose(opened)
     except ImageError:
         raise
-    except Exception as error:
+    except Exception as error:  # bytes from outside can make a decoder raise anything
         reason = str(error).partition("\n")[0]
         if "cannot identify" in reason:
-            reason = "its content is of no image format that Pillow knows"
+            reason = "Pillow does not recognise its format"
         raise ImageError(
             f"{label} could not be decoded: {reason}. It may be truncated, damaged or no image."
         ) from error
     if pages > 1:
         logger.warning("%s has %d pages; the first is used.", label, pages)
-    return _from_pil(upright, label, format_=opened.format)
+    return from_pil(upright, label, opened.format)
 
 
-def _from_pil(image: Image.Image, label: str, format_: str | None = None) -> RGB:
+def from_pil(image: Image.Image, label: str, file_format: str | None = None) -> RGB:
+    """Convert a PIL image of any mode."""
     mode = image.mode
     if 0 in image.size:
         raise ImageError(f"{label} is empty: {image.width} x {image.height} pixels.")
-    if mode.startswith("I;16"):
-        return _from_array(np.asarray(image).astype(np.uint16), label)
-    if mode == "I" and (format_ or image.format) in ("PNG", "TIFF", "PPM"):
-        wide = np.asarray(image)  # older Pillows open files of 16 bits in this mode
-        if wide.min() >= 0 and wide.max() <= 65535:
-            return _from_array(wide.astype(np.uint16), label)
-    if mode == "F":
-        return _from_array(np.asarray(image), label)
-    if mode in ("I", "LAB"):
-        raise ImageError(
-            f"{label} has the PIL mode {mode!r}, whose values have no defined brightness or "
-            f"colour here. Convert it to RGB, or give a NumPy array of {_DTYPES}."
-        )
+    if mode == "LAB":
+        raise ImageError(f"{label} has the PIL mode 'LAB'. Convert it to RGB first.")
     try:
-        has_alpha = mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-        return _from_array(np.asarray(_convert(image, "RGBA" if has_alpha else "RGB")), label)
-    except (ValueError, OSError, KeyError) as error:
+        if mode == "F" or mode.startswith("I"):
+            values = np.asarray(image)
+        else:
+            has_alpha = mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+            if mode == "La":  # PIL converts premultiplied grey to LA only
+                values = np.asarray(image.convert("LA").convert("RGBA"))
+            else:
+                values = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+    except Exception as error:  # a lazily opened file is decoded now, and can raise anything
         raise ImageError(
-            f"{label} has the PIL mode {mode!r}, which cannot be converted."
+            f"{label} cannot be converted from the PIL mode {mode!r}: {error}."
         ) from error
+    if mode == "I":  # older versions of Pillow open 16-bit files in this mode
+        has_16_bits = (file_format or image.format) in ("PNG", "TIFF", "PPM")
+        if not has_16_bits or values.min() < 0 or values.max() > 65535:
+            raise ImageError(
+                f"{label} has the PIL mode 'I', whose values have no defined brightness. Convert "
+                f"it to RGB, or pass a NumPy array of {_DTYPES}."
+            )
+    if mode.startswith("I"):
+        values = values.astype(np.uint16)
+    return from_array(values, label)
 
 
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == "La":  # PIL converts grey with premultiplied alpha to LA alone
-        image = image.convert("LA")
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _from_tensor(tensor: Tensor, max_pixels: int) -> RGB:
-    shape = tuple(tensor.shape)
-    if not (tensor.ndim == 2 or (tensor.ndim == 3 and shape[0] == 3)):
-        raise ImageError(
-            f"A tensor has to be (3, H, W) or (H, W), this one is {shape}.{_hint(shape)}"
-        )
-    values = tensor.detach()
-    if values.is_floating_point():
-        values = values.float()  # NumPy has no bfloat16
+def from_tensor(tensor: Tensor, max_pixels: int) -> RGB:
+    """Convert a tensor (3, H, W) or (H, W)."""
     try:
+        shape = tuple(tensor.shape)
+        values = tensor.detach()
+        if values.is_floating_point():
+            values = values.float()  # NumPy has no bfloat16
         array = values.cpu().numpy()
     except (TypeError, RuntimeError) as error:
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         raise ImageError(
-            f"A tensor of this kind cannot be used: {kind}. Allowed are {_DTYPES}, in memory."
+            f"A tensor of this kind cannot be used: {kind}. Allowed are dense tensors of {_DTYPES}."
         ) from error
-    return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor", max_pixels)
+    if array.ndim == 3 and shape[0] == 3:
+        return from_array(array.transpose(1, 2, 0), "The tensor", max_pixels)
+    if array.ndim == 2:
+        return from_array(array, "The tensor", max_pixels)
+    raise ImageError(
+        f"A tensor must be (3, H, W) or (H, W); this one is {shape}.{shape_hint(shape)}"
+    )
 
 
-def _from_array(array: NDArray[Any], label: str, max_pixels: float = math.inf) -> RGB:
+def from_array(array: NDArray[Any], label: str, max_pixels: float = math.inf) -> RGB:
+    """Convert an array (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey."""
     shape = array.shape
-    label = f"The {label}" if label in ("array", "tensor") else label
-    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (3, 4))):
+    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
         raise ImageError(
-            f"{label} has the shape {shape}; it has to be (H, W, 3) RGB, (H, W, 4) RGBA or "
-            f"(H, W) grey.{_hint(shape)}"
+            f"{label} has the shape {shape}; it must be (H, W, 3) RGB, (H, W, 4) RGBA or "
+            f"(H, W) grey.{shape_hint(shape)}"
         )
     if 0 in shape:
         raise ImageError(f"{label} is empty: its shape is {shape}.")
-    _check_pixels(shape[1], shape[0], label, max_pixels)
-    values = _to_uint8(array, label)
-    if values.ndim == 2:
-        return np.ascontiguousarray(np.broadcast_to(values[..., None], (*shape, 3)))
+    check_size(shape[1], shape[0], label, max_pixels)
+    values = to_uint8(array, label)
+    if values.ndim == 2 or shape[2] == 1:
+        grey = values.reshape(shape[0], shape[1], 1)
+        return np.ascontiguousarray(np.broadcast_to(grey, (*shape[:2], 3)))
     rgb = np.array(values[..., :3], order="C")
     if shape[2] == 4:
         rgb[array[..., 3] == 0] = 0
     return rgb
 
 
-def _to_uint8(array: NDArray[Any], label: str) -> NDArray[np.uint8]:
+def to_uint8(array: NDArray[Any], label: str) -> NDArray[np.uint8]:
+    """Convert uint16, or float in [0, 1], to uint8."""
     if array.dtype == np.uint8:
         return np.asarray(array)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
-        # round(x / 257) in whole numbers: 65535 -> 255
+        # round(x / 257) in integers: 65535 -> 255
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind != "f":
         hint = ""
         if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255:
-            hint = " If its values are 0 to 255, give array.astype(np.uint8)."
+            hint = " If its values are 0 to 255, pass array.astype(np.uint8)."
         raise ImageError(f"{label} has the type {array.dtype}; allowed are {_DTYPES}.{hint}")
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError(f"{label} has values that are not finite (NaN or infinity).")
     if low < 0 or high > 1:
-        hint = " For values 0 to 255, divide by 255 or convert to uint8." if low >= 0 else ""
+        hint = ""
+        if low >= 0:
+            hint = " If they are 0 to 255, divide by 255 or convert to uint8."
         raise ImageError(
-            f"{label} has values from {low:g} to {high:g}; those of type float have to lie in "
-            f"[0, 1].{hint}"
+            f"{label} has float values from {low:g} to {high:g}; they must lie in [0, 1].{hint}"
         )
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
 
 
-def _check_pixels(width: int, height: int, label: str, max_pixels: float) -> None:
+def check_size(width: int, height: int, label: str, max_pixels: float) -> None:
+    """Raise ImageError if an image is larger than the limit."""
     if width * height > max_pixels:
         raise ImageError(
             f"{label} has {width} x {height} pixels; at most {max_pixels:,} are accepted. If it is "
@@ -272,7 +292,8 @@ def _check_pixels(width: int, height: int, label: str, max_pixels: float) -> Non
         )
 
 
-def _hint(shape: tuple[int, ...]) -> str:
+def shape_hint(shape: tuple[int, ...]) -> str:
+    """A sentence on how to turn an array or tensor of this shape into an accepted one, or ""."""
     if len(shape) == 4:
         return " It looks like a batch: segment_many takes the images one by one."
     if len(shape) == 3 and shape[0] == 3:
@@ -280,5 +301,5 @@ def _hint(shape: tuple[int, ...]) -> str:
     if len(shape) == 3 and shape[2] == 3:
         return " Channels come first in tensors: tensor.permute(2, 0, 1)."
     if len(shape) == 3 and 1 in (shape[0], shape[2]):
-        return " Leave out the axis of length 1."
+        return " Remove the axis of length 1."
     return ""

@@ -31,8 +31,8 @@ from .batch import storage
 from .batch.storage import Task
 from .batch.worker import Ledger, Worker
 from .errors import DeviceError, MissingExtraError, OptionError
-from .loading import Model, load_model
-from .prepare import check_scale
+from .api import Model, load_model
+from .preprocess import check_scale
 from .result import KINDS, STYLES
 from .segmenter import Segmenter
 
@@ -68,7 +68,7 @@ def segment_dataset(
     model: Model | Segmenter | None = None,
     device: str | None = None,
     precision: str | None = None,
-    engine: str | None = None,
+    backend: str | None = None,
     scale: str | float | None = None,
     threshold: float = 0.5,
     kinds: Sequence[str] = ("mask",),
@@ -94,12 +94,12 @@ def segment_dataset(
         the same on all machines.
     out : path
         Folder, or its address, that results are written to, in the layout of the inputs.
-    model : str, path, Checkpoint, Segmenter or None
+    model : str, path, ModelSpec, Segmenter or None
         As for :func:`vesselseg.load_model`. Loaded here once and sent to the workers.
     device, precision : str
         As for :func:`vesselseg.load_model`, where the workers are. None: "auto" and "float32",
         or those of a Segmenter. int8 takes a Segmenter that was loaded with it.
-    engine : {"torch", "openvino"}
+    backend : {"torch", "openvino"}
         As for :func:`vesselseg.load_model`; a Segmenter has its own. OpenVINO has to be installed
         where the workers are, and here.
     scale, threshold
@@ -112,12 +112,12 @@ def segment_dataset(
         Whether the folders in folders are looked through too.
     manifest : path
         Parquet file, or its address, with a row per image: input, error, mask, probability,
-        overlay, fov (the files written), model, sha256 of its weights, scale, engine, device,
+        overlay, fov (the files written), model, sha256 of its weights, scale, backend, device,
         precision, threshold, seconds, and the fraction of the field of view that is vessel. None:
         ``manifest.parquet`` in `out`.
     resume : bool
         Whether images are skipped that the manifest has as done, with the same weights, scale,
-        engine, precision and threshold, to the same files. False: all are done and the manifest is
+        backend, precision and threshold, to the same files. False: all are done and the manifest is
         replaced.
     workers : int
         Processes with a model each. None: one for each GPU of the cluster, or, if there is none
@@ -157,20 +157,20 @@ def segment_dataset(
     record = ParquetManifest(os.fspath(manifest or storage.join(folder, "manifest.parquet")))
 
     if not isinstance(model, Segmenter):
-        model = load_model(model, device="cpu", engine=engine or "torch")
+        model = load_model(model, device="cpu", backend=backend or "torch")
         device, precision = device or "auto", precision or "float32"
-    elif engine not in (None, model.engine):
+    elif backend not in (None, model.backend):
         raise OptionError(
-            f"engine is {engine!r}, but the model was loaded with {model.engine!r}. Leave engine "
+            f"backend is {backend!r}, but the model was loaded with {model.backend!r}. Leave backend "
             f"out, or load the model with it."
         )
-    if model.engine == "openvino" and device == "auto":
+    if model.backend == "openvino" and device == "auto":
         device = "cpu"  # no GPU of the cluster is of use
-    rule = check_scale(scale, model.checkpoint)
+    rule = check_scale(scale, model.spec)
     model.segment_many([], scale=scale, threshold=threshold)  # refuses wrong values here
 
     done = {"sha256": model.sha256, "scale": str(rule), "threshold": float(threshold)}
-    done.update(engine=model.engine, precision=precision or model.precision)
+    done.update(backend=model.backend, precision=precision or model.precision)
 
     def is_done(task: Task) -> bool:
         row = record.rows.get(task.name)

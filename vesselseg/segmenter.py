@@ -1,86 +1,102 @@
-"""A model in use: photographs in, vessels out."""
+"""A loaded model: photographs in, segmentations out."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from . import fov, prepare, weights
-from ._version import __version__
-from .engine import choose_batch_size
-from .engines import Runtime
+from . import __version__, weights
+from .backends import Backend
+from .backends.pytorch import choose_batch_size
+from .backends.transfers import HostCopy, to_device, to_host
 from .errors import OptionError
-from .images import MAX_PIXELS, RGB, ImageLike, choose_max_pixels, to_rgb
-from .record import Checkpoint
-from .result import Segmentation
-from .sliding import Net, slide
-from .transfers import Download, one_ahead, upload
+from .fov import FieldOfView, find_field_of_view
+from .images import MAX_PIXELS, RGB, ImageLike, check_max_pixels, to_rgb
+from .preprocess import check_scale, preprocess, restore
+from .result import Segmentation, check_threshold
+from .sliding import slide
+from .spec import ModelSpec, Scale
+from .unet import UNet
+
+Key = TypeVar("Key")
 
 
 @dataclass
-class _Photograph:
-    """One image on its way through the network."""
+class Photograph(Generic[Key]):
+    """A photograph on its way through the network."""
 
+    key: Key
     rgb: RGB
-    view: fov.FieldOfView
-    scaled: RGB
+    fov: FieldOfView
+    network_size: tuple[int, int]
 
 
 class Segmenter:
-    """A loaded model. Made by :func:`load_model`; may be shared between threads and pickled.
+    """A loaded model, made by :func:`vesselseg.load_model`.
 
-    Results are reproducible: the same version on the same machine with the same settings gives
-    the same bits, however images are grouped.
+    It can be shared between threads and pickled. Results are reproducible: the same version on
+    the same machine with the same settings gives the same bits, however images are grouped.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        What is known of the weights.
+    sha256 : str
+        Digest of the weights file.
+    backend : str
+        "torch", "onnxruntime" or "openvino".
+    device : torch.device
+    precision : str
+        "float32", "bfloat16", "float16" or "int8".
+    batch_size : int
+        Windows that the network computes at once.
+    max_pixels : int
+        Larger photographs are rejected.
     """
 
     def __init__(
         self,
-        runtime: Runtime,
-        checkpoint: Checkpoint,
+        backend: Backend,
+        spec: ModelSpec,
         *,
         sha256: str,
-        device: torch.device,
-        precision: str,
-        batch_size: int | None,
+        batch_size: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self._runtime = runtime
-        self._asked_batch_size = batch_size
-        self._engine: Net = runtime.start(checkpoint, device, precision)
-        self.checkpoint = checkpoint
-        self.engine = runtime.name
+        self._backend = backend
+        self._batch_size_option = batch_size
+        self.spec = spec
         self.sha256 = sha256
-        self.device = device
-        self.precision = precision
-        self.batch_size = choose_batch_size(batch_size, checkpoint, device, precision)
-        self.max_pixels = choose_max_pixels(max_pixels)
-        # A GPU works on the next image while this process sees to the one before.
-        self._apart = device.type == "cuda"
+        self.backend = backend.name
+        self.device = backend.device
+        self.precision = backend.precision
+        self.batch_size = choose_batch_size(batch_size, spec, self.device, self.precision)
+        self.max_pixels = check_max_pixels(max_pixels)
 
     def __call__(
-        self, image: ImageLike, *, scale: str | float | None = None, threshold: float = 0.5
+        self, image: ImageLike, *, scale: Scale | None = None, threshold: float = 0.5
     ) -> Segmentation:
         """Segment one photograph.
 
         Parameters
         ----------
         image : path, bytes, binary file object, PIL image, ndarray or Tensor
-            Arrays are (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey, tensors (3, H, W) or
-            (H, W); uint8, uint16, or float in [0, 1]. Any size from 1 x 1 up.
+            Arrays are (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey; tensors are (3, H, W) or
+            (H, W). uint8, uint16, or float in [0, 1]. Any size from 1 x 1 up.
         scale : {"fit", "native", "fov"}, float or None
-            How the image is brought to the network's scale: fitted into the size of the
-            model's data set, as published; left alone; its field of view brought to the
-            model's diameter, or range of them; a factor; or, None, the model's own rule.
+            How to bring the photograph to the network's scale: fit it into the size of the
+            model's data set, as published; leave it alone; bring its field of view to the
+            diameter that the model was trained on; or multiply its size by a factor. None uses
+            the model's own rule.
         threshold : float
-            Pixels of a higher probability are vessel, in [0, 1].
+            Pixels with a higher probability are vessel, in [0, 1].
 
         Returns
         -------
@@ -91,7 +107,7 @@ class Segmenter:
         FileNotFoundError
             If `image` is a path that does not exist.
         ImageError
-            If `image` is not an image that is accepted, or cannot be decoded.
+            If `image` is not an accepted image or cannot be decoded.
         OptionError
             If `scale` or `threshold` is outside what is described here.
         """
@@ -101,53 +117,85 @@ class Segmenter:
         self,
         images: Iterable[ImageLike],
         *,
-        scale: str | float | None = None,
+        scale: Scale | None = None,
         threshold: float = 0.5,
     ) -> Iterator[Segmentation]:
-        """Segment photographs one after another; windows of several share batches.
+        """Segment several photographs; windows of several share batches.
 
         Parameters
         ----------
         images : iterable
-            Of what :meth:`__call__` takes. Read as results are asked for; on a GPU, and where
-            windows of one do not fill a batch, somewhat ahead.
-        scale, threshold
-            As for :meth:`__call__`.
+            Of images as :meth:`__call__` takes them. They are read as results are asked for,
+            and a little ahead on a GPU or where the windows of one do not fill a batch.
+        scale : {"fit", "native", "fov"}, float or None
+            How to bring the photographs to the network's scale; None uses the model's own rule.
+        threshold : float
+            Pixels with a higher probability are vessel, in [0, 1].
 
         Returns
         -------
         iterator of Segmentation
-            In the order of `images`; the same, bit for bit, as one by one.
+            In the order of `images`, bit for bit the same as one by one.
 
         Raises
         ------
-        FileNotFoundError, ImageError, OptionError
-            As :meth:`__call__`; those of an image when its turn comes.
+        FileNotFoundError, ImageError
+            For an image that cannot be used, after the images before it were yielded.
+        OptionError
+            If `images` is a single image, or `scale` or `threshold` is outside what is
+            described here.
         """
         if isinstance(images, (str, bytes, os.PathLike)):
             raise OptionError(
                 f"segment_many takes several images, not {images!r}; for one, call the model."
             )
-        rule = prepare.check_scale(scale, self.checkpoint)
-        number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
-        if not (number and 0 <= threshold <= 1):
-            raise OptionError(f"threshold is {threshold!r}; it has to be a number from 0 to 1.")
-        found = (
-            (photograph, self._probability(photograph, margin))
-            for photograph, margin in self._run(images, rule, self._margin)
+        keyed = self.segment_keyed(
+            ((None, image) for image in images), scale=scale, threshold=threshold
         )
-        return (
-            self._segmentation(photograph, probability.array(), rule, float(threshold))
-            for photograph, probability in (one_ahead(found) if self._apart else found)
-        )
+        return (result for _, result in keyed)
 
-    def logits(self, image: ImageLike, *, scale: str | float | None = None) -> Tensor:
-        """Mean logits of the windows, at the photograph's own size.
+    def segment_keyed(
+        self,
+        images: Iterable[tuple[Key, ImageLike]],
+        *,
+        scale: Scale | None = None,
+        threshold: float = 0.5,
+    ) -> Iterator[tuple[Key, Segmentation]]:
+        """Segment several photographs, each with a key of yours, such as its name.
 
         Parameters
         ----------
-        image, scale
-            As for :meth:`__call__`.
+        images : iterable of (key, image)
+            Images as :meth:`__call__` takes them. Keys can be anything.
+        scale : {"fit", "native", "fov"}, float or None
+            How to bring the photographs to the network's scale; None uses the model's own rule.
+        threshold : float
+            Pixels with a higher probability are vessel, in [0, 1].
+
+        Returns
+        -------
+        iterator of (key, Segmentation)
+            In the order of `images`.
+
+        Raises
+        ------
+        FileNotFoundError, ImageError
+            For an image that cannot be used, after the images before it were yielded.
+        OptionError
+            If `scale` or `threshold` is outside what is described here.
+        """
+        rule = check_scale(scale, self.spec)
+        return self._results(images, rule, check_threshold(threshold))
+
+    def logits(self, image: ImageLike, *, scale: Scale | None = None) -> Tensor:
+        """Logits of one photograph, averaged over its windows, at its own size.
+
+        Parameters
+        ----------
+        image : path, bytes, binary file object, PIL image, ndarray or Tensor
+            As :meth:`__call__` takes it.
+        scale : {"fit", "native", "fov"}, float or None
+            How to bring the photograph to the network's scale; None uses the model's own rule.
 
         Returns
         -------
@@ -156,15 +204,17 @@ class Segmenter:
 
         Raises
         ------
-        FileNotFoundError, ImageError, OptionError
-            As :meth:`__call__`.
+        FileNotFoundError, ImageError
+            If the image cannot be used.
+        OptionError
+            If `scale` is outside what is described here.
         """
-        rule = prepare.check_scale(scale, self.checkpoint)
-        photograph, logits = next(self._run([image], rule, self._engine))
-        return prepare.restore(logits, *photograph.rgb.shape[:2]).cpu()
+        rule = check_scale(scale, self.spec)
+        photograph, logits = next(self._slide([(None, image)], rule, self._backend))
+        return restore(logits, *photograph.rgb.shape[:2]).cpu()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights, float32, and their record; ``load_model(path)`` reads them.
+        """Write the float32 weights and the model spec; ``load_model(path)`` reads them.
 
         Raises
         ------
@@ -173,14 +223,15 @@ class Segmenter:
         OptionError
             If the model was loaded from an ONNX file.
         """
-        weights.save(path, self._runtime.network("saved"), self.checkpoint)
+        weights.save(path, self._network("saved"), self.spec)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the network as an ONNX file, for other languages and runtimes.
 
-        It takes windows, "image", uint8 RGB (N, 3, H, W), H and W multiples of "multiple" in the
-        file's metadata, and gives "logits", float32 (N, 2, H, W), background and vessel. The
-        metadata has the record and the weights' digest. ``load_model("NAME.onnx")`` runs it.
+        Its input "image" takes windows, uint8 RGB (N, 3, H, W), with H and W divisible by
+        "size_divisor" in the file's metadata. Its output is "logits", float32 (N, 2, H, W),
+        background and vessel. The metadata holds the model spec and the digest of the weights.
+        ``load_model("NAME.onnx")`` runs it.
 
         Raises
         ------
@@ -191,110 +242,123 @@ class Segmenter:
         OptionError
             If the model was itself loaded from an ONNX file.
         """
-        from .engines.onnx_export import export
+        from .backends.onnx_export import export
 
-        network = self._runtime.network("exported")
-        export(path, network, self.checkpoint, self.sha256)
+        export(path, self._network("exported"), self.spec, self.sha256)
 
-    def to(self, device: str | torch.device) -> Segmenter:
-        """The same model on another device; this one stays as it is.
+    def to(
+        self, device: str | torch.device | None = None, precision: str | None = None
+    ) -> Segmenter:
+        """The same model on another device or in another precision; this one is not changed.
+
+        Parameters
+        ----------
+        device : str or torch.device, optional
+            As :func:`vesselseg.load_model` takes it. None keeps the model's.
+        precision : str, optional
+            As :func:`vesselseg.load_model` takes it. None keeps the model's.
 
         Raises
         ------
         DeviceError
-            If the device is not there, or cannot compute in the model's precision.
+            If the device, or the precision on it, is not available.
+        OptionError
+            If there is no such precision, or it is "int8" and the model was not loaded with it.
         """
-        settings = (str(device), self.precision, self._asked_batch_size, self.max_pixels)
-        return rebuild(self._runtime, self.checkpoint, self.sha256, *settings)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Built anew where it is unpickled: an engine belongs to its process and device.
-        state = (self._runtime, self.checkpoint, self.sha256, str(self.device), self.precision)
-        return rebuild, (*state, self._asked_batch_size, self.max_pixels)
+        chosen = self._backend.choose(
+            self.device if device is None else device, precision or self.precision
+        )
+        return Segmenter(
+            self._backend.to(*chosen),
+            self.spec,
+            sha256=self.sha256,
+            batch_size=self._batch_size_option,
+            max_pixels=self.max_pixels,
+        )
 
     def __repr__(self) -> str:
-        return f"<Segmenter {self.checkpoint.name} on {self.device} in {self.precision}>"
+        return f"<Segmenter {self.spec.name} on {self.device} in {self.precision}>"
 
-    def _margin(self, windows: Tensor) -> Tensor:
-        """The vessel logit minus the background logit, (N, 1, h, w).
+    def _network(self, action: str) -> UNet:
+        if self._backend.network is None:
+            raise OptionError(
+                f"A model that runs from an ONNX file cannot be {action}. Copy the file itself, or "
+                f"load the model that it was exported from."
+            )
+        return self._backend.network
 
-        All that a mask needs: averaging and resampling are linear, and the softmax of two logits
-        is the sigmoid of their difference. Half of the memory, and one map restored, not two.
-        """
-        return torch.diff(self._engine(windows), dim=1)
+    def _results(
+        self, images: Iterable[tuple[Key, ImageLike]], rule: Scale, threshold: float
+    ) -> Iterator[tuple[Key, Segmentation]]:
+        def vessel_logit(windows: Tensor) -> Tensor:
+            # The vessel logit minus the background logit is all that a mask needs: averaging and
+            # resampling are linear, and the softmax of two logits is the sigmoid of their
+            # difference. That halves memory and resampling.
+            return torch.diff(self._backend(windows), dim=1)
 
-    def _run(
-        self, images: Iterable[ImageLike], rule: str | float, net: Net
-    ) -> Iterator[tuple[_Photograph, Tensor]]:
-        """Each image with what `net` gives, (K, h, w) at the network's scale, on the device."""
-        waiting: deque[_Photograph] = deque()
+        # A GPU computes the next photograph while this process finishes the one before.
+        prefetch = 1 if self.device.type == "cuda" else 0
+        pending: deque[tuple[Photograph[Key], HostCopy]] = deque()
+        failure: Exception | None = None
+        try:
+            for photograph, logit in self._slide(images, rule, vessel_logit):
+                probability = restore(logit, *photograph.rgb.shape[:2])[0].sigmoid_()
+                pending.append((photograph, to_host(probability)))
+                if len(pending) > prefetch:
+                    yield self._result(*pending.popleft(), rule, threshold)
+        except Exception as error:
+            failure = error
+        for photograph, copy in pending:
+            yield self._result(photograph, copy, rule, threshold)
+        if failure is not None:
+            raise failure
 
-        def tensors() -> Iterator[Tensor]:
-            for image in images:
-                rgb = to_rgb(image, self.max_pixels)
-                view = fov.find(rgb)
-                scaled = prepare.to_network(rgb, view, rule, self.checkpoint, self.max_pixels)
-                waiting.append(_Photograph(rgb, view, scaled))
-                yield upload(torch.from_numpy(scaled), self.device).permute(2, 0, 1)
-
-        for logits in slide(
-            tensors(),
-            net,
-            crop=self.checkpoint.crop,
-            stride=self.checkpoint.stride,
-            batch_size=self.batch_size,
-            multiple=self._runtime.multiple,
-        ):
-            yield waiting.popleft(), logits
-
-    def _probability(self, photograph: _Photograph, margin: Tensor) -> Download:
-        """Of vessels, (H, W) in [0, 1], at the photograph's own size."""
-        return Download(prepare.restore(margin, *photograph.rgb.shape[:2])[0].sigmoid_())
-
-    def _segmentation(
+    def _slide(
         self,
-        photograph: _Photograph,
-        probability: NDArray[np.float32],
-        rule: str | float,
-        threshold: float,
-    ) -> Segmentation:
-        if self.checkpoint.mask_outside_fov:
-            probability[~photograph.view.mask] = 0
-        provenance = {
+        images: Iterable[tuple[Key, ImageLike]],
+        rule: Scale,
+        network: Callable[[Tensor], Tensor],
+    ) -> Iterator[tuple[Photograph[Key], Tensor]]:
+        """Each photograph with the network's output (K, h, w) for it, at the network's scale."""
+
+        def preprocessed() -> Iterator[tuple[Photograph[Key], Tensor]]:
+            for key, image in images:
+                rgb = to_rgb(image, self.max_pixels)
+                fov = find_field_of_view(rgb)
+                scaled = preprocess(rgb, fov, rule, self.spec, self.max_pixels)
+                pixels = to_device(torch.from_numpy(scaled), self.device).permute(2, 0, 1)
+                yield Photograph(key, rgb, fov, scaled.shape[:2]), pixels
+
+        return slide(
+            preprocessed(),
+            network,
+            crop=self.spec.crop,
+            stride=self.spec.stride,
+            batch_size=self.batch_size,
+            size_divisor=self.spec.size_divisor,
+        )
+
+    def _result(
+        self, photograph: Photograph[Key], copy: HostCopy, rule: Scale, threshold: float
+    ) -> tuple[Key, Segmentation]:
+        probability = copy.wait()
+        fov = photograph.fov
+        if self.spec.mask_outside_fov:
+            probability[~fov.mask] = 0
+        provenance: dict[str, Any] = {
             "vesselseg": __version__,
             "torch": str(torch.__version__),
-            "model": self.checkpoint.name,
+            "model": self.spec.name,
             "sha256": self.sha256,
             "scale": rule,
-            "network_size": list(photograph.scaled.shape[:2]),
-            "fov_diameter": photograph.view.diameter and round(photograph.view.diameter, 1),
-            "engine": self.engine,
-            **self._runtime.about(),
+            "network_size": list(photograph.network_size),
+            "fov_diameter": None if fov.diameter is None else round(fov.diameter, 1),
+            "backend": self.backend,
+            **self._backend.versions,
             "device": str(self.device),
             "precision": self.precision,
             "threshold": threshold,
         }
         mask = probability > np.float32(threshold)
-        return Segmentation(mask, probability, photograph.view.mask, provenance, photograph.rgb)
-
-
-def rebuild(
-    runtime: Runtime,
-    checkpoint: Checkpoint,
-    sha256: str,
-    device: str,
-    precision: str,
-    batch_size: int | None,
-    max_pixels: int,
-) -> Segmenter:
-    """A Segmenter of the same weights; raises DeviceError where the device is missing."""
-    chosen, precision = runtime.choose(device, precision)
-    return Segmenter(
-        runtime,
-        checkpoint,
-        sha256=sha256,
-        device=chosen,
-        precision=precision,
-        batch_size=batch_size,
-        max_pixels=max_pixels,
-    )
+        result = Segmentation(mask, probability, fov.mask, provenance, photograph.rgb)
+        return photograph.key, result

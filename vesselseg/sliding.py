@@ -1,136 +1,177 @@
-"""Batches of windows through any callable, and the mean of their logits.
+"""Sliding-window inference with any network, averaging the logits of overlapping windows.
 
-Nothing here knows the network: `net` is whatever maps a batch of windows (N, C, h, w) to logits
-(N, K, h, w). Overlapping logits are averaged uniformly, as ``EncoderDecoder.slide_inference`` of
-mmsegmentation 1.2.2 does.
+Source: mmsegmentation 1.2.2, ``EncoderDecoder.slide_inference``. For every stride up to the crop
+the windows are the same, and logits (not probabilities) are averaged uniformly. To change the
+overlap, change `stride`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from .windows import Window, round_up, starts, windows
+Key = TypeVar("Key")
+Network = Callable[[Tensor], Tensor]
 
-Net = Callable[[Tensor], Tensor]
+
+class Window(NamedTuple):
+    """Rows ``top:bottom`` and columns ``left:right`` of an image, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
-class _Canvas:
-    """One image, the sum of its windows' logits, and the number of windows still to come."""
+def starts(length: int, crop: int, stride: int) -> list[int]:
+    """First pixels of the windows along one side.
 
-    def __init__(self, image: Tensor, crop: int, stride: int) -> None:
+    One window starts every `stride` pixels; the last is shifted back to end at the border. A
+    side shorter than `crop` is one window of that length.
+    """
+    last = max(length - crop, 0)
+    count = -(-last // stride) + 1  # ceil(last / stride) + 1
+    return [min(i * stride, last) for i in range(count)]
+
+
+def windows(height: int, width: int, crop: int, stride: int) -> list[Window]:
+    """All windows of a `height` x `width` image, row by row, all of the same size."""
+    window_height, window_width = min(crop, height), min(crop, width)
+    return [
+        Window(top, top + window_height, left, left + window_width)
+        for top in starts(height, crop, stride)
+        for left in starts(width, crop, stride)
+    ]
+
+
+def round_up(length: int, divisor: int) -> int:
+    """The smallest multiple of `divisor` that is at least `length`."""
+    return -(-length // divisor) * divisor
+
+
+class Stitcher(Generic[Key]):
+    """One image, the sum of its windows' logits, and how many windows are still missing."""
+
+    def __init__(self, key: Key, image: Tensor, crop: int, stride: int) -> None:
+        self.key = key
         self.image = image
-        self.height, self.width = image.shape[-2:]
         self.crop, self.stride = crop, stride
-        self.windows = windows(self.height, self.width, crop, stride)
+        height, width = image.shape[-2:]
+        self.windows = windows(height, width, crop, stride)
+        self.window_size = min(crop, height), min(crop, width)
         self.missing = len(self.windows)
-        self.sums: Tensor | None = None
-
-    @property
-    def window_size(self) -> tuple[int, int]:
-        return min(self.crop, self.height), min(self.crop, self.width)
+        self.sums = torch.empty(0)
 
     def add(self, window: Window, logits: Tensor) -> None:
-        if self.sums is None:
-            size = (len(logits), self.height, self.width)
+        """Add the logits (K, h, w) of one window."""
+        if self.missing == len(self.windows):
+            size = (len(logits), *self.image.shape[-2:])
             self.sums = torch.zeros(size, dtype=torch.float32, device=logits.device)
         self.sums[:, window.top : window.bottom, window.left : window.right] += logits
         self.missing -= 1
 
     def mean(self) -> Tensor:
-        assert self.sums is not None
+        """Logits (K, H, W), averaged over the windows that cover each pixel."""
         assert not self.missing
-        rows = self._counts(self.height)
-        columns = self._counts(self.width)
-        return self.sums.div_(rows[:, None]).div_(columns)  # no map of counts is made
-
-    def _counts(self, length: int) -> Tensor:
-        """How many windows cover each pixel of one side."""
-        assert self.sums is not None
-        counts = torch.zeros(length, dtype=torch.float32)
-        for start in starts(length, self.crop, self.stride):
-            counts[start : start + self.crop] += 1
-        return counts.to(self.sums.device)
+        for axis in (1, 2):  # how many windows cover a pixel is a product of rows and columns
+            length = self.sums.shape[axis]
+            counts = torch.zeros(length, dtype=torch.float32)
+            for start in starts(length, self.crop, self.stride):
+                counts[start : start + self.crop] += 1
+            shape = [length if i == axis else 1 for i in range(3)]
+            self.sums.div_(counts.view(shape).to(self.sums.device))
+        return self.sums
 
 
 def slide(
-    images: Iterable[Tensor],
-    net: Net,
+    images: Iterable[tuple[Key, Tensor]],
+    network: Network,
     *,
     crop: int,
     stride: int,
     batch_size: int,
-    multiple: int = 1,
-) -> Iterator[Tensor]:
-    """Logits of each image, in order, from windows that share batches across images.
+    size_divisor: int = 1,
+) -> Iterator[tuple[Key, Tensor]]:
+    """Logits of each image, in order; windows of several images share batches.
 
     Parameters
     ----------
-    images : iterable of Tensor (C, H, W)
-        Read one by one as windows are needed.
-    net : callable
-        Windows (N, C, h, w) -> logits (N, K, h, w), h and w multiples of `multiple`.
+    images : iterable of (key, Tensor (C, H, W))
+        Read one by one, when windows are needed. Keys are handed through.
+    network : callable
+        Windows (N, C, h, w) -> logits (N, K, h, w), with h and w divisible by `size_divisor`.
     crop, stride : int
-        Side of the windows and distance of their starts, in pixels; stride <= crop.
+        Side of the windows and distance between their starts, in pixels; stride <= crop.
     batch_size : int
-        Windows in one call of `net`. The last batch is filled up with zeros: every call has the
-        same shape, so that a window's logits do not depend on how images were grouped.
-    multiple : int
-        An image with a side shorter than the crop gives windows of that length. Their last row
-        and column are repeated up to the next multiple of this, and cut off afterwards.
+        Windows per call of `network`. The last batch is filled up with zeros, so that every
+        call has the same shape and logits do not depend on how images are grouped.
+    size_divisor : int
+        Windows of an image that is smaller than the crop are extended to the next multiple of
+        this by repeating their last row and column. The logits are cropped back.
 
     Yields
     ------
-    Tensor (K, H, W)
-        float32, on the device of the logits.
+    key, Tensor (K, H, W)
+        float32, on the device of the logits. An exception raised by `images` is passed on after
+        the images before it have been yielded.
     """
-    canvases: deque[_Canvas] = deque()  # in order of arrival
-    batch: list[tuple[_Canvas, Window]] = []
-    source, failure = iter(images), None
+    waiting: deque[Stitcher[Key]] = deque()  # images in order, some of their windows in the batch
+    batch: list[tuple[Stitcher[Key], Window]] = []
+    iterator = iter(images)
+    failure: Exception | None = None
     while True:
         try:
-            image = next(source)
+            key, image = next(iterator)
         except StopIteration:
             break
-        except Exception as error:  # raised when its turn has come, behind what is before it
+        except Exception as error:
             failure = error
             break
-        canvas = _Canvas(image, crop, stride)
-        if batch and batch[0][0].window_size != canvas.window_size:
-            _run(batch, net, batch_size, multiple)  # a batch has windows of one size
-        canvases.append(canvas)
-        for window in canvas.windows:
-            batch.append((canvas, window))
+        stitcher = Stitcher(key, image, crop, stride)
+        if batch and batch[0][0].window_size != stitcher.window_size:
+            run_batch(batch, network, batch_size, size_divisor)  # windows of one size only
+        waiting.append(stitcher)
+        for window in stitcher.windows:
+            batch.append((stitcher, window))
             if len(batch) == batch_size:
-                _run(batch, net, batch_size, multiple)
-        while canvases and not canvases[0].missing:
-            yield canvases.popleft().mean()
+                run_batch(batch, network, batch_size, size_divisor)
+        while waiting and not waiting[0].missing:
+            first = waiting.popleft()
+            yield first.key, first.mean()
     if batch:
-        _run(batch, net, batch_size, multiple)
-    while canvases:
-        yield canvases.popleft().mean()
+        run_batch(batch, network, batch_size, size_divisor)
+    while waiting:
+        first = waiting.popleft()
+        yield first.key, first.mean()
     if failure is not None:
         raise failure
 
 
-def _run(batch: list[tuple[_Canvas, Window]], net: Net, batch_size: int, multiple: int) -> None:
-    """Send the batch through the network, add its logits to their canvases, empty it."""
+def run_batch(
+    batch: list[tuple[Stitcher[Key], Window]], network: Network, batch_size: int, size_divisor: int
+) -> None:
+    """Run the network on a batch of windows, add the logits to their images, empty the batch."""
     first = batch[0][0]
     height, width = first.window_size
-    # Channels last: whole rows are copied, and convolutions like it.
-    tall, wide = round_up(height, multiple), round_up(width, multiple)
-    size = (batch_size, tall, wide, len(first.image))
+    # In channels-last order whole rows are copied, and convolutions are fastest.
+    size = (
+        batch_size,
+        round_up(height, size_divisor),
+        round_up(width, size_divisor),
+        len(first.image),
+    )
     stack = torch.zeros(size, dtype=first.image.dtype, device=first.image.device)
     stack = stack.permute(0, 3, 1, 2)
-    for place, (canvas, window) in zip(stack, batch, strict=False):
-        tile = canvas.image[:, window.top : window.bottom, window.left : window.right]
-        place[:, :height, :width] = tile
-        place[:, height:, :width] = tile[:, -1:]
+    for place, (stitcher, window) in zip(stack, batch, strict=False):
+        pixels = stitcher.image[:, window.top : window.bottom, window.left : window.right]
+        place[:, :height, :width] = pixels
+        place[:, height:, :width] = pixels[:, -1:]
         place[:, :, width:] = place[:, :, width - 1 : width].clone()
-    logits = net(stack)
-    for part, (canvas, window) in zip(logits, batch, strict=False):
-        canvas.add(window, part[:, :height, :width])
+    logits = network(stack)
+    for values, (stitcher, window) in zip(logits, batch, strict=False):
+        stitcher.add(window, values[:, :height, :width])
     batch.clear()

@@ -167,8 +167,8 @@ class UNet(nn.Module):
 
     Notes
     -----
-    ``forward`` takes normalised RGB, float (N, 3, H, W) with H and W multiples of
-    :attr:`multiple`, and returns logits (N, 2, H, W): background and vessel.
+    ``forward`` takes normalised RGB, float (N, 3, H, W) with H and W divisible by
+    :attr:`size_divisor`, and returns logits (N, 2, H, W): background and vessel.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class UNet(nn.Module):
         # decoder[i] gives the map of encoder[i]'s size, so the deepest one runs first.
         self.decoder = nn.ModuleList(Up(2 * out, out, norm=norm) for out in widths[:-1])
         self.head: _Head = _HEAD_TYPES[head](width, norm=norm)
-        self.multiple = 2 ** (depth - 1)
+        self.size_divisor = 2 ** (depth - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []

@@ -31,7 +31,7 @@ def test_a_line_says_what_was_made_from_what_and_how(tmp_path: Path) -> None:
         "model": "tiny",
         "sha256": model.sha256,
         "scale": "native",
-        "engine": "torch",
+        "backend": "torch",
         "device": "cpu",
         "precision": "float32",
         "threshold": 0.25,

@@ -15,7 +15,7 @@ from vesselseg.batch.parquet import ParquetManifest, to_row  # noqa: E402
 
 LINE = {
     "input": "b.png", "outputs": {"mask": "out/b.png"}, "model": "tiny", "sha256": "00",
-    "scale": 0.5, "engine": "torch", "device": "cpu", "precision": "float32", "threshold": 0.5,
+    "scale": 0.5, "backend": "torch", "device": "cpu", "precision": "float32", "threshold": 0.5,
     "seconds": 0.1, "vessel_fraction": 0.2,
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from vesselseg import OptionError, Segmenter, load_model
 from vesselseg.batch import run as batches
 from vesselseg.batch.manifest import Line
 from vesselseg.batch.plan import Job
-from vesselseg.engine import TorchEngine
+from vesselseg.backends.pytorch import TorchBackend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,13 +65,13 @@ def test_windows_of_several_small_images_share_batches(
 ) -> None:
     jobs = jobs_of(tmp_path, 6)  # 40 x 48 pixels in windows of 32: 4 windows each
     calls = []
-    compute = TorchEngine.__call__
+    compute = TorchBackend.__call__
 
-    def counted(self: TorchEngine, windows: Tensor) -> Tensor:
+    def counted(self: TorchBackend, windows: Tensor) -> Tensor:
         calls.append(len(windows))
         return compute(self, windows)
 
-    monkeypatch.setattr(TorchEngine, "__call__", counted)
+    monkeypatch.setattr(TorchBackend, "__call__", counted)
     run(jobs, model)
     assert calls == [3] * (6 * 4 // 3)  # one by one it would take 2 per image, 12
 
@@ -107,15 +107,15 @@ def test_an_image_too_large_for_the_memory_fails_alone(
     run(jobs, model)
     expected = tree(tmp_path / "out")
     too_large = batches.to_rgb(jobs[3].image)
-    compute = TorchEngine.__call__
+    compute = TorchBackend.__call__
 
-    def limited(self: TorchEngine, windows: Tensor) -> Tensor:
+    def limited(self: TorchBackend, windows: Tensor) -> Tensor:
         corner = too_large[:32, :32].tolist()
         if any(x.permute(1, 2, 0).tolist() == corner for x in windows):
             raise RuntimeError("can't allocate memory: you tried to allocate too much")
         return compute(self, windows)
 
-    monkeypatch.setattr(TorchEngine, "__call__", limited)
+    monkeypatch.setattr(TorchBackend, "__call__", limited)
     for job in jobs:
         job.outputs["mask"].unlink()
     reports = dict(run(jobs, model))
@@ -167,17 +167,17 @@ def test_an_interruption_leaves_what_was_finished(
     model: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = jobs_of(tmp_path, 20)
-    compute = TorchEngine.__call__
+    compute = TorchBackend.__call__
     calls = 0
 
-    def interrupted(self: TorchEngine, windows: Tensor) -> Tensor:
+    def interrupted(self: TorchBackend, windows: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == 14:  # 3 windows a call, 4 an image: 9 images are complete
             raise KeyboardInterrupt
         return compute(self, windows)
 
-    monkeypatch.setattr(TorchEngine, "__call__", interrupted)
+    monkeypatch.setattr(TorchBackend, "__call__", interrupted)
     reports: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         batches.run(jobs, model, lambda job, _: reports.append(job.name))

@@ -15,7 +15,7 @@ from serving import note_of, sha256
 
 import vesselseg
 from vesselseg import CheckpointError, DownloadError, OptionError, Source, cache
-from vesselseg.checkpoints import EMBEDDED
+from vesselseg.registry import EMBEDDED
 
 pytestmark = pytest.mark.usefixtures("home")
 

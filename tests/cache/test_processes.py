@@ -18,9 +18,9 @@ from vesselseg.cache import transfer
 PART = 10 * transfer._CHUNK
 SCRIPT = """
 import dataclasses, json, sys
-from vesselseg import Checkpoint, Source, cache
+from vesselseg import ModelSpec, Source, cache
 
-record = Checkpoint.from_dict(json.loads(sys.argv[1]))
+record = ModelSpec.from_dict(json.loads(sys.argv[1]))
 record = dataclasses.replace(record, sources=(Source(sys.argv[2]),))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -10,8 +10,8 @@ import pytest
 from loopback import File, Status
 from serving import note_of, sha256
 
-from vesselseg import Checkpoint, DownloadError, OptionError, Source, UnknownModelError, cache
-from vesselseg.checkpoints import CHECKPOINTS, EMBEDDED
+from vesselseg import ModelSpec, DownloadError, OptionError, Source, UnknownModelError, cache
+from vesselseg.registry import REGISTRY, EMBEDDED
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -125,7 +125,7 @@ class TestErrors:
         text = str(caught.value)
         assert "'unet_s5-d16_hrf' could not be had (VESSELSEG_OFFLINE is set)" in text
         assert "vesselseg import FILE --name unet_s5-d16_hrf" in text
-        for source in CHECKPOINTS["unet_s5-d16_hrf"].sources:
+        for source in REGISTRY["unet_s5-d16_hrf"].sources:
             assert f"{source.url}\n    Not asked, since VESSELSEG_OFFLINE is set." in text
             assert str(home / source.filename) in text
 
@@ -136,7 +136,7 @@ class TestErrors:
         assert server.requests
 
     def test_a_record_without_an_address(self, home, content, tmp_path, monkeypatch):
-        mine = Checkpoint(name="mine", dataset="my clinic", crop=64, stride=42, width=8)
+        mine = ModelSpec(name="mine", dataset="my clinic", crop=64, stride=42, width=8)
         with pytest.raises(DownloadError, match="No address is known"):
             cache.download(mine)
         (tmp_path / "mine.pth").write_bytes(content)

@@ -128,7 +128,7 @@ def test_hosts_are_asked_if_told_to(
 ) -> None:
     urls = [f"http://{host}/weights.pth", "http://127.0.0.1:9/weights.pth", "package:own.pth"]
     record = replace(checkpoints.EMBEDDED, sources=tuple(Source(url) for url in urls))
-    monkeypatch.setattr(checkpoints, "CHECKPOINTS", {record.name: record})
+    monkeypatch.setattr(checkpoints, "REGISTRY", {record.name: record})
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     hosts = report(capsys, "--network")["hosts"]
     assert list(hosts) == [urls[1], urls[0]]

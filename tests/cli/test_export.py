@@ -12,7 +12,7 @@ from test_main import commands, logging_as_it_was  # noqa: F401
 
 import vesselseg
 from vesselseg import Segmenter
-from vesselseg.checkpoints import EMBEDDED
+from vesselseg.registry import EMBEDDED
 from vesselseg.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,13 +25,13 @@ def test_a_file_that_vesselseg_saved(
     out = tmp_path / "mine.onnx"
     assert main(["export", str(tmp_path / "mine.pth"), "-o", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: narrow, {out.stat().st_size / 1e6:.1f} MB\n"
-    assert vesselseg.load_model(out).checkpoint == model.checkpoint
+    assert vesselseg.load_model(out).spec == model.spec
 
 
 def test_without_a_model_it_is_the_embedded_one_and_segment_takes_the_file(tmp_path: Path) -> None:
     out = tmp_path / "vessels.onnx"
     assert main(["export", "-o", str(out)]) == 0
-    assert vesselseg.load_model(out).checkpoint.name == EMBEDDED.name
+    assert vesselseg.load_model(out).spec.name == EMBEDDED.name
     with Image.open(EXAMPLE) as image:
         image.reduce(4).save(tmp_path / "eye.png")
     words = [str(tmp_path / "eye.png"), "--model", str(out), "--scale", "1"]

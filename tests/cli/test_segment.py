@@ -128,7 +128,7 @@ def test_the_batch_size_reaches_the_model(model: str, monkeypatch: pytest.Monkey
         sizes.append(loaded.batch_size)
         return loaded
 
-    monkeypatch.setattr("vesselseg.loading.load_model", noted)
+    monkeypatch.setattr("vesselseg.api.load_model", noted)
     assert main(["eye.jpg", "-o", "out", "--model", model, "--batch-size", "7"]) == 0
     assert sizes == [7]
 

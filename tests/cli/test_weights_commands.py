@@ -9,7 +9,7 @@ import pytest
 
 from vesselseg import UnknownModelError, cache, checkpoints
 from vesselseg.cache.places import packaged
-from vesselseg.checkpoints import CHECKPOINTS, EMBEDDED, list_models
+from vesselseg.registry import REGISTRY, EMBEDDED, list_models
 from vesselseg.cli import main
 
 NAME = "narrow"
@@ -21,7 +21,7 @@ def known(home, record, monkeypatch):
     assert home.parent.exists()
     known = {EMBEDDED.name: EMBEDDED, record.name: record}
     for module in ("cache", "checkpoints", "cache.places"):
-        monkeypatch.setattr(f"vesselseg.{module}.CHECKPOINTS", known)
+        monkeypatch.setattr(f"vesselseg.{module}.REGISTRY", known)
     handlers, level = list(logging.root.handlers), logging.getLogger("vesselseg.cache").level
     yield
     logging.root.handlers[:] = handlers
@@ -38,8 +38,8 @@ class TestModels:
         assert lines[2].split() == [NAME, "test", "-", "64", "/", "42", "1.9", "MB", "cached"]
 
     def test_what_is_not_here_has_its_published_size(self, capsys, monkeypatch):
-        hrf = CHECKPOINTS["unet_s5-d16_hrf"]
-        monkeypatch.setattr("vesselseg.checkpoints.CHECKPOINTS", {hrf.name: hrf})
+        hrf = REGISTRY["unet_s5-d16_hrf"]
+        monkeypatch.setattr("vesselseg.registry.REGISTRY", {hrf.name: hrf})
         assert main(["models"]) == 0
         line = capsys.readouterr().out.splitlines()[1]
         assert line.split() == f"{hrf.name} hrf 79.45 256 / 170 ~116 MB not cached".split()
@@ -149,4 +149,4 @@ class TestCache:
         assert "Did you mean" in capsys.readouterr().err
         assert cache.cached(record)
         with pytest.raises(UnknownModelError):
-            checkpoints.find_checkpoint("narow")
+            checkpoints.find_spec("narow")

@@ -111,7 +111,7 @@ def test_the_second_observer_is_compared_with_the_first(tmp_path):
     second = evaluate_second_observer(dataset)
 
     assert second.name == "second observer"
-    assert second.checkpoint is None
+    assert second.spec is None
     for sample, image in zip(dataset.samples, second.images, strict=True):
         labels = read_label(sample.second), read_label(sample.label)
         assert image.whole == confusion(*labels)

@@ -17,7 +17,7 @@ from vesselseg.evaluation.datasets import read_dataset
 from vesselseg.evaluation.pairs import read_pairs
 from vesselseg.evaluation.scores import evaluate, evaluate_second_observer
 from vesselseg.files import sha256
-from vesselseg.record import Source
+from vesselseg.spec import Source
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from .. import cache
-from ..checkpoints import list_models
+from ..registry import list_models
 from ..errors import UnknownModelError
 from ..result import Segmentation
 from ..segmenter import Segmenter

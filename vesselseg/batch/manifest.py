@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 Line: TypeAlias = "dict[str, Any]"
 
 _START = '{"input":'
-_MADE_WITH = ("model", "sha256", "scale", "engine", "device", "precision", "threshold")
+_MADE_WITH = ("model", "sha256", "scale", "backend", "device", "precision", "threshold")
 
 
 def describe(job: Job, result: Segmentation) -> Line:

@@ -15,7 +15,7 @@ from .manifest import Line
 
 Row: TypeAlias = "dict[str, Any]"
 
-_MADE_WITH = ("model", "sha256", "scale", "engine", "device", "precision")
+_MADE_WITH = ("model", "sha256", "scale", "backend", "device", "precision")
 _TEXTS = ("input", "error", *KINDS, *_MADE_WITH)
 _NUMBERS = ("threshold", "seconds", "vessel_fraction")
 _EVERY = 10.0  # seconds between parts: what a crash of the driver may cost

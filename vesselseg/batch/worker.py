@@ -86,7 +86,7 @@ class Worker:
         if device or precision:
             loaded = rebuild(
                 loaded._runtime,
-                loaded.checkpoint,
+                loaded.spec,
                 loaded.sha256,
                 device or str(loaded.device),
                 precision or loaded.precision,

@@ -18,10 +18,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..checkpoints import CHECKPOINTS, find_checkpoint
+from ..registry import REGISTRY, find_spec
 from ..errors import CheckpointError, DownloadError, OptionError, OutputError
 from ..files import sha256
-from ..record import Checkpoint, Source
+from ..spec import ModelSpec, Source
 from . import accept, notes, places, transfer
 from .locks import CANNOT_LOCK, lock
 from .making import PATTERN as _MADE
@@ -40,13 +40,13 @@ _PART = re.compile(r"(.+)\.[0-9a-f]{12}\.part|\.[0-9a-f]{16}\.part")
 
 
 def download(
-    model: str | Checkpoint, *, progress: bool | Report = True, force: bool = False
+    model: str | ModelSpec, *, progress: bool | Report = True, force: bool = False
 ) -> Path:
     """The weights of a model as a verified file, obtained if it is not in the cache yet.
 
     Parameters
     ----------
-    model : str or Checkpoint
+    model : str or ModelSpec
         A name (:func:`vesselseg.list_models`) or a record of your own.
     progress : bool or callable
         True shows a bar if standard error is a terminal. A function is called with the bytes
@@ -74,45 +74,45 @@ def download(
     and it holds all weights of the model. The digits in a published name are evidence only:
     where they differ, a warning is logged.
     """
-    checkpoint = _record(model)
-    if packaged := places.packaged(checkpoint):
+    spec = _record(model)
+    if packaged := places.packaged(spec):
         if packaged.is_file():
             return packaged
         raise DownloadError(
-            f"{str(packaged)!r}, the weights of {checkpoint.name!r}, is part of the package but "
+            f"{str(packaged)!r}, the weights of {spec.name!r}, is part of the package but "
             f"is not there: the installation is damaged. Repair it: "
             f"pip install --force-reinstall --no-deps vesselseg"
         )
-    if not force and (found := cached(checkpoint)):
+    if not force and (found := cached(spec)):
         return found
-    with _filling(checkpoint) as folder, reporting(progress, checkpoint.name) as report:
+    with _filling(spec) as folder, reporting(progress, spec.name) as report:
         # Also where the file is wanted anew: what is there is noted, so that it binds.
-        found, answers = _find(checkpoint)
+        found, answers = _find(spec)
         if found and not force:
             return found  # somebody else was faster
         for path, answer in answers:
             logger.warning("%s: %s It is obtained anew.", path, answer)
-        for source, place in places.places(checkpoint):
-            got = _ask(place, source, checkpoint, folder, report)
+        for source, place in places.places(spec):
+            got = _ask(place, source, spec, folder, report)
             if isinstance(got, Path):
                 return got
             answers.append((shown(place), got))
-    raise DownloadError(places.nowhere(checkpoint, answers))
+    raise DownloadError(places.nowhere(spec, answers))
 
 
-def cached(model: str | Checkpoint) -> Path | None:
+def cached(model: str | ModelSpec) -> Path | None:
     """The verified file if it is on this machine, without asking the network; None otherwise.
 
     A file whose size and time are not those of its note is hashed again, and one without a
     note, put there by hand, is looked at as after a download.
     """
-    checkpoint = _record(model)
-    if packaged := places.packaged(checkpoint):
+    spec = _record(model)
+    if packaged := places.packaged(spec):
         return packaged if packaged.is_file() else None
-    return _find(checkpoint)[0]
+    return _find(spec)[0]
 
 
-def import_file(file: str | os.PathLike[str], model: str | Checkpoint) -> Path:
+def import_file(file: str | os.PathLike[str], model: str | ModelSpec) -> Path:
     """Take a file that was got by other means into the cache, after the same checks.
 
     Raises
@@ -124,15 +124,15 @@ def import_file(file: str | os.PathLike[str], model: str | Checkpoint) -> Path:
     DownloadError
         If the cache folder cannot be written.
     """
-    checkpoint = _record(model)
+    spec = _record(model)
     file = Path(file)
-    if places.packaged(checkpoint):
-        raise OptionError(f"{checkpoint.name!r} is part of the package; it needs no file.")
+    if places.packaged(spec):
+        raise OptionError(f"{spec.name!r} is part of the package; it needs no file.")
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {str(file)!r}.")
-    with _filling(checkpoint) as folder:
-        _find(checkpoint)  # a file there without a note gets one, and binds
-        sources = places.sources(checkpoint)
+    with _filling(spec) as folder:
+        _find(spec)  # a file there without a note gets one, and binds
+        sources = places.sources(spec)
         try:
             digest = sha256(file)
         except OSError as error:
@@ -141,16 +141,16 @@ def import_file(file: str | os.PathLike[str], model: str | Checkpoint) -> Path:
             (s for s in sources if accept.likely(digest, s)), sources[0]
         )
         try:
-            return _obtain(file.absolute(), source, checkpoint, folder, lambda *_: None)
+            return _obtain(file.absolute(), source, spec, folder, lambda *_: None)
         except SourceError as fault:
             raise CheckpointError(
-                f"{str(file)!r} was not taken into the cache for {checkpoint.name!r}: {fault}"
+                f"{str(file)!r} was not taken into the cache for {spec.name!r}: {fault}"
             ) from fault
 
 
-def contents(model: str | Checkpoint | None = None) -> list[Path]:
+def contents(model: str | ModelSpec | None = None) -> list[Path]:
     """Files of ours in the cache folder: weights, notes, parts, what was made; of one, or all."""
-    records = CHECKPOINTS.values() if model is None else [_record(model)]
+    records = REGISTRY.values() if model is None else [_record(model)]
     known = {s.filename for record in records for s in places.sources(record)}
     starts = tuple(f"{record.filename}." for record in records)
     folder, found = cache_folder(), []
@@ -166,7 +166,7 @@ def contents(model: str | Checkpoint | None = None) -> list[Path]:
     return found
 
 
-def clear(model: str | Checkpoint | None = None) -> list[Path]:
+def clear(model: str | ModelSpec | None = None) -> list[Path]:
     """Remove what :func:`contents` lists, but for parts that are just being downloaded.
 
     Raises
@@ -191,47 +191,47 @@ def clear(model: str | Checkpoint | None = None) -> list[Path]:
     return removed
 
 
-def _record(model: str | Checkpoint) -> Checkpoint:
+def _record(model: str | ModelSpec) -> ModelSpec:
     if isinstance(model, str):
-        return find_checkpoint(model)
-    if isinstance(model, Checkpoint):
+        return find_spec(model)
+    if isinstance(model, ModelSpec):
         return model
     raise OptionError(
-        f"model is of type {type(model).__name__}; it has to be a name or a Checkpoint."
+        f"model is of type {type(model).__name__}; it has to be a name or a ModelSpec."
     )
 
 
 @contextlib.contextmanager
-def _filling(checkpoint: Checkpoint) -> Iterator[Path]:
+def _filling(spec: ModelSpec) -> Iterator[Path]:
     """The cache folder, where nobody else obtains this file meanwhile."""
     folder = cache_folder()
     try:
         with contextlib.ExitStack() as stack:
-            held = lock(folder, checkpoint.filename)
+            held = lock(folder, spec.filename)
             try:
                 stack.enter_context(held.acquire(timeout=1))
             except TimeoutError:
-                logger.info("Waiting for another process that obtains %s.", checkpoint.name)
+                logger.info("Waiting for another process that obtains %s.", spec.name)
                 stack.enter_context(held.acquire())
             yield folder
     except DownloadError:
         raise
     except CANNOT_LOCK as error:
         raise DownloadError(
-            f"The weights of {checkpoint.name!r} cannot be written to the cache folder "
+            f"The weights of {spec.name!r} cannot be written to the cache folder "
             f"{str(folder)!r}: {error}. Make room there or allow it, or set VESSELSEG_HOME to "
             f"another folder."
         ) from error
 
 
-def _find(checkpoint: Checkpoint) -> tuple[Path | None, list[tuple[str, str]]]:
+def _find(spec: ModelSpec) -> tuple[Path | None, list[tuple[str, str]]]:
     """The file in the cache, or what is wrong with those that are there."""
     answers = []
-    for source in places.sources(checkpoint):
+    for source in places.sources(spec):
         path = cache_folder() / source.filename
         try:
             if path.is_file():
-                accept.check_cached(path, source, checkpoint)
+                accept.check_cached(path, source, spec)
                 return path, []
         except (SourceError, OSError) as error:
             answers.append((str(path), f"Is there, but cannot be used. {error}"))
@@ -239,24 +239,24 @@ def _find(checkpoint: Checkpoint) -> tuple[Path | None, list[tuple[str, str]]]:
 
 
 def _ask(
-    place: Place, source: Source, checkpoint: Checkpoint, folder: Path, report: Report
+    place: Place, source: Source, spec: ModelSpec, folder: Path, report: Report
 ) -> Path | str:
     """The file in the cache, brought from `place`, or what came instead."""
     try:
-        return _obtain(place, source, checkpoint, folder, report)
+        return _obtain(place, source, spec, folder, report)
     except SourceError as error:
         logger.debug("%s: %s", shown(place), error)
         return str(error)
 
 
 def _obtain(
-    place: Place, source: Source, checkpoint: Checkpoint, folder: Path, report: Report
+    place: Place, source: Source, spec: ModelSpec, folder: Path, report: Report
 ) -> Path:
     """Bring a file from `place` into the cache; SourceError if it is not the right one."""
     if isinstance(place, str) and places.offline():
         raise SourceError("Not asked, since VESSELSEG_OFFLINE is set.")
     key = hashlib.sha256(str(place).encode()).hexdigest()[:12]
-    part = folder / f"{checkpoint.filename}.{key}.part"
+    part = folder / f"{spec.filename}.{key}.part"
     for last in (False, True):
         if isinstance(place, Path):
             received = transfer.copy(place, part, report)
@@ -266,14 +266,14 @@ def _obtain(
         again = received.resumed and not last
         try:
             more = _mirrored(place, source)
-            accept.check_file(part, received.sha256, source, checkpoint, more)
+            accept.check_file(part, received.sha256, source, spec, more)
         except SourceError:
             transfer.discard(part)
             if not again:
                 raise
         else:
             if accept.likely(received.sha256, source) or not again:
-                return accept.keep(part, received.sha256, place, source, checkpoint)
+                return accept.keep(part, received.sha256, place, source, spec)
             transfer.discard(part)
     raise AssertionError("the last round returns or raises")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 from ..files import whole_file
-from ..record import Checkpoint
+from ..spec import ModelSpec
 from .locks import CANNOT_LOCK, lock
 from .places import cache_folder
 
@@ -25,12 +25,12 @@ PATTERN = re.compile(r"(.+)\.[0-9a-f]{12}\.\w+\.made")
 _DIGITS = 64
 
 
-def made(checkpoint: Checkpoint, key: str, kind: str, make: Callable[[], bytes]) -> bytes:
+def made(spec: ModelSpec, key: str, kind: str, make: Callable[[], bytes]) -> bytes:
     """What `make` gives, from the cache folder where it is there.
 
     Parameters
     ----------
-    checkpoint : Checkpoint
+    spec : ModelSpec
         The model that it is made from: ``vesselseg cache --clear NAME`` removes it.
     key : str
         64 hexadecimal digits of everything that it depends on.
@@ -47,7 +47,7 @@ def made(checkpoint: Checkpoint, key: str, kind: str, make: Callable[[], bytes])
     -----
     Where the folder cannot be written, it is made each time, and a warning says so.
     """
-    file = cache_folder() / f"{checkpoint.filename}.{key[:12]}.{kind}.made"
+    file = cache_folder() / f"{spec.filename}.{key[:12]}.{kind}.made"
     content = _read(file, key)
     if content is not None:
         return content

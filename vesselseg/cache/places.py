@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote
 
-from ..checkpoints import CHECKPOINTS
+from ..registry import REGISTRY
 from ..errors import OptionError
-from ..record import Checkpoint, Source
+from ..spec import ModelSpec, Source
 
 Place: TypeAlias = "str | Path"
 """An address, or a file on this machine."""
@@ -43,15 +43,15 @@ def offline() -> bool:
     return text not in ("", "0", "false", "no", "off")
 
 
-def packaged(checkpoint: Checkpoint) -> Path | None:
+def packaged(spec: ModelSpec) -> Path | None:
     """The file inside the package, for a record whose weights come with it."""
-    for source in checkpoint.sources:
+    for source in spec.sources:
         if source.url.startswith("package:"):
             return Path(__file__).parents[1] / "embedded" / source.filename
     return None
 
 
-def sources(checkpoint: Checkpoint) -> tuple[Source, ...]:
+def sources(spec: ModelSpec) -> tuple[Source, ...]:
     """The names under which the file may lie in a cache or mirror, the current one first.
 
     Raises
@@ -59,25 +59,25 @@ def sources(checkpoint: Checkpoint) -> tuple[Source, ...]:
     OptionError
         If an address does not end in what can be the name of a file.
     """
-    found = checkpoint.sources or (Source(checkpoint.filename),)
+    found = spec.sources or (Source(spec.filename),)
     for source in found:
         if not re.fullmatch(r"\w[\w .+=@,()-]*", source.filename):
             raise OptionError(
-                f"{source.url!r} of the model {checkpoint.name!r} does not end in a file name "
+                f"{source.url!r} of the model {spec.name!r} does not end in a file name "
                 f"(letters, digits and . _ - only)."
             )
     return found
 
 
-def places(checkpoint: Checkpoint) -> Iterator[tuple[Source, Place]]:
+def places(spec: ModelSpec) -> Iterator[tuple[Source, Place]]:
     """Where the file may be had, in the order in which it is asked for."""
     for mirror in mirrors():
-        for source in sources(checkpoint):
+        for source in sources(spec):
             if isinstance(mirror, Path):
                 yield source, mirror / source.filename
             else:
                 yield source, f"{mirror.rstrip('/')}/{quote(source.filename)}"
-    for source in checkpoint.sources:
+    for source in spec.sources:
         yield source, source.url
 
 
@@ -86,24 +86,24 @@ def shown(place: Place) -> str:
     return str(place) if isinstance(place, Path) else re.sub(r"//[^/@]*@", "//", place)
 
 
-def nowhere(checkpoint: Checkpoint, answers: list[tuple[str, str]]) -> str:
+def nowhere(spec: ModelSpec, answers: list[tuple[str, str]]) -> str:
     """What to tell somebody whose weights could not be had: why, and what to do."""
     lines = [
-        f"The weights of {checkpoint.name!r} could not be had"
+        f"The weights of {spec.name!r} could not be had"
         + (" (VESSELSEG_OFFLINE is set)." if offline() else ".")
         + (" Asked, and what they answered:" if answers else " No address is known.")
     ]
     for place, answer in answers:
         lines += [f"  {place}", f"    {answer}"]
     lines += ["To bring them by hand, get the file by any means and put it at"]
-    for number, source in enumerate(sources(checkpoint)):
+    for number, source in enumerate(sources(spec)):
         lines += ["or"] * (number > 0) + [f"  {cache_folder() / source.filename}"]
         if source.sha256:
             lines += [f"    whole SHA-256 {source.sha256}"]
         elif source.digits:
             lines += [f"    SHA-256 begins with {source.digits}"]
     lines += [
-        f"or let it be checked and put there: {_import(checkpoint)}",
+        f"or let it be checked and put there: {_import(spec)}",
         "Variables that help:",
         f"  VESSELSEG_MIRROR ({_value('VESSELSEG_MIRROR')}): folders or base addresses that hold "
         f"the file",
@@ -114,9 +114,9 @@ def nowhere(checkpoint: Checkpoint, answers: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _import(checkpoint: Checkpoint) -> str:
-    if CHECKPOINTS.get(checkpoint.name) == checkpoint:
-        return f"vesselseg import FILE --name {checkpoint.name}"
+def _import(spec: ModelSpec) -> str:
+    if REGISTRY.get(spec.name) == spec:
+        return f"vesselseg import FILE --name {spec.name}"
     return "vesselseg.cache.import_file(FILE, RECORD)"
 
 

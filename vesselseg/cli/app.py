@@ -83,7 +83,7 @@ def _app(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> Models:
     """The first model is loaded at once: what is wrong with it is told before the page opens."""
     from ..app.models import Models
-    from ..loading import load_model
+    from ..api import load_model
     from ..segmenter import Segmenter
 
     def load(model: str | None, weights: str | None = None) -> Segmenter:
@@ -92,13 +92,13 @@ def _models(options: argparse.Namespace) -> Models:
             weights=weights,
             device=options.device,
             precision=options.precision,
-            engine=options.engine,
+            backend=options.backend,
             calibration=options.calibration,
             max_pixels=options.max_pixels,
         )
 
     first = load(options.model, options.weights)
-    name = first.checkpoint.name
+    name = first.spec.name
     if file := options.weights or (options.model if options.model != name else None):
         name += f" ({Path(file).name})"
     return Models(first, name, load)

@@ -20,13 +20,13 @@ def add_model(parser: argparse.ArgumentParser) -> Any:
     add("--precision", default="float32",
         help="float32, bfloat16, float16, int8, or auto, the fastest that the device computes "
         "natively; `vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
-    add_engine(add)
+    add_backend(add)
     return group
 
 
-def add_engine(add: Any) -> None:
+def add_backend(add: Any) -> None:
     """Add the options that say what computes."""
-    add("--engine", default="torch",
+    add("--backend", default="torch",
         help="torch, or openvino, on CPUs, which has int8; needs vesselseg[openvino] "
         "(default: %(default)s)")  # fmt: skip
     add("--calibration", nargs="+", metavar="FILE",

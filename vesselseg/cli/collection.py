@@ -20,7 +20,7 @@ def segment_collection(options: argparse.Namespace, kinds: Sequence[str]) -> int
     from tqdm import tqdm
 
     from ..batch.plan import Job
-    from ..loading import load_model
+    from ..api import load_model
     from ..ray import segment_dataset
     from .progress import Progress
 
@@ -29,12 +29,12 @@ def segment_collection(options: argparse.Namespace, kinds: Sequence[str]) -> int
     if options.part != (1, 1):
         raise OptionError("--part is for runs without Ray, which shares the images out itself.")
     # PyTorch's precision depends on where the workers are; OpenVINO's is prepared once, here.
-    here = {"precision": options.precision} if options.engine != "torch" else {}
+    here = {"precision": options.precision} if options.backend != "torch" else {}
     model = load_model(
         options.model,
         weights=options.weights,
         device="cpu",
-        engine=options.engine,
+        backend=options.backend,
         calibration=options.calibration,
         batch_size=options.batch_size,
         **here,

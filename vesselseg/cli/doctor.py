@@ -17,7 +17,7 @@ from ..errors import DeviceError, VesselsegError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..engine import TorchEngine
+    from ..backends.pytorch import TorchBackend
     from ..unet import UNet
 
 _VARIABLES = (
@@ -126,12 +126,12 @@ def _precisions() -> dict[str, Any]:
     """Each precision on each device against float32 on the CPU: one window, the best of a few."""
     import torch
 
-    from ..checkpoints import EMBEDDED
-    from ..engine import PRECISIONS, TorchEngine, choose_precision, native_precisions
+    from ..registry import EMBEDDED
+    from ..backends.pytorch import PRECISIONS, TorchBackend, choose_precision, native_precisions
 
     network, name = _network()
     window = _window(EMBEDDED.crop)
-    exact, seconds = _timed(TorchEngine(network, EMBEDDED, torch.device("cpu"), "float32"), window)
+    exact, seconds = _timed(TorchBackend(network, EMBEDDED, torch.device("cpu"), "float32"), window)
     rows: list[dict[str, Any]] = []
     devices = [torch.device(name) for name in _devices()]
     for device in devices:
@@ -146,8 +146,8 @@ def _precisions() -> dict[str, Any]:
                 if (device.type, precision) == ("cpu", "float32"):
                     logits, row["seconds"] = exact, seconds
                 else:
-                    engine = TorchEngine(network, EMBEDDED, device, precision)
-                    logits, row["seconds"] = _timed(engine, window)
+                    backend = TorchBackend(network, EMBEDDED, device, precision)
+                    logits, row["seconds"] = _timed(backend, window)
             except (DeviceError, RuntimeError, MemoryError) as error:
                 row["error"] = str(error).partition("\n")[0]
                 continue
@@ -177,7 +177,7 @@ def _network() -> tuple[UNet, str]:
 
     from .. import weights
     from ..cache import download
-    from ..checkpoints import EMBEDDED
+    from ..registry import EMBEDDED
     from ..unet import UNet
 
     try:
@@ -203,12 +203,12 @@ def _window(side: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def _timed(engine: TorchEngine, window: Tensor) -> tuple[Tensor, float]:
+def _timed(backend: TorchBackend, window: Tensor) -> tuple[Tensor, float]:
     """Logits (2, side, side) on the CPU, and the seconds that they take when warm."""
     times = []
     for _ in range(1 + _REPEATS):
         begun = time.perf_counter()
-        logits = engine(window)[0].cpu()
+        logits = backend(window)[0].cpu()
         times.append(time.perf_counter() - begun)
     return logits, min(times[1:])
 
@@ -217,7 +217,7 @@ def _hosts() -> dict[str, str]:
     """Addresses of weights, one of each host and mirror -> what they answer."""
     import requests
 
-    from ..checkpoints import list_models
+    from ..registry import list_models
 
     mirror = os.environ.get("VESSELSEG_MIRROR", "")
     urls = [source.url for record in list_models() for source in record.sources]

@@ -68,7 +68,7 @@ def add_parsers(commands: Any) -> None:
         choices=("float32", "bfloat16", "float16", "int8", "auto"),
         help="of the computation (default: %(default)s)",
     )
-    arguments.add_engine(parser.add_argument)
+    arguments.add_backend(parser.add_argument)
     parser.add_argument(
         "--scale",
         type=arguments.scale,
@@ -156,8 +156,8 @@ def _dataset(options: argparse.Namespace) -> Dataset:
 
 
 def _models(options: argparse.Namespace) -> list[Segmenter]:
-    from ..loading import load_model
-    from ..prepare import check_scale
+    from ..api import load_model
+    from ..preprocess import check_scale
 
     models = [
         load_model(
@@ -165,13 +165,13 @@ def _models(options: argparse.Namespace) -> list[Segmenter]:
             weights=options.weights,
             device=options.device,
             precision=options.precision,
-            engine=options.engine,
+            backend=options.backend,
             calibration=options.calibration,
         )
         for name in dict.fromkeys(options.model or [None])
     ]
     for model in models:
-        check_scale(options.scale, model.checkpoint)
+        check_scale(options.scale, model.spec)
     return models
 
 
@@ -187,7 +187,7 @@ def _run(
     from ..evaluation.scores import Case, ImageResult, evaluate
 
     # disable=None: a bar on a terminal only
-    with tqdm(total=len(dataset.samples), desc=model.checkpoint.name, disable=None) as bar:
+    with tqdm(total=len(dataset.samples), desc=model.spec.name, disable=None) as bar:
 
         def on_case(case: Case, _: ImageResult) -> None:
             if pictures is not None:

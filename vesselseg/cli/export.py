@@ -47,12 +47,12 @@ def add_parsers(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from ..loading import load_model
+    from ..api import load_model
 
     if not options.out or Path(options.out).suffix.lower() != ".onnx":
         raise OptionError("Say where the model is to be written: a file ending in .onnx, -o FILE.")
     model = load_model(options.model, weights=options.weights, device="cpu")
     model.export(options.out)
     size = Path(options.out).stat().st_size
-    print(f"{options.out}: {model.checkpoint.name}, {size / 1e6:.1f} MB")
+    print(f"{options.out}: {model.spec.name}, {size / 1e6:.1f} MB")
     return 0

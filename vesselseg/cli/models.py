@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..record import Checkpoint
+    from ..spec import ModelSpec
 
 _PUBLISHED = 116_300_000  # bytes, whichever head
 
@@ -27,7 +27,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from ..checkpoints import list_models
+    from ..registry import list_models
 
     if options.json:
         print(json.dumps([_values(record) for record in list_models()], indent=1))
@@ -41,7 +41,7 @@ def _models(options: argparse.Namespace) -> int:
     return 0
 
 
-def _row(record: Checkpoint) -> tuple[str, ...]:
+def _row(record: ModelSpec) -> tuple[str, ...]:
     values = _values(record)
     size = values["size"]
     about = f"~{_PUBLISHED / 1e6:.0f} MB" if record.width == 64 else "-"
@@ -55,7 +55,7 @@ def _row(record: Checkpoint) -> tuple[str, ...]:
     )
 
 
-def _values(record: Checkpoint) -> dict[str, Any]:
+def _values(record: ModelSpec) -> dict[str, Any]:
     """All that is known of a model, for programs."""
     from .. import cache
     from ..cache import notes, places

@@ -53,7 +53,7 @@ class Names(logging.Filter):
 def named_warnings(bar: tqdm[Any]) -> Iterator[Names]:
     """Warnings name their image, and are printed above the bar where there is one."""
     names = Names()
-    logger = logging.getLogger("vesselseg.prepare")
+    logger = logging.getLogger("vesselseg.preprocess")
     logger.addFilter(names)
     try:
         if bar.disable:

@@ -66,7 +66,7 @@ def add_parsers(commands: Any) -> None:
     add("--fov", action="store_true",
         help="write NAME_fov.png, too: the field of view, 0 and 255 (default: no)")  # fmt: skip
     add("--manifest", metavar="FILE", help="write JSON lines, one per image: input, outputs, "
-        "model, sha256 of its weights, scale, engine, device, precision, threshold, seconds, "
+        "model, sha256 of its weights, scale, backend, device, precision, threshold, seconds, "
         "fraction of the field of view that is vessel; or the error. Runs at the same time need a "
         "FILE each (default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
     add = arguments.add_model(parser).add_argument
@@ -187,19 +187,19 @@ def _earlier_lines(options: argparse.Namespace, to_do: Sequence[Job]) -> list[Li
 
 
 def _load(options: argparse.Namespace) -> Segmenter:
-    from ..loading import load_model
-    from ..prepare import check_scale
+    from ..api import load_model
+    from ..preprocess import check_scale
 
     model = load_model(
         options.model,
         weights=options.weights,
         device=options.device,
         precision=options.precision,
-        engine=options.engine,
+        backend=options.backend,
         calibration=options.calibration,
         batch_size=options.batch_size,
     )
-    check_scale(options.scale, model.checkpoint)  # now, not when the first image comes
+    check_scale(options.scale, model.spec)  # now, not when the first image comes
     return model
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..record import Checkpoint
+    from ..spec import ModelSpec
 
 
 _KINDS = {
@@ -60,15 +60,15 @@ def add_parsers(commands: Any) -> None:
 
 
 def _download(options: argparse.Namespace) -> int:
-    from ..checkpoints import find_checkpoint, list_models
+    from ..registry import find_spec, list_models
 
     logging.getLogger("vesselseg.cache").setLevel(logging.INFO)  # says what it waits for
-    records = list_models() if options.all else [find_checkpoint(name) for name in options.names]
+    records = list_models() if options.all else [find_spec(name) for name in options.names]
     done = [_downloaded(record, options.force) for record in records]
     return 0 if all(done) else 1
 
 
-def _downloaded(record: Checkpoint, force: bool) -> bool:
+def _downloaded(record: ModelSpec, force: bool) -> bool:
     """Whether one of several could be had; the others are tried in any case."""
     from .. import cache
     from ..errors import DownloadError

@@ -145,7 +145,7 @@ def worst_first(evaluations: Sequence[Evaluation]) -> list[str]:
         values = [
             image.figures.dice
             for evaluation in evaluations
-            if evaluation.checkpoint is not None
+            if evaluation.spec is not None
             for image in _named(name, evaluation)
         ]
         mean = sum(values) / len(values)

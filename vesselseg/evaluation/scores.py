@@ -21,7 +21,7 @@ from .. import metrics
 from ..errors import DatasetError
 from ..images import RGB
 from ..metrics import Confusion, SkeletonOverlap
-from ..record import Checkpoint
+from ..spec import ModelSpec
 from ..segmenter import Segmenter
 from .datasets import Dataset, Sample
 from .labels import read_label, read_photograph
@@ -96,7 +96,7 @@ class Evaluation:
     images : tuple of ImageResult
     pooled_auc : float
         Of all pixels inside the fields of view together.
-    checkpoint : Checkpoint or None
+    spec : ModelSpec or None
         The model's record.
     provenance : dict
         What :attr:`vesselseg.Segmentation.provenance` says of all images alike.
@@ -105,7 +105,7 @@ class Evaluation:
     name: str
     images: tuple[ImageResult, ...]
     pooled_auc: float
-    checkpoint: Checkpoint | None
+    spec: ModelSpec | None
     provenance: dict[str, Any]
 
     @property
@@ -197,8 +197,8 @@ def evaluate(
         if on_case is not None:
             on_case(case, results[-1])
     pooled = metrics.auc_of_scores(_joined(vessel), _joined(background))
-    checkpoint = model.checkpoint
-    return Evaluation(checkpoint.name, tuple(results), pooled, checkpoint, provenance)
+    spec = model.spec
+    return Evaluation(spec.name, tuple(results), pooled, spec, provenance)
 
 
 def evaluate_second_observer(dataset: Dataset) -> Evaluation | None:

@@ -63,7 +63,7 @@ def settings(evaluation: Evaluation) -> str:
 
 
 def _by(how: Mapping[str, Any]) -> str:
-    return "" if how["engine"] == "torch" else f" by {how['engine']}"
+    return "" if how["backend"] == "torch" else f" by {how['backend']}"
 
 
 def tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table]:
@@ -90,8 +90,8 @@ def tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table]:
 
 def beside_published(evaluation: Evaluation, dataset: Dataset) -> tuple[float, list[str]]:
     """The published Dice for this data set, NaN if there is none, and what is different here."""
-    checkpoint = evaluation.checkpoint
-    if checkpoint is None or checkpoint.dice is None or dataset.name != checkpoint.dataset:
+    spec = evaluation.spec
+    if spec is None or spec.dice is None or dataset.name != spec.dataset:
         return math.nan, []
     different = []
     if dataset.has_training_images:
@@ -99,14 +99,14 @@ def beside_published(evaluation: Evaluation, dataset: Dataset) -> tuple[float, l
     elif dataset.missing:
         different.append(f"it is for {len(dataset.samples) + len(dataset.missing)} test images")
     how = evaluation.provenance
-    if how["scale"] != checkpoint.scale:
-        different.append(f"it is for scale {checkpoint.scale}")
+    if how["scale"] != spec.scale:
+        different.append(f"it is for scale {spec.scale}")
     if how["threshold"] != 0.5:
         different.append("it is for threshold 0.5")
-    known = [known for s in checkpoint.sources for known in (s.sha256, s.digits) if known]
+    known = [known for s in spec.sources for known in (s.sha256, s.digits) if known]
     if not any(how["sha256"].startswith(digits) for digits in known):
         different.append("the digest of these weights is not that of the published file's name")
-    return checkpoint.dice / 100, different
+    return spec.dice / 100, different
 
 
 def to_text(dataset: Dataset, evaluations: Sequence[Evaluation]) -> str:

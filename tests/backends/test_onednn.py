@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from vesselseg import engine, onednn
+from vesselseg.backends import pytorch as backend, onednn
 from vesselseg.unet import HEADS, UNet
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="needs oneDNN on an x86 CPU")
@@ -42,7 +42,7 @@ def test_bfloat16_rounds_no_more_than_the_plain_network_does():
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this CPU has no bfloat16")
     network, x = seeded(), images(1, 3, 64, 64)
-    plain = engine._copy(network, torch.device("cpu"), torch.bfloat16)
+    plain = backend._copy(network, torch.device("cpu"), torch.bfloat16)
     exact = network(x)
     packed, rounded = onednn.pack(network, torch.bfloat16)(x.bfloat16()), plain(x.bfloat16())
     assert packed.dtype == torch.float32

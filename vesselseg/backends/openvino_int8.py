@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import cache, fov, prepare
+from .. import cache, fov, preprocess
 from ..errors import MissingExtraError, OptionError, ResourceError
 from ..images import ImageLike, to_rgb
-from ..record import Checkpoint
+from ..spec import ModelSpec
 from ..unet import UNet
 from ..windows import round_up, windows
 from . import openvino_graph
@@ -43,7 +43,7 @@ Windows = list[NDArray[np.uint8]]
 
 def quantized(
     network: UNet,
-    checkpoint: Checkpoint,
+    spec: ModelSpec,
     calibration: Sequence[ImageLike] | None,
     max_pixels: int,
 ) -> bytes:
@@ -53,7 +53,7 @@ def quantized(
     ----------
     network : UNet
         Folded, float32, on the CPU.
-    checkpoint : Checkpoint
+    spec : ModelSpec
         For the windows and the scale of the calibration images.
     calibration : sequence of images or None
         Photographs such as the model will see; the ranges of its maps are taken from them.
@@ -64,7 +64,7 @@ def quantized(
     Returns
     -------
     bytes
-        For :func:`vesselseg.engines.openvino.unpack`.
+        For :func:`vesselseg.backends.openvino.unpack`.
 
     Raises
     ------
@@ -76,19 +76,19 @@ def quantized(
         If one is no image that is accepted, or does not exist.
     """
     openvino = load()
-    seen = calibration_windows(calibration, checkpoint, max_pixels)
-    parts: list[Any] = [_RECIPE, openvino.__version__, checkpoint.mean, checkpoint.std]
+    seen = calibration_windows(calibration, spec, max_pixels)
+    parts: list[Any] = [_RECIPE, openvino.__version__, spec.mean, spec.std]
     parts += [(name, value.numpy()) for name, value in network.state_dict().items()]
     key = _digest([*parts, *seen])
 
     def make() -> bytes:
-        return _quantize(openvino_graph.build(openvino, network, checkpoint), seen)
+        return _quantize(openvino_graph.build(openvino, network, spec), seen)
 
-    return cache.made(checkpoint, key, "int8", make)
+    return cache.made(spec, key, "int8", make)
 
 
 def calibration_windows(
-    images: Sequence[ImageLike] | None, checkpoint: Checkpoint, max_pixels: int
+    images: Sequence[ImageLike] | None, spec: ModelSpec, max_pixels: int
 ) -> Windows:
     """Windows as the network sees them, (h, w, 3) uint8, evenly from all images."""
     if isinstance(images, (str, bytes, os.PathLike)):
@@ -99,15 +99,15 @@ def calibration_windows(
             "calibration has no images. Give some photographs such as the model will see, or "
             "leave it out for the one in the package."
         )
-    multiple = 2 ** (checkpoint.depth - 1)
-    rule = prepare.check_scale(None, checkpoint)
-    share = math.ceil(max(_FEWEST, _PIXELS // checkpoint.crop**2) / len(images))
+    multiple = 2 ** (spec.depth - 1)
+    rule = preprocess.check_scale(None, spec)
+    share = math.ceil(max(_FEWEST, _PIXELS // spec.crop**2) / len(images))
     chosen: Windows = []
     for image in images:
         rgb = to_rgb(image, max_pixels)
-        scaled = prepare.to_network(rgb, fov.find(rgb), rule, checkpoint, max_pixels)
+        scaled = preprocess.to_network(rgb, fov.find(rgb), rule, spec, max_pixels)
         height, width = scaled.shape[:2]
-        there = windows(height, width, checkpoint.crop, checkpoint.stride)
+        there = windows(height, width, spec.crop, spec.stride)
         for place in np.linspace(0, len(there) - 1, min(share, len(there))).round().astype(int):
             window = there[place]
             tile = scaled[window.top : window.bottom, window.left : window.right]

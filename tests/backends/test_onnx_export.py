@@ -16,18 +16,18 @@ from conftest import NARROW
 from published_layout import seeded_state
 
 import vesselseg
-from vesselseg import Checkpoint, MissingExtraError, OutputError, Segmenter
-from vesselseg.engine import TorchEngine
-from vesselseg.engines import onnx_export
+from vesselseg import ModelSpec, MissingExtraError, OutputError, Segmenter
+from vesselseg.backends.pytorch import TorchBackend
+from vesselseg.backends import onnx_export
 from vesselseg.unet import HEADS, UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 
 
-def network_and_record(head: str, depth: int = 5) -> tuple[UNet, Checkpoint]:
+def network_and_record(head: str, depth: int = 5) -> tuple[UNet, ModelSpec]:
     """A narrow network from a seed, folded, normalised unlike ImageNet."""
-    record = Checkpoint(
+    record = ModelSpec(
         name=f"narrow_{head}", dataset="test", crop=64, stride=42, width=8, depth=depth, head=head,
         mean=(90.0, 60.5, 30.25), std=(50.0, 40.0, 30.0),
     )  # fmt: skip
@@ -39,8 +39,8 @@ def network_and_record(head: str, depth: int = 5) -> tuple[UNet, Checkpoint]:
 
 
 @pytest.fixture
-def exported(tmp_path: Path) -> Callable[[UNet, Checkpoint], Path]:
-    def export(network: UNet, record: Checkpoint) -> Path:
+def exported(tmp_path: Path) -> Callable[[UNet, ModelSpec], Path]:
+    def export(network: UNet, record: ModelSpec) -> Path:
         onnx_export.export(tmp_path / "narrow.onnx", network, record, "0" * 64)
         return tmp_path / "narrow.onnx"
 
@@ -64,11 +64,11 @@ def test_logits_equal_pytorchs_at_any_batch_height_and_width(
 ) -> None:
     network, record = network_and_record(head)
     path = exported(network, record)
-    engine = TorchEngine(network, record, CPU, "float32")
+    backend = TorchBackend(network, record, CPU, "float32")
     # 16 divides into bins of unequal length; at 208 x 32 every dilation sees the image.
     for shape in [(1, 64, 64), (3, 48, 80), (2, 16, 16), (1, 208, 32)]:
         windows = random_windows(shape[0], 3, *shape[1:])
-        expected = engine(windows)
+        expected = backend(windows)
         error = (run(path, windows) - expected).abs().max()
         assert error < 1e-4 * expected.abs().max()
         assert expected.std() > 0.1
@@ -78,7 +78,7 @@ def test_logits_equal_pytorchs_at_any_batch_height_and_width(
 def test_a_side_smaller_than_the_pyramids_bins(head: str, exported: Callable[..., Path]) -> None:
     network, record = network_and_record(head, depth=2)
     windows = random_windows(1, 3, 2, 4)
-    expected = TorchEngine(network, record, CPU, "float32")(windows)
+    expected = TorchBackend(network, record, CPU, "float32")(windows)
     torch.testing.assert_close(run(exported(network, record), windows), expected, rtol=0, atol=1e-4)
 
 
@@ -106,7 +106,7 @@ def test_the_metadata_says_how_the_network_is_used(model: Segmenter, tmp_path: P
     model.export(tmp_path / "narrow.onnx")
     found = {p.key: p.value for p in onnx.load(tmp_path / "narrow.onnx").metadata_props}
     record = json.loads(found.pop("record"))
-    assert Checkpoint.from_dict(record) == NARROW
+    assert ModelSpec.from_dict(record) == NARROW
     assert found == {
         "vesselseg": vesselseg.__version__,
         "model": "narrow",

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..record import Checkpoint
+from ..spec import ModelSpec
 from ..unet import POOL_SCALES, ASPPHead, ConvUnit, FCNHead, PSPHead, UNet
 
 CLASSIFIER = "head.classifier"
 
 
-def build(openvino: Any, network: UNet, checkpoint: Checkpoint) -> Any:
+def build(openvino: Any, network: UNet, spec: ModelSpec) -> Any:
     """A folded network as an ``openvino.Model``.
 
     Parameters
@@ -28,7 +28,7 @@ def build(openvino: Any, network: UNet, checkpoint: Checkpoint) -> Any:
     network : UNet
         Folded, float32, on the CPU. The model keeps its weights in their place: it is to be
         compiled while the network is there.
-    checkpoint : Checkpoint
+    spec : ModelSpec
         Its mean and std become part of the graph.
 
     Returns
@@ -50,8 +50,8 @@ def build(openvino: Any, network: UNet, checkpoint: Checkpoint) -> Any:
     image = op.parameter([-1, -1, -1, 3], openvino.Type.u8, name="image")
     x = op.transpose(image, op.constant(np.array([0, 3, 1, 2])))
     x = op.convert(x, "f32")
-    x = op.subtract(x, op.constant(_per_channel(checkpoint.mean)))
-    x = op.divide(x, op.constant(_per_channel(checkpoint.std)))
+    x = op.subtract(x, op.constant(_per_channel(spec.mean)))
+    x = op.divide(x, op.constant(_per_channel(spec.std)))
     scores = _head(graph, network, _unet(graph, network, x))
     scores.output(0).set_names({"scores"})
     image.output(0).set_names({"image"})

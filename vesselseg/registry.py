@@ -1,7 +1,8 @@
-"""What can be loaded by name: the embedded model and the 24 published ones.
+"""Models that can be loaded by name: the embedded one and the 24 published ones.
 
-The published ones are those that mmsegmentation 1.2.2 lists for retinal vessels in
-``configs/unet/metafile.yaml``; windows and sizes are those of its ``configs/_base_/datasets``.
+The published models are those that mmsegmentation 1.2.2 lists for retinal vessels in
+``configs/unet/metafile.yaml``. Windows and sizes come from its ``configs/_base_/datasets``.
+To add a model, add a row to the table below.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .errors import UnknownModelError, did_you_mean
-from .record import Checkpoint, Source
+from .spec import ModelSpec, Source
 
 _HOST = "https://download.openmmlab.com/mmsegmentation/v0.5/unet/"
 
 
-class _Dataset(NamedTuple):
+class Dataset(NamedTuple):
+    """What the models of one data set share."""
+
     name: str
     crop: int
     stride: int
@@ -26,15 +29,15 @@ class _Dataset(NamedTuple):
     terms: str
 
 
-_DRIVE = _Dataset("drive", 64, 42, (584, 565), 538, "research and education, not commercial")
-_STARE = _Dataset("stare", 128, 85, (605, 700), 650, "publicly offered, no licence stated")
-_CHASE_DB1 = _Dataset("chase_db1", 128, 85, (960, 999), 918, "CC BY 4.0")
-_HRF = _Dataset("hrf", 256, 170, (2336, 3504), 3263, "CC BY 4.0")
+_DRIVE = Dataset("drive", 64, 42, (584, 565), 538, "research and education, not commercial")
+_STARE = Dataset("stare", 128, 85, (605, 700), 650, "publicly offered, no licence stated")
+_CHASE_DB1 = Dataset("chase_db1", 128, 85, (960, 999), 918, "CC BY 4.0")
+_HRF = Dataset("hrf", 256, 170, (2336, 3504), 3263, "CC BY 4.0")
 
 
-def _published(
-    head: str, loss: str, data: _Dataset, dice: float, mdice: float, config: str, *stems: str
-) -> Checkpoint:
+def published_spec(
+    head: str, loss: str, data: Dataset, dice: float, mdice: float, config: str, *stems: str
+) -> ModelSpec:
     """One row of the table below; `stems` are its file names, the current one first."""
     parts = ["unet_s5-d16", head.replace("fcn", ""), loss.replace("ce+dice", "ce-dice"), data.name]
     sources = []
@@ -42,7 +45,7 @@ def _published(
         # FOLDER_DATE_TIME-DIGITS, in a folder of that name
         folder, digits = re.fullmatch(r"(.+)_\d{8}_\d{6}-([0-9a-f]{8})", stem).groups()  # type: ignore[union-attr]
         sources.append(Source(f"{_HOST}{folder}/{stem}.pth", digits))
-    return Checkpoint(
+    return ModelSpec(
         name="_".join(part for part in parts if part and part != "ce"),
         dataset=data.name,
         crop=data.crop,
@@ -63,86 +66,86 @@ def _published(
 
 # fmt: off
 _PUBLISHED = (
-    _published("fcn", "ce", _DRIVE, 78.67, 88.38,
+    published_spec("fcn", "ce", _DRIVE, 78.67, 88.38,
                "unet-s5-d16_fcn_4xb4-40k_drive-64x64.py",
                "fcn_unet_s5-d16_64x64_40k_drive_20201223_191051-5daf6d3b",
                "unet_s5-d16_64x64_40k_drive_20201223_191051-9cd163b8"),
-    _published("fcn", "ce+dice", _DRIVE, 79.32, 88.71,
+    published_spec("fcn", "ce+dice", _DRIVE, 79.32, 88.71,
                "unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_drive-64x64.py",
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201820-785de5c2"),
-    _published("pspnet", "ce", _DRIVE, 78.62, 88.35,
+    published_spec("pspnet", "ce", _DRIVE, 78.62, 88.35,
                "unet-s5-d16_pspnet_4xb4-40k_drive-64x64.py",
                "pspnet_unet_s5-d16_64x64_40k_drive_20201227_181818-aac73387"),
-    _published("pspnet", "ce+dice", _DRIVE, 79.42, 88.76,
+    published_spec("pspnet", "ce+dice", _DRIVE, 79.42, 88.76,
                "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_drive-64x64.py",
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201821-22b3e3ba"),
-    _published("deeplabv3", "ce", _DRIVE, 78.69, 88.38,
+    published_spec("deeplabv3", "ce", _DRIVE, 78.69, 88.38,
                "unet-s5-d16_deeplabv3_4xb4-40k_drive-64x64.py",
                "deeplabv3_unet_s5-d16_64x64_40k_drive_20201226_094047-0671ff20"),
-    _published("deeplabv3", "ce+dice", _DRIVE, 79.56, 88.84,
+    published_spec("deeplabv3", "ce+dice", _DRIVE, 79.56, 88.84,
                "unet-s5-d16_deeplabv3_4xb4-ce-1.0-dice-3.0-40k_drive-64x64.py",
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201825-6bf0efd7"),
-    _published("fcn", "ce", _STARE, 81.02, 89.78,
+    published_spec("fcn", "ce", _STARE, 81.02, 89.78,
                "unet-s5-d16_fcn_4xb4-40k_stare-128x128.py",
                "fcn_unet_s5-d16_128x128_40k_stare_20201223_191051-7d77e78b",
                "unet_s5-d16_128x128_40k_stare_20201223_191051-e5439846"),
-    _published("fcn", "ce+dice", _STARE, 82.7, 90.65,
+    published_spec("fcn", "ce+dice", _STARE, 82.7, 90.65,
                "unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_stare-128x128.py",
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201821-f75705a9"),
-    _published("pspnet", "ce", _STARE, 81.22, 89.89,
+    published_spec("pspnet", "ce", _STARE, 81.22, 89.89,
                "unet-s5-d16_pspnet_4xb4-40k_stare-128x128.py",
                "pspnet_unet_s5-d16_128x128_40k_stare_20201227_181818-3c2923c4"),
-    _published("pspnet", "ce+dice", _STARE, 82.84, 90.72,
+    published_spec("pspnet", "ce+dice", _STARE, 82.84, 90.72,
                "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_stare-128x128.py",
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201823-f1063ef7"),
-    _published("deeplabv3", "ce", _STARE, 80.93, 89.73,
+    published_spec("deeplabv3", "ce", _STARE, 80.93, 89.73,
                "unet-s5-d16_deeplabv3_4xb4-40k_stare-128x128.py",
                "deeplabv3_unet_s5-d16_128x128_40k_stare_20201226_094047-93dcb93c"),
-    _published("deeplabv3", "ce+dice", _STARE, 82.71, 90.65,
+    published_spec("deeplabv3", "ce+dice", _STARE, 82.71, 90.65,
                "unet-s5-d16_deeplabv3_4xb4-ce-1.0-dice-3.0-40k_stare-128x128.py",
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201825-21db614c"),
-    _published("fcn", "ce", _CHASE_DB1, 80.24, 89.46,
+    published_spec("fcn", "ce", _CHASE_DB1, 80.24, 89.46,
                "unet-s5-d16_fcn_4xb4-40k_chase-db1-128x128.py",
                "fcn_unet_s5-d16_128x128_40k_chase_db1_20201223_191051-11543527",
                "unet_s5-d16_128x128_40k_chase_db1_20201223_191051-8b16ca0b"),
-    _published("fcn", "ce+dice", _CHASE_DB1, 80.4, 89.52,
+    published_spec("fcn", "ce+dice", _CHASE_DB1, 80.4, 89.52,
                "unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_chase-db1-128x128.py",
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201821-1c4eb7cf"),
-    _published("pspnet", "ce", _CHASE_DB1, 80.36, 89.52,
+    published_spec("pspnet", "ce", _CHASE_DB1, 80.36, 89.52,
                "unet-s5-d16_pspnet_4xb4-40k_chase-db1-128x128.py",
                "pspnet_unet_s5-d16_128x128_40k_chase_db1_20201227_181818-68d4e609"),
-    _published("pspnet", "ce+dice", _CHASE_DB1, 80.28, 89.45,
+    published_spec("pspnet", "ce+dice", _CHASE_DB1, 80.28, 89.45,
                "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_chase-db1-128x128.py",
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201823-c0802c4d"),
-    _published("deeplabv3", "ce", _CHASE_DB1, 80.47, 89.57,
+    published_spec("deeplabv3", "ce", _CHASE_DB1, 80.47, 89.57,
                "unet_s5-d16_deeplabv3_4xb4-40k_chase-db1-128x128.py",
                "deeplabv3_unet_s5-d16_128x128_40k_chase_db1_20201226_094047-4c5aefa3"),
-    _published("deeplabv3", "ce+dice", _CHASE_DB1, 80.37, 89.49,
+    published_spec("deeplabv3", "ce+dice", _CHASE_DB1, 80.37, 89.49,
                "unet-s5-d16_deeplabv3_4xb4-ce-1.0-dice-3.0-40k_chase-db1-128x128.py",
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201825-4ef29df5"),
-    _published("fcn", "ce", _HRF, 79.45, 88.92,
+    published_spec("fcn", "ce", _HRF, 79.45, 88.92,
                "unet-s5-d16_fcn_4xb4-40k_hrf-256x256.py",
                "fcn_unet_s5-d16_256x256_40k_hrf_20201223_173724-d89cf1ed",
                "unet_s5-d16_256x256_40k_hrf_20201223_173724-d89cf1ed"),
-    _published("fcn", "ce+dice", _HRF, 80.87, 89.64,
+    published_spec("fcn", "ce+dice", _HRF, 80.87, 89.64,
                "unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256.py",
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_201821-c314da8a"),
-    _published("pspnet", "ce", _HRF, 80.07, 89.24,
+    published_spec("pspnet", "ce", _HRF, 80.07, 89.24,
                "unet-s5-d16_pspnet_4xb4-40k_hrf-256x256.py",
                "pspnet_unet_s5-d16_256x256_40k_hrf_20201227_181818-fdb7e29b"),
-    _published("pspnet", "ce+dice", _HRF, 80.96, 89.69,
+    published_spec("pspnet", "ce+dice", _HRF, 80.96, 89.69,
                "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256.py",
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_201823-53d492fa"),
-    _published("deeplabv3", "ce", _HRF, 80.21, 89.32,
+    published_spec("deeplabv3", "ce", _HRF, 80.21, 89.32,
                "unet-s5-d16_deeplabv3_4xb4-40k_hrf-256x256.py",
                "deeplabv3_unet_s5-d16_256x256_40k_hrf_20201226_094047-3a1fdf85"),
-    _published("deeplabv3", "ce+dice", _HRF, 80.71, 89.56,
+    published_spec("deeplabv3", "ce+dice", _HRF, 80.71, 89.56,
                "unet-s5-d16_deeplabv3_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256.py",
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_202032-59daf7a4"),
 )
 # fmt: on
 
-EMBEDDED = Checkpoint(
+EMBEDDED = ModelSpec(
     name="unet_s5-c16_chase-hrf",
     dataset="chase_db1+hrf",
     crop=592,
@@ -151,7 +154,7 @@ EMBEDDED = Checkpoint(
     scale="fov",
     fov_diameter=1000,
     fov_diameter_max=2000,
-    fov_mean=(160.0, 75.0, 30.0),
+    fov_rgb_mean=(160.0, 75.0, 30.0),
     loss="ce+dice",
     sources=(
         Source(
@@ -162,30 +165,30 @@ EMBEDDED = Checkpoint(
     license="Apache-2.0",
     data_terms="CC BY 4.0",
 )
-"""The model inside the package: the default of ``segment`` and of the command line."""
+"""The model in the package: the default of ``segment`` and of the command line."""
 
-CHECKPOINTS: Mapping[str, Checkpoint] = MappingProxyType(
-    {record.name: record for record in (EMBEDDED, *_PUBLISHED)}
+REGISTRY: Mapping[str, ModelSpec] = MappingProxyType(
+    {spec.name: spec for spec in (EMBEDDED, *_PUBLISHED)}
 )
-"""Every model that has a name, the embedded one first."""
+"""All models by name, the embedded one first."""
 
 
-def list_models() -> list[Checkpoint]:
+def list_models() -> list[ModelSpec]:
     """All models that :func:`vesselseg.load_model` knows by name, the embedded one first."""
-    return list(CHECKPOINTS.values())
+    return list(REGISTRY.values())
 
 
-def find_checkpoint(name: str) -> Checkpoint:
-    """The record of that name.
+def find_spec(name: str) -> ModelSpec:
+    """Look up a model by name.
 
     Raises
     ------
     UnknownModelError
-        If there is none; the message has the nearest names.
+        If there is no such model; the message suggests similar names.
     """
-    if name not in CHECKPOINTS:
+    if name not in REGISTRY:
         raise UnknownModelError(
-            f"There is no model {name!r}.{did_you_mean(name, CHECKPOINTS)} "
-            f"`vesselseg models` or vesselseg.list_models() lists all {len(CHECKPOINTS)}."
+            f"There is no model {name!r}.{did_you_mean(name, REGISTRY)} "
+            f"`vesselseg models` or vesselseg.list_models() lists all {len(REGISTRY)}."
         )
-    return CHECKPOINTS[name]
+    return REGISTRY[name]

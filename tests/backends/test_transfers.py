@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vesselseg.transfers import Download, one_ahead, upload
+from vesselseg.backends.transfers import Download, one_ahead, upload
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]

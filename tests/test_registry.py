@@ -6,7 +6,7 @@ import pytest
 from published_layout import GOLDENS
 
 import vesselseg
-from vesselseg.checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint, list_models
+from vesselseg.registry import REGISTRY, EMBEDDED, find_spec, list_models
 
 PUBLISHED = json.loads((GOLDENS / "published.json").read_text())
 
@@ -16,7 +16,7 @@ def test_record_is_what_mmsegmentation_lists(row):
     loss = "" if row["loss"] == "ce" else "ce-dice"
     head = "" if row["head"] == "fcn" else row["head"]
     name = "_".join(part for part in ("unet_s5-d16", head, loss, row["dataset"]) if part)
-    record = find_checkpoint(name)
+    record = find_spec(name)
     assert (record.head, record.loss, record.dataset) == (row["head"], row["loss"], row["dataset"])
     assert (record.dice, record.mdice) == (row["dice"], row["mdice"])
     assert record.config.endswith("/" + row["config"])
@@ -29,7 +29,7 @@ def test_record_is_what_mmsegmentation_lists(row):
 
 def test_all_published_records_are_there_and_the_embedded_one_comes_first():
     assert list_models()[0] is EMBEDDED
-    assert len(list_models()) == len(CHECKPOINTS) == len(PUBLISHED) + 1
+    assert len(list_models()) == len(REGISTRY) == len(PUBLISHED) + 1
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_all_published_records_are_there_and_the_embedded_one_comes_first():
     ],
 )
 def test_the_four_that_the_project_starts_from(name, fit_size, crop, stride, dice):
-    record = find_checkpoint(name)
+    record = find_spec(name)
     assert record.scale == "fit"
     assert (record.fit_size, record.crop, record.stride) == (fit_size, crop, stride)
     assert record.dice == dice
@@ -57,13 +57,13 @@ def test_every_record_states_its_licence_and_the_terms_of_its_data():
 
 def test_unknown_name_is_refused_with_the_nearest_ones():
     with pytest.raises(vesselseg.UnknownModelError, match=r"Did you mean 'unet_s5-d16_drive'"):
-        find_checkpoint("unet_s5_d16_drive")
+        find_spec("unet_s5_d16_drive")
     with pytest.raises(ValueError, match="list_models"):
-        find_checkpoint("resnet50")
+        find_spec("resnet50")
 
 
 def test_the_table_cannot_be_changed():
     with pytest.raises(TypeError):
-        CHECKPOINTS["mine"] = EMBEDDED  # type: ignore[index]
+        REGISTRY["mine"] = EMBEDDED  # type: ignore[index]
     with pytest.raises(AttributeError):
         EMBEDDED.crop = 3  # type: ignore[misc]

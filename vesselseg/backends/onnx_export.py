@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .._version import __version__
 from ..errors import OutputError
 from ..files import whole_file
-from ..record import Checkpoint
+from ..spec import ModelSpec
 from ..unet import POOL_SCALES, ASPPHead, ConvUnit, FCNHead, PSPHead, UNet
 from . import require
 
@@ -30,12 +30,12 @@ _DESCRIPTION = """\
 Retinal vessels in windows of a photograph. "image": uint8 RGB, 0 to 255, (N, 3, H, W); \
 normalisation is part of the graph. "logits": float32 (N, 2, H, W), background and vessel. H and W \
 have to be multiples of the metadata's "multiple". Windows of "crop" pixels start every "stride" \
-pixels, the last one ends at the border; their logits are averaged. "record" has everything else. \
+pixels, the last one ends at the border; their logits are averaged. "spec" has everything else. \
 Research software, not a medical device."""
 
 
 def export(
-    path: str | os.PathLike[str], network: UNet, checkpoint: Checkpoint, weights_sha256: str
+    path: str | os.PathLike[str], network: UNet, spec: ModelSpec, weights_sha256: str
 ) -> None:
     """Write a folded network as an ONNX file; whole or not at all.
 
@@ -45,7 +45,7 @@ def export(
         Usually ends in ".onnx", by which :func:`vesselseg.load_model` knows it.
     network : UNet
         Folded, float32, on the CPU.
-    checkpoint : Checkpoint
+    spec : ModelSpec
         Its mean and std become part of the graph, all of it part of the metadata.
     weights_sha256 : str
         Digest of the file that the weights came from.
@@ -61,19 +61,19 @@ def export(
     size = sum(value.nbytes for value in network.state_dict().values())
     if size > _MOST_BYTES:
         raise OutputError(f"{size / 1e9:.1f} GB of weights do not fit into one ONNX file: 2 GiB.")
-    model = build(onnx, network, checkpoint, weights_sha256)
+    model = build(onnx, network, spec, weights_sha256)
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
     with whole_file(path) as part:
         part.write_bytes(content)
 
 
-def build(onnx: Any, network: UNet, checkpoint: Checkpoint, weights_sha256: str) -> Any:
+def build(onnx: Any, network: UNet, spec: ModelSpec, weights_sha256: str) -> Any:
     """The network as an ``onnx.ModelProto``, with its record as metadata."""
     graph = _Graph(onnx, network)
     image = graph.add("Cast", "image", to=onnx.TensorProto.FLOAT)
-    image = graph.add("Sub", image, graph.constant("mean", _per_channel(checkpoint.mean)))
-    image = graph.add("Div", image, graph.constant("std", _per_channel(checkpoint.std)))
+    image = graph.add("Sub", image, graph.constant("mean", _per_channel(spec.mean)))
+    image = graph.add("Div", image, graph.constant("std", _per_channel(spec.std)))
     _head(graph, network, _unet(graph, network, image))
     assert graph.unused == set(), f"left out: {sorted(graph.unused)}"
 
@@ -94,26 +94,26 @@ def build(onnx: Any, network: UNet, checkpoint: Checkpoint, weights_sha256: str)
         producer_version=__version__,
         doc_string=_DESCRIPTION,
     )
-    onnx.helper.set_model_props(model, metadata(checkpoint, network.multiple, weights_sha256))
+    onnx.helper.set_model_props(model, metadata(spec, network.multiple, weights_sha256))
     return model
 
 
-def metadata(checkpoint: Checkpoint, multiple: int, weights_sha256: str) -> dict[str, str]:
+def metadata(spec: ModelSpec, multiple: int, weights_sha256: str) -> dict[str, str]:
     """What the file says of itself; ``record`` is the whole record as JSON.
 
     What every program needs stands by itself, too, for those without a JSON parser at hand.
     """
     return {
         "vesselseg": __version__,
-        "model": checkpoint.name,
-        "crop": str(checkpoint.crop),
-        "stride": str(checkpoint.stride),
+        "model": spec.name,
+        "crop": str(spec.crop),
+        "stride": str(spec.stride),
         "multiple": str(multiple),
-        "scale": str(checkpoint.scale),
-        "license": checkpoint.license,
-        "data_terms": checkpoint.data_terms,
+        "scale": str(spec.scale),
+        "license": spec.license,
+        "data_terms": spec.data_terms,
         "weights_sha256": weights_sha256,
-        "record": json.dumps(checkpoint.to_dict()),
+        "spec": json.dumps(spec.to_dict()),
     }
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO as the engine: PyTorch's logits in float32, and masks near them in fewer bits."""
+"""OpenVINO as the backend: PyTorch's logits in float32, and masks near them in fewer bits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from vesselseg import (
     cache,
     cli,
 )
-from vesselseg.engine import TorchEngine
-from vesselseg.engines import openvino, openvino_graph, openvino_int8
+from vesselseg.backends.pytorch import TorchBackend
+from vesselseg.backends import openvino, openvino_graph, openvino_int8
 from vesselseg.unet import UNet
 
 pytest.importorskip("openvino_telemetry")  # a part of OpenVINO; itself not imported by vesselseg
@@ -39,7 +39,7 @@ native = pytest.mark.skipif(not NATIVE, reason="this CPU has no instructions for
 
 
 def load(published_file: Path, **options: Any) -> Segmenter:
-    return vesselseg.load_model(NARROW, weights=published_file, engine="openvino", **options)
+    return vesselseg.load_model(NARROW, weights=published_file, backend="openvino", **options)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ class TestFloat32:
         model = openvino_graph.build(openvino.load(), network, NARROW)
         size = (shape[0], 3, *shape[1:])
         windows = torch.randint(256, size, dtype=torch.uint8, generator=generator)
-        logits = openvino.OpenVinoEngine(model, "float32")(windows)
-        expected = TorchEngine(network, NARROW, torch.device("cpu"), "float32")(windows)
+        logits = openvino.OpenVinoBackend(model, "float32")(windows)
+        expected = TorchBackend(network, NARROW, torch.device("cpu"), "float32")(windows)
         assert (logits.dtype, logits.shape) == (torch.float32, expected.shape)
         assert expected.std(dim=(2, 3)).min() > 0.01  # it sees the windows
         assert 0 < (logits - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -105,23 +105,23 @@ class TestFloat32:
             assert np.array_equal(result.probability, probability)
 
     def test_only_the_last_shapes_stay_compiled(self, exact: Segmenter) -> None:
-        engine: Any = exact._engine
+        backend: Any = exact._backend
         for side in (16, 32, 48, 64, 80):
-            engine(torch.zeros(1, 3, side, side, dtype=torch.uint8))
-        assert [key[1] for key in engine._requests] == [48, 64, 80]
+            backend(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        assert [key[1] for key in backend._requests] == [48, 64, 80]
 
     def test_the_host_s_threads_are_used(self, exact: Segmenter) -> None:
-        engine: Any = exact._engine
-        engine(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
-        compiled = next(reversed(engine._requests.values())).get_compiled_model()
+        backend: Any = exact._backend
+        backend(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+        compiled = next(reversed(backend._requests.values())).get_compiled_model()
         assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads() == 1
         assert compiled.get_property("NUM_STREAMS") == 1
         hint = compiled.get_property("INFERENCE_PRECISION_HINT")
         assert hint == openvino.load().Type.f32
 
-    def test_provenance_names_the_engine(self, exact: Segmenter, photograph: Any) -> None:
+    def test_provenance_names_the_backend(self, exact: Segmenter, photograph: Any) -> None:
         provenance = exact(photograph).provenance
-        assert provenance["engine"] == exact.engine == "openvino"
+        assert provenance["backend"] == exact.backend == "openvino"
         assert provenance["openvino"] == openvino.load().__version__
         assert (provenance["device"], provenance["precision"]) == ("cpu", "float32")
 
@@ -146,8 +146,8 @@ class TestFewerBits:
             value.zero_()
         network.head.classifier.bias.data = torch.tensor([5.0, 5.001])  # bfloat16: 5 and 5
         built = openvino_graph.build(openvino.load(), network, NARROW)
-        engine = openvino.OpenVinoEngine(built, "bfloat16")
-        logits = engine(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+        backend = openvino.OpenVinoBackend(built, "bfloat16")
+        logits = backend(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         assert (logits[:, 1] > logits[:, 0]).all()
 
     def test_auto_is_what_the_cpu_computes_natively(self, published_file: Path) -> None:
@@ -217,24 +217,24 @@ class TestRefused:
     @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
     def test_other_devices(self, device: str, exact: Segmenter) -> None:
         with pytest.raises(DeviceError, match=f"runs on the CPU, not on '{device}'"):
-            vesselseg.load_model(engine="openvino", device=device)
+            vesselseg.load_model(backend="openvino", device=device)
         with pytest.raises(DeviceError, match="runs on the CPU"):
             exact.to(device)
 
     def test_unknown_devices(self) -> None:
         with pytest.raises(DeviceError, match="no kind of device 'gpu'"):
-            vesselseg.load_model(engine="openvino", device="gpu")
+            vesselseg.load_model(backend="openvino", device="gpu")
 
     def test_other_precisions(self) -> None:
         with pytest.raises(DeviceError, match="does not compute in float16"):
-            vesselseg.load_model(engine="openvino", precision="float16")
+            vesselseg.load_model(backend="openvino", precision="float16")
         with pytest.raises(OptionError, match="Did you mean 'int8'"):
-            vesselseg.load_model(engine="openvino", precision="int4")
+            vesselseg.load_model(backend="openvino", precision="int4")
 
     def test_calibration_without_int8(self) -> None:
-        for engine in ("torch", "openvino"):
+        for backend in ("torch", "openvino"):
             with pytest.raises(OptionError, match="calibration is for precision='int8'"):
-                vesselseg.load_model(engine=engine, calibration=[EXAMPLE])
+                vesselseg.load_model(backend=backend, calibration=[EXAMPLE])
 
     @pytest.mark.usefixtures("folder")
     @pytest.mark.parametrize(("images", "said"), [([], "no images"), ("a.jpg", "several images")])
@@ -244,12 +244,12 @@ class TestRefused:
 
     def test_an_onnx_file(self) -> None:
         with pytest.raises(OptionError, match="run by ONNX Runtime, not by 'openvino'"):
-            vesselseg.load_model("vessels.onnx", engine="openvino")
+            vesselseg.load_model("vessels.onnx", backend="openvino")
 
     def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "openvino", None)
         with pytest.raises(MissingExtraError, match=r'pip install "vesselseg\[openvino\]"'):
-            vesselseg.load_model(engine="openvino")
+            vesselseg.load_model(backend="openvino")
 
     def test_without_nncf(
         self, published_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -284,7 +284,7 @@ class TestRefused:
         def fail(*_: object) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(exact._engine, "_request", fail)
+        monkeypatch.setattr(exact._backend, "_request", fail)
         with pytest.raises(ResourceError, match="smaller batch_size"):
             exact(np.zeros((64, 64, 3), np.uint8))
 
@@ -292,7 +292,7 @@ class TestRefused:
 class TestCopies:
     def test_pickles_give_the_same_bits(self, exact: Segmenter, photograph: Any) -> None:
         again = pickle.loads(pickle.dumps(exact))
-        assert again.engine == "openvino"
+        assert again.backend == "openvino"
         assert np.array_equal(again(photograph).probability, exact(photograph).probability)
 
     def test_pickles_hold_what_was_quantised(
@@ -322,9 +322,9 @@ class TestCommandLine:
         Image.fromarray(photograph).save(tmp_path / "eye.png")
         out = tmp_path / "vessels.png"
         line = [str(tmp_path / "eye.png"), "--model", str(tmp_path / "model.pth")]
-        assert cli.main([*line, "-o", str(out), "--engine", "openvino"]) == 0
+        assert cli.main([*line, "-o", str(out), "--backend", "openvino"]) == 0
         with Image.open(out) as image:
-            assert '"engine": "openvino"' in image.info["vesselseg"]
+            assert '"backend": "openvino"' in image.info["vesselseg"]
             different = (np.asarray(image) > 0) != model(photograph).mask
         assert different.sum() <= 3
 
@@ -356,7 +356,7 @@ before = state()
 cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 import vesselseg
 for precision in sys.argv[2:]:
-    model = vesselseg.load_model("narrow.pth", engine="openvino", precision=precision)
+    model = vesselseg.load_model("narrow.pth", backend="openvino", precision=precision)
     model(sys.argv[1], scale="native")
 assert state() == before
 assert not {"nncf", "openvino_telemetry"} & set(sys.modules)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import engine
+from .. import backend
 from ..errors import DeviceError, OptionError, ResourceError, did_you_mean
-from ..record import Checkpoint
+from ..spec import ModelSpec
 from ..unet import UNet
 from . import openvino_graph, require
 
@@ -30,14 +30,14 @@ _IMPORT = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class OpenVinoRuntime:
-    """A network that OpenVINO runs: a :class:`vesselseg.engines.Runtime`.
+    """A network that OpenVINO runs: a :class:`vesselseg.backends.Runtime`.
 
     Parameters
     ----------
     weights : UNet
         Folded, float32, on the CPU.
     int8 : bytes or None
-        The quantised network (:mod:`vesselseg.engines.openvino_int8`). It is pickled too: other
+        The quantised network (:mod:`vesselseg.backends.openvino_int8`). It is pickled too: other
         machines compute with the same numbers, and need not quantise.
     """
 
@@ -55,19 +55,19 @@ class OpenVinoRuntime:
         """The device and the precision meant, both of them there."""
         return choose_device(device), choose_precision(precision)
 
-    def start(self, checkpoint: Checkpoint, _: torch.device, precision: str) -> OpenVinoEngine:
+    def start(self, spec: ModelSpec, _: torch.device, precision: str) -> OpenVinoBackend:
         """The network at work."""
         openvino = load()
         if precision != "int8":
-            model = openvino_graph.build(openvino, self.weights, checkpoint)
+            model = openvino_graph.build(openvino, self.weights, spec)
         elif self.int8 is not None:
             model = unpack(openvino, self.int8)
         else:
             raise OptionError(
                 "This model was not loaded with precision='int8' and has not been quantised. "
-                "Load it again: load_model(..., engine='openvino', precision='int8')."
+                "Load it again: load_model(..., backend='openvino', precision='int8')."
             )
-        return OpenVinoEngine(model, precision)
+        return OpenVinoBackend(model, precision)
 
     def network(self, _: str) -> UNet:
         """The weights, to be written; float32 in every precision."""
@@ -78,7 +78,7 @@ class OpenVinoRuntime:
         return {"openvino": load().__version__}
 
 
-class OpenVinoEngine:
+class OpenVinoBackend:
     """A model on the CPU, as the callable that :func:`vesselseg.sliding.slide` takes.
 
     Compiled for each shape of batch when it first comes, for the threads that PyTorch has then.
@@ -87,7 +87,7 @@ class OpenVinoEngine:
     Parameters
     ----------
     model : openvino.Model
-        Of :func:`vesselseg.engines.openvino_graph.build`, or quantised from it.
+        Of :func:`vesselseg.backends.openvino_graph.build`, or quantised from it.
     precision : {"float32", "bfloat16", "int8"}
     """
 
@@ -148,12 +148,12 @@ def choose_device(device: str | torch.device) -> torch.device:
     DeviceError
         If it is another one.
     """
-    if str(device).partition(":")[0] in engine.DEVICES[2:]:
+    if str(device).partition(":")[0] in backend.DEVICES[2:]:
         raise DeviceError(
-            f"engine='openvino' runs on the CPU, not on {str(device)!r}. Give device='cpu', or "
-            f"engine='torch' for {str(device)!r}."
+            f"backend='openvino' runs on the CPU, not on {str(device)!r}. Give device='cpu', or "
+            f"backend='torch' for {str(device)!r}."
         )
-    return torch.device("cpu") if device == "auto" else engine.choose_device(device)
+    return torch.device("cpu") if device == "auto" else backend.choose_device(device)
 
 
 def choose_precision(precision: str) -> str:
@@ -168,15 +168,15 @@ def choose_precision(precision: str) -> str:
     DeviceError
         If OpenVINO cannot compute in it here.
     """
-    if precision not in (*PRECISIONS, *engine.PRECISIONS):
+    if precision not in (*PRECISIONS, *backend.PRECISIONS):
         raise OptionError(
-            f"precision is {precision!r}; with engine='openvino' allowed are "
+            f"precision is {precision!r}; with backend='openvino' allowed are "
             f"{', '.join(map(repr, PRECISIONS))}.{did_you_mean(precision, PRECISIONS)}"
         )
     if precision not in PRECISIONS:
         raise DeviceError(
-            f"engine='openvino' does not compute in {precision}, but in "
-            f"{', '.join(PRECISIONS[:-1])}. engine='torch' may."
+            f"backend='openvino' does not compute in {precision}, but in "
+            f"{', '.join(PRECISIONS[:-1])}. backend='torch' may."
         )
     native = "BF16" in load().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "auto":

@@ -1,6 +1,6 @@
 """A network in 32 bits -> in 8, by NNCF, in a process of its own.
 
-    python -m vesselseg.engines.openvino_quantize FOLDER
+    python -m vesselseg.backends.openvino_quantize FOLDER
 
 reads FOLDER/float.xml and .bin and FOLDER/windows.npz, and writes FOLDER/int8.xml and .bin. NNCF
 prints, takes random numbers and changes how the process logs: here it meets nobody.

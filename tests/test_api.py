@@ -10,8 +10,8 @@ from conftest import NARROW
 from published_layout import SHAPES, seeded_state
 
 import vesselseg
-from vesselseg import Checkpoint, CheckpointError, OptionError, UnknownModelError, files, loading
-from vesselseg.checkpoints import EMBEDDED
+from vesselseg import ModelSpec, CheckpointError, OptionError, UnknownModelError, files, loading
+from vesselseg.registry import EMBEDDED
 
 
 @pytest.fixture(scope="module")
@@ -25,35 +25,35 @@ def full_size_file(tmp_path_factory):
 class TestLoadModel:
     def test_a_name_with_a_local_file(self, full_size_file):
         model = vesselseg.load_model("unet_s5-d16_pspnet_hrf", weights=full_size_file)
-        assert (model.checkpoint.crop, model.checkpoint.stride) == (256, 170)
-        assert model.checkpoint.name == "unet_s5-d16_pspnet_hrf"
+        assert (model.spec.crop, model.spec.stride) == (256, 170)
+        assert model.spec.name == "unet_s5-d16_pspnet_hrf"
 
     def test_a_file_of_another_head_is_refused(self, full_size_file):
         with pytest.raises(CheckpointError, match="seems to have the head 'pspnet'"):
             vesselseg.load_model("unet_s5-d16_drive", weights=full_size_file)
 
     def test_a_record_of_ones_own(self, published_file):
-        record = Checkpoint(name="mine", dataset="my clinic", crop=48, stride=32, width=8)
-        assert vesselseg.load_model(record, weights=str(published_file)).checkpoint is record
+        record = ModelSpec(name="mine", dataset="my clinic", crop=48, stride=32, width=8)
+        assert vesselseg.load_model(record, weights=str(published_file)).spec is record
 
     def test_a_saved_model_says_what_it_is(self, model, tmp_path):
         model.save(tmp_path / "mine.pth")
         for path in (tmp_path / "mine.pth", str(tmp_path / "mine.pth")):
-            assert vesselseg.load_model(path).checkpoint.name == "narrow"
-            assert vesselseg.load_model(weights=path).checkpoint.name == "narrow"
+            assert vesselseg.load_model(path).spec.name == "narrow"
+            assert vesselseg.load_model(weights=path).spec.name == "narrow"
 
     def test_a_saved_model_may_follow_another_record(self, model, tmp_path):
         model.save(tmp_path / "mine.pth")
         record = dataclasses.replace(NARROW, name="other", stride=64)
         other = vesselseg.load_model(record, weights=tmp_path / "mine.pth")
-        assert other.checkpoint.stride == 64
+        assert other.spec.stride == 64
 
     def test_a_published_file_alone_is_known_by_its_digest(self, published_file, monkeypatch):
         digest = files.sha256(published_file)
         source = vesselseg.Source(f"https://example.org/a-{digest[:8]}.pth", digest[:8])
         record = dataclasses.replace(NARROW, name="known", sources=(source,))
-        monkeypatch.setattr(loading, "CHECKPOINTS", {"known": record})
-        assert vesselseg.load_model(published_file).checkpoint is record
+        monkeypatch.setattr(loading, "REGISTRY", {"known": record})
+        assert vesselseg.load_model(published_file).spec is record
 
     def test_an_unknown_file_alone_asks_for_its_name(self, published_file):
         with pytest.raises(CheckpointError, match=r"load_model\('unet_s5-d16_drive', weights="):
@@ -74,7 +74,7 @@ class TestLoadModel:
 
     @pytest.mark.parametrize("model", [3, ["unet"], object()])
     def test_other_types_are_refused(self, model):
-        with pytest.raises(OptionError, match="a name, a path or a Checkpoint"):
+        with pytest.raises(OptionError, match="a name, a path or a ModelSpec"):
             vesselseg.load_model(model)
 
     def test_batch_size_is_the_callers(self, published_file):
@@ -150,12 +150,12 @@ class TestSegment:
         assert result.provenance["model"] == EMBEDDED.name
 
 
-@pytest.mark.parametrize("engine", ["opnvino", "onnx", None])
-def test_unknown_engines_are_refused(engine):
+@pytest.mark.parametrize("backend", ["opnvino", "onnx", None])
+def test_unknown_engines_are_refused(backend):
     with pytest.raises(vesselseg.OptionError, match="allowed are 'torch', 'openvino'"):
-        vesselseg.load_model(engine=engine)
+        vesselseg.load_model(backend=backend)
 
 
 def test_a_misspelt_engine_is_recognised():
     with pytest.raises(vesselseg.OptionError, match="Did you mean 'openvino'"):
-        vesselseg.segment("eye.jpg", engine="open-vino")
+        vesselseg.segment("eye.jpg", backend="open-vino")

@@ -13,19 +13,19 @@ import torch
 
 from . import cache
 from . import weights as weights_files
-from .checkpoints import CHECKPOINTS, EMBEDDED, find_checkpoint
-from .engine import TorchRuntime
-from .engines import Runtime, onnx
-from .engines.openvino import OpenVinoRuntime
+from .registry import REGISTRY, EMBEDDED, find_spec
+from .backends.pytorch import TorchRuntime
+from .backends import Runtime, onnx
+from .backends.openvino import OpenVinoRuntime
 from .errors import CheckpointError, OptionError, did_you_mean
 from .files import sha256
 from .images import MAX_PIXELS, ImageLike
-from .record import Checkpoint
+from .spec import ModelSpec
 from .result import Segmentation
 from .segmenter import Segmenter
 from .unet import UNet
 
-Model: TypeAlias = Union[str, "os.PathLike[str]", Checkpoint]
+Model: TypeAlias = Union[str, "os.PathLike[str]", ModelSpec]
 
 _RUNTIMES: dict[str, type[TorchRuntime] | type[OpenVinoRuntime]] = {
     "torch": TorchRuntime,
@@ -39,7 +39,7 @@ def load_model(
     weights: str | os.PathLike[str] | None = None,
     device: str | torch.device = "auto",
     precision: str = "float32",
-    engine: str = "torch",
+    backend: str = "torch",
     calibration: Sequence[ImageLike] | None = None,
     batch_size: int | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -48,7 +48,7 @@ def load_model(
 
     Parameters
     ----------
-    model : str, path, Checkpoint or None
+    model : str, path, ModelSpec or None
         A name (:func:`vesselseg.list_models`), whose weights are downloaded if they are not in
         the cache yet; a record of your own; a file saved by :meth:`Segmenter.save`; an ONNX file
         written by :meth:`Segmenter.export`, which runs through ONNX Runtime in float32 on the
@@ -60,7 +60,7 @@ def load_model(
     precision : {"float32", "bfloat16", "float16", "int8", "auto"}
         "auto" is the fastest that the device computes natively: bfloat16 or float32 on a CPU,
         float16 on a GPU. "int8" is OpenVINO's, and "float16" is PyTorch's.
-    engine : {"torch", "openvino"}
+    backend : {"torch", "openvino"}
         What computes: PyTorch, or OpenVINO, on CPUs alone, which computes in "int8" too. An
         ONNX file has its own.
     calibration : sequence of what :meth:`Segmenter.__call__` takes
@@ -95,26 +95,26 @@ def load_model(
         If another argument is outside what is described here.
     """
     runtime: Runtime
-    kind = _runtime(engine)
-    if file := _onnx_file(model, weights, engine):
+    kind = _runtime(backend)
+    if file := _onnx_file(model, weights, backend):
         chosen, precision = onnx.OnnxFile.choose(device, precision)
         _refuse_calibration(calibration, precision)
-        runtime, checkpoint = onnx.read(file)
+        runtime, spec = onnx.read(file)
         digest = runtime.sha256
     else:
         chosen, precision = kind.choose(device, precision)
         _refuse_calibration(calibration, precision)
-        network, checkpoint, digest = _load(model, weights)
+        network, spec, digest = _load(model, weights)
         if precision == "int8":
-            from .engines.openvino_int8 import quantized
+            from .backends.openvino_int8 import quantized
 
-            content = quantized(network, checkpoint, calibration, max_pixels)
+            content = quantized(network, spec, calibration, max_pixels)
             runtime = OpenVinoRuntime(network, content)
         else:
             runtime = kind(network)
     return Segmenter(
         runtime,
-        checkpoint,
+        spec,
         sha256=digest,
         device=chosen,
         precision=precision,
@@ -129,7 +129,7 @@ def segment(
     model: Model | Segmenter | None = None,
     device: str | torch.device = "auto",
     precision: str = "float32",
-    engine: str = "torch",
+    backend: str = "torch",
     scale: str | float | None = None,
     threshold: float = 0.5,
 ) -> Segmentation:
@@ -142,7 +142,7 @@ def segment(
     ----------
     image, scale, threshold
         As for :meth:`Segmenter.__call__`.
-    model, device, precision, engine
+    model, device, precision, backend
         As for :func:`load_model`. A :class:`Segmenter` is used as it is.
 
     Returns
@@ -155,30 +155,30 @@ def segment(
         As :func:`load_model` and :meth:`Segmenter.__call__`.
     """
     if not isinstance(model, Segmenter):
-        model = _MODELS.get(model, device, precision, engine)
+        model = _MODELS.get(model, device, precision, backend)
     return model(image, scale=scale, threshold=threshold)
 
 
-def _runtime(engine: str) -> type[TorchRuntime] | type[OpenVinoRuntime]:
-    if engine not in _RUNTIMES:
+def _runtime(backend: str) -> type[TorchRuntime] | type[OpenVinoRuntime]:
+    if backend not in _RUNTIMES:
         raise OptionError(
-            f"engine is {engine!r}; allowed are {', '.join(map(repr, _RUNTIMES))}."
-            f"{did_you_mean(engine, _RUNTIMES)} ONNX Runtime runs the files of `vesselseg export`: "
+            f"backend is {backend!r}; allowed are {', '.join(map(repr, _RUNTIMES))}."
+            f"{did_you_mean(backend, _RUNTIMES)} ONNX Runtime runs the files of `vesselseg export`: "
             f"give the file as the model."
         )
-    return _RUNTIMES[engine]
+    return _RUNTIMES[backend]
 
 
 def _refuse_calibration(calibration: Sequence[ImageLike] | None, precision: str) -> None:
     if calibration is not None and precision != "int8":
         raise OptionError(
-            f"calibration is for precision='int8' with engine='openvino'; this is {precision}. "
+            f"calibration is for precision='int8' with backend='openvino'; this is {precision}. "
             f"Leave it out."
         )
 
 
 def _onnx_file(
-    model: Model | None, weights: str | os.PathLike[str] | None, engine: str
+    model: Model | None, weights: str | os.PathLike[str] | None, backend: str
 ) -> str | os.PathLike[str] | None:
     """The ONNX file that is meant, if one is."""
     files = [x for x in (model, weights) if isinstance(x, (str, os.PathLike)) and onnx.is_onnx(x)]
@@ -187,48 +187,48 @@ def _onnx_file(
             f"{str(files[0])!r} has its network and its record in one; give it alone: "
             f"load_model({str(files[0])!r})."
         )
-    if files and engine != "torch":
+    if files and backend != "torch":
         raise OptionError(
-            f"{str(files[0])!r} is run by ONNX Runtime, not by {engine!r}. For that load the model "
-            f"that it was exported from; for this leave engine out."
+            f"{str(files[0])!r} is run by ONNX Runtime, not by {backend!r}. For that load the model "
+            f"that it was exported from; for this leave backend out."
         )
     return files[0] if files else None
 
 
-def _load(model: Model | None, file: str | os.PathLike[str] | None) -> tuple[UNet, Checkpoint, str]:
+def _load(model: Model | None, file: str | os.PathLike[str] | None) -> tuple[UNet, ModelSpec, str]:
     """Network, record and digest of what :func:`load_model` was asked for."""
     if model is None and file is not None:
         model, file = os.fspath(file), None  # a file alone has to say what it is
     if model is None:
         model = EMBEDDED
-    if isinstance(model, Checkpoint):
+    if isinstance(model, ModelSpec):
         record = model
     elif isinstance(model, (str, os.PathLike)):
         if not _is_path(model):
-            record = find_checkpoint(str(model))
+            record = find_spec(str(model))
         elif file is None:
             return _load_file(Path(model))
         else:
             raise OptionError("Both model and weights are files; give the model's name.")
     else:
         raise OptionError(
-            f"model is of type {type(model).__name__}; it has to be a name, a path or a Checkpoint."
+            f"model is of type {type(model).__name__}; it has to be a name, a path or a ModelSpec."
         )
     path = Path(file) if file is not None else cache.download(record)
     content = weights_files.read(path)
     return weights_files.to_network(content, record), record, sha256(path)
 
 
-def _load_file(path: Path) -> tuple[UNet, Checkpoint, str]:
+def _load_file(path: Path) -> tuple[UNet, ModelSpec, str]:
     """A file alone: of our own layout, or one of the published files by its digest."""
     content = weights_files.read(path)
     digest = sha256(path)
     record = content.record
     if record is None:
         known = (
-            checkpoint
-            for checkpoint in CHECKPOINTS.values()
-            for source in checkpoint.sources
+            spec
+            for spec in REGISTRY.values()
+            for source in spec.sources
             if source.sha256 == digest or (source.digits and digest.startswith(source.digits))
         )
         record = next(known, None)
@@ -241,7 +241,7 @@ def _load_file(path: Path) -> tuple[UNet, Checkpoint, str]:
 
 
 def _is_path(model: str | os.PathLike[str]) -> bool:
-    if not isinstance(model, str) or model in CHECKPOINTS:
+    if not isinstance(model, str) or model in REGISTRY:
         return not isinstance(model, str)
     return Path(model).suffix in (".pth", ".pt", ".ckpt", ".onnx") or Path(model).exists()
 
@@ -255,17 +255,17 @@ class _Models:
         self._loaded: OrderedDict[Any, Segmenter] = OrderedDict()
 
     def get(
-        self, model: Model | None, device: str | torch.device, precision: str, engine: str
+        self, model: Model | None, device: str | torch.device, precision: str, backend: str
     ) -> Segmenter:
         state: Any = None
         if isinstance(model, (str, os.PathLike)) and _is_path(model) and Path(model).exists():
             stat = Path(model).stat()  # a file that was replaced is loaded again
             model, state = Path(model).resolve(), (stat.st_mtime_ns, stat.st_size)
-        key = (model, state, str(device), precision, engine)
+        key = (model, state, str(device), precision, backend)
         with self._lock:
             if key not in self._loaded:
                 self._loaded[key] = load_model(
-                    model, device=device, precision=precision, engine=engine
+                    model, device=device, precision=precision, backend=backend
                 )
             self._loaded.move_to_end(key)
             while len(self._loaded) > self._most:

@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from vesselseg import Checkpoint, CheckpointError, OptionError, Source
-from vesselseg.checkpoints import list_models
+from vesselseg import ModelSpec, CheckpointError, OptionError, Source
+from vesselseg.registry import list_models
 
 PLAIN = {"name": "mine", "dataset": "my clinic", "crop": 128, "stride": 85}
 
 
 def test_a_record_of_ones_own_needs_four_values():
-    record = Checkpoint(**PLAIN)
+    record = ModelSpec(**PLAIN)
     assert (record.head, record.width, record.depth) == ("fcn", 64, 5)
     assert record.filename == "mine.pth"
 
@@ -36,51 +36,51 @@ def test_a_record_of_ones_own_needs_four_values():
         ("fov_diameter", 0),
         ("fov_diameter", float("nan")),
         ("fov_diameter_max", 1000.0),  # without a fov_diameter
-        ("fov_mean", (1.0, 2.0)),
-        ("fov_mean", (1.0, 0.0, 2.0)),
+        ("fov_rgb_mean", (1.0, 2.0)),
+        ("fov_rgb_mean", (1.0, 0.0, 2.0)),
         ("mean", (1.0, 2.0)),
         ("std", (1.0, 0.0, 1.0)),
     ],
 )
 def test_values_outside_the_allowed_are_refused_by_name(field, value):
-    with pytest.raises(OptionError, match=f"Checkpoint {field} is"):
-        Checkpoint(**{**PLAIN, field: value})
+    with pytest.raises(OptionError, match=f"ModelSpec {field} is"):
+        ModelSpec(**{**PLAIN, field: value})
 
 
 @pytest.mark.parametrize(("scale", "field"), [("fit", "fit_size"), ("fov", "fov_diameter")])
 def test_a_scale_rule_needs_its_size(scale, field):
     with pytest.raises(OptionError, match=f"{field} is None.*where scale is '{scale}'"):
-        Checkpoint(**PLAIN, scale=scale)
+        ModelSpec(**PLAIN, scale=scale)
 
 
 def test_the_largest_field_of_view_is_not_below_the_least():
     with pytest.raises(OptionError, match=r"max is 999;.*at least fov_diameter, which is 1000"):
-        Checkpoint(**PLAIN, fov_diameter=1000, fov_diameter_max=999)
+        ModelSpec(**PLAIN, fov_diameter=1000, fov_diameter_max=999)
 
 
 @pytest.mark.parametrize("record", list_models(), ids=lambda record: record.name)
 def test_travels_without_its_sources(record):
-    carried = Checkpoint.from_dict(record.to_dict())
+    carried = ModelSpec.from_dict(record.to_dict())
     assert carried == dataclasses.replace(record, sources=())
 
 
 def test_entries_of_a_newer_version_are_refused():
     with pytest.raises(CheckpointError, match=r"does not know: colour\..*update"):
-        Checkpoint.from_dict({**PLAIN, "colour": "red"})
+        ModelSpec.from_dict({**PLAIN, "colour": "red"})
 
 
 @pytest.mark.parametrize("change", [{"crop": "64"}, {"stride": 999}, {"name": None}])
 def test_damaged_records_are_refused(change):
     with pytest.raises(CheckpointError, match="cannot be used"):
-        Checkpoint.from_dict({**PLAIN, **change})
+        ModelSpec.from_dict({**PLAIN, **change})
 
 
 def test_missing_entries_are_refused():
     with pytest.raises(CheckpointError, match="cannot be used"):
-        Checkpoint.from_dict({"name": "mine"})
+        ModelSpec.from_dict({"name": "mine"})
 
 
 def test_filename_is_the_last_part_of_the_first_source():
     source = Source("https://example.org/a/b/c-12345678.pth", "12345678")
-    assert Checkpoint(**PLAIN, sources=(source,)).filename == "c-12345678.pth"
+    assert ModelSpec(**PLAIN, sources=(source,)).filename == "c-12345678.pth"
     assert Source("package:model.pth").filename == "model.pth"

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from vesselseg import OptionError
-from vesselseg.checkpoints import EMBEDDED, find_checkpoint
+from vesselseg.registry import EMBEDDED, find_spec
 from vesselseg.fov import FieldOfView
-from vesselseg.prepare import (
+from vesselseg.preprocess import (
     apply_gains,
     check_scale,
     fit_factor,
@@ -21,7 +21,7 @@ from vesselseg.prepare import (
     to_scale,
 )
 
-DRIVE = find_checkpoint("unet_s5-d16_drive")
+DRIVE = find_spec("unet_s5-d16_drive")
 RNG = np.random.default_rng(0)
 
 
@@ -34,7 +34,7 @@ class TestFit:
 
     @pytest.mark.parametrize("name", ["drive", "stare", "chase_db1", "hrf"])
     def test_images_of_the_data_set_are_not_resampled(self, name):
-        record = find_checkpoint(f"unet_s5-d16_{name}")
+        record = find_spec(f"unet_s5-d16_{name}")
         image = blank(*record.fit_size)
         assert fit_factor(*record.fit_size, record.fit_size) == 1
         assert to_scale(image, "fit", record, None) is image
@@ -134,7 +134,7 @@ class TestColours:
         image[:, 100:500] = (80, 160, 20)
         view = FieldOfView(image.any(axis=2), 400.0)
         assert gains(image, view, self.MEANS) == (2.0, 0.5, 2.0)
-        record = replace(DRIVE, fov_mean=self.MEANS)
+        record = replace(DRIVE, fov_rgb_mean=self.MEANS)
         seen = to_network(image, view, "native", record)
         assert seen[300, 300].tolist() == [160, 80, 40]
         assert not seen[:, :100].any()

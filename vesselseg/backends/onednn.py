@@ -4,7 +4,7 @@ Called in the ordinary way, a convolution brings its weights into oneDNN's layou
 in the deepest layer of a published model), leaves the ReLU to another pass over its map, and
 maps are copied to be joined along their channels. Here weights are laid out once, the ReLU is
 part of the convolution, maps that belong together are convolved onto one sum, and the widest
-layers take :mod:`vesselseg.winograd`.
+layers take :mod:`vesselseg.backends.winograd`.
 
 The entrances are those that ``torch.compile`` takes for frozen networks on a CPU; they are not
 part of PyTorch's documented interface, so :func:`available` asks for them first.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import winograd
-from .unet import Classifier, ConvUnit, UNet
+from ..unet import Classifier, ConvUnit, UNet
 
 _OPS: Any = torch.ops.mkldnn
 _NN: Any = torch._C._nn
@@ -108,7 +108,7 @@ class PackedUnit(nn.Module):
 
 
 class WinogradUnit(PackedUnit):
-    """A wide 3x3 :class:`PackedUnit`: :mod:`vesselseg.winograd` on maps of even sides."""
+    """A wide 3x3 :class:`PackedUnit`: :mod:`vesselseg.backends.winograd` on maps of even sides."""
 
     def __init__(self, unit: ConvUnit, dtype: torch.dtype) -> None:
         super().__init__(unit, dtype)

@@ -31,7 +31,7 @@ from vesselseg import (
     ResourceError,
     Segmenter,
 )
-from vesselseg.engines import onnx as engine
+from vesselseg.backends import onnxruntime as backend
 from vesselseg.files import sha256
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,7 +99,7 @@ class TestResults:
 
 class TestLoading:
     def test_the_record_comes_from_the_file(self, exported: Segmenter) -> None:
-        assert exported.checkpoint == NARROW
+        assert exported.spec == NARROW
         assert (exported.device.type, exported.precision) == ("cpu", "float32")
 
     def test_ways_to_name_the_file(
@@ -107,10 +107,10 @@ class TestLoading:
     ) -> None:
         monkeypatch.chdir(file.parent)
         for model in (file, str(file), "narrow.onnx"):
-            assert vesselseg.load_model(model).checkpoint == NARROW
-        assert vesselseg.load_model(weights=file).checkpoint == NARROW
+            assert vesselseg.load_model(model).spec == NARROW
+        assert vesselseg.load_model(weights=file).spec == NARROW
         shutil.copy(file, tmp_path / "UPPER.ONNX")
-        assert vesselseg.load_model(tmp_path / "UPPER.ONNX").checkpoint == NARROW
+        assert vesselseg.load_model(tmp_path / "UPPER.ONNX").spec == NARROW
 
     def test_another_record_is_refused(self, file: Path) -> None:
         with pytest.raises(OptionError, match="give it alone"):
@@ -131,7 +131,7 @@ class TestLoading:
         self, file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "onnx", None)
-        assert vesselseg.load_model(file).checkpoint == NARROW
+        assert vesselseg.load_model(file).spec == NARROW
 
     @pytest.mark.parametrize("content", [b"", b"no model", b"<html>" * 50])
     def test_a_file_that_is_none(self, content: bytes, tmp_path: Path) -> None:
@@ -196,24 +196,24 @@ class TestDeviceAndPrecision:
     def test_devices_that_the_runtime_does_not_run_on(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("vesselseg.engine.choose_device", torch.device)
+        monkeypatch.setattr("vesselseg.backends.pytorch.choose_device", torch.device)
         for device in ("mps", "cuda"):
             monkeypatch.setattr(
                 onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"]
             )
             with pytest.raises(DeviceError, match="does on: cpu"):
-                engine.choose_device(device)
+                backend.choose_device(device)
 
     def test_auto_is_cuda_only_where_both_have_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        assert engine.choose_device("auto").type == "cuda"
+        assert backend.choose_device("auto").type == "cuda"
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert engine.choose_device("auto").type == "cpu"
+        assert backend.choose_device("auto").type == "cpu"
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         providers.pop(0)
-        assert engine.choose_device("auto").type == "cpu"
+        assert backend.choose_device("auto").type == "cpu"
 
     def test_a_runtime_that_falls_back_to_the_cpu_is_refused(
         self, exported: Segmenter, monkeypatch: pytest.MonkeyPatch
@@ -229,9 +229,9 @@ class TestDeviceAndPrecision:
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", Fallback)
         source = exported._runtime
-        assert isinstance(source, engine.OnnxFile)
+        assert isinstance(source, backend.OnnxFile)
         with pytest.raises(DeviceError, match="could not start on 'cuda:1'"):
-            engine.OnnxEngine(source, torch.device("cuda:1"))
+            backend.OnnxBackend(source, torch.device("cuda:1"))
         expected = ("CUDAExecutionProvider", {"device_id": 1, "use_tf32": 0})
         assert asked == [[expected, "CPUExecutionProvider"]]
 
@@ -239,7 +239,7 @@ class TestDeviceAndPrecision:
         def fail(*_: object) -> None:
             raise RuntimeError("Failed to allocate memory for requested buffer")
 
-        monkeypatch.setattr(exported._engine, "_session", SimpleNamespace(run=fail))
+        monkeypatch.setattr(exported._backend, "_session", SimpleNamespace(run=fail))
         with pytest.raises(ResourceError, match="smaller batch_size"):
             exported(np.zeros((64, 64, 3), np.uint8))
 
@@ -309,7 +309,7 @@ except vesselseg.CheckpointError:
     damaged = True
 assert damaged
 try:
-    exported._engine(torch.zeros(1, 3, 40, 40, dtype=torch.uint8))
+    exported._backend(torch.zeros(1, 3, 40, 40, dtype=torch.uint8))
 except Exception:
     failed = True
 assert failed

@@ -5,9 +5,9 @@ import torch
 from conftest import NARROW
 
 from vesselseg import DeviceError, OptionError, ResourceError, onednn, weights
-from vesselseg.checkpoints import find_checkpoint
-from vesselseg.engine import (
-    TorchEngine,
+from vesselseg.registry import find_spec
+from vesselseg.backends.pytorch import (
+    TorchBackend,
     choose_batch_size,
     choose_device,
     choose_precision,
@@ -68,7 +68,7 @@ class TestPrecision:
             choose_precision(precision, CPU)
 
     def test_int8_is_another_engine_s(self):
-        with pytest.raises(OptionError, match="give engine='openvino', too"):
+        with pytest.raises(OptionError, match="give backend='openvino', too"):
             choose_precision("int8", CPU)
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -78,8 +78,8 @@ class TestPrecision:
         network = weights.to_network(weights.read(published_file), NARROW)
         generator = torch.Generator().manual_seed(0)
         windows = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
-        exact = TorchEngine(network, NARROW, CPU, "float32")(windows)
-        rounded = TorchEngine(network, NARROW, CPU, precision)(windows)
+        exact = TorchBackend(network, NARROW, CPU, "float32")(windows)
+        rounded = TorchBackend(network, NARROW, CPU, precision)(windows)
         assert rounded.dtype == torch.float32
         assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
         assert all(p.dtype == torch.float32 for p in network.parameters())
@@ -88,19 +88,19 @@ class TestPrecision:
         network = weights.to_network(weights.read(published_file), NARROW)
         windows = torch.arange(2 * 64 * 64).remainder(251).byte().reshape(2, 1, 64, 64)
         windows = windows.expand(2, 3, 64, 64)
-        packed = TorchEngine(network, NARROW, CPU, "float32")
+        packed = TorchBackend(network, NARROW, CPU, "float32")
         monkeypatch.setattr(onednn, "available", lambda: False)
-        plain = TorchEngine(network, NARROW, CPU, "float32")
+        plain = TorchBackend(network, NARROW, CPU, "float32")
         assert type(plain.network.head.unit).__name__ == "ConvUnit"
         torch.testing.assert_close(packed(windows), plain(windows), rtol=1e-5, atol=1e-5)
 
     def test_float32_holds_inside_the_hosts_autocast(self, published_file):
         network = weights.to_network(weights.read(published_file), NARROW)
-        engine = TorchEngine(network, NARROW, CPU, "float32")
+        backend = TorchBackend(network, NARROW, CPU, "float32")
         windows = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = engine(windows)
-        assert torch.equal(inside, engine(windows))
+            inside = backend(windows)
+        assert torch.equal(inside, backend(windows))
 
 
 class TestBatchSize:
@@ -114,12 +114,12 @@ class TestBatchSize:
         ],
     )  # fmt: skip
     def test_suits_the_windows(self, name, precision, expected):
-        record = find_checkpoint(f"unet_s5-d16_{name}")
+        record = find_spec(f"unet_s5-d16_{name}")
         assert choose_batch_size(None, record, CPU, precision) == expected
         assert choose_batch_size(None, record, torch.device("cuda"), precision) > expected
 
     def test_fills_the_last_batch(self):
-        record = find_checkpoint("unet_s5-d16_drive")
+        record = find_spec("unet_s5-d16_drive")
         count = len(windows(*record.fit_size, record.crop, record.stride))
         assert count % choose_batch_size(None, record, CPU, "float32") == 0
 
@@ -136,12 +136,12 @@ class TestOutOfMemory:
     """A device that holds so many windows at once and no more."""
 
     @pytest.fixture
-    def engine(self, published_file):
+    def backend(self, published_file):
         network = weights.to_network(weights.read(published_file), NARROW)
-        return TorchEngine(network, NARROW, CPU, "float32")
+        return TorchBackend(network, NARROW, CPU, "float32")
 
-    def limit(self, engine, most, error):
-        network, sizes = engine.network, []
+    def limit(self, backend, most, error):
+        network, sizes = backend.network, []
 
         def limited(windows):
             sizes.append(len(windows))
@@ -149,7 +149,7 @@ class TestOutOfMemory:
                 raise error
             return network(windows)
 
-        engine.network = limited
+        backend.network = limited
         return sizes
 
     @pytest.mark.parametrize(
@@ -160,26 +160,26 @@ class TestOutOfMemory:
         ],
         ids=["cuda", "cpu"],
     )
-    def test_batches_are_halved_and_it_is_said_once(self, error, engine, caplog):
+    def test_batches_are_halved_and_it_is_said_once(self, error, backend, caplog):
         windows = torch.arange(7, dtype=torch.uint8).reshape(7, 1, 1, 1).expand(7, 3, 32, 32)
-        expected = engine(windows)
-        sizes = self.limit(engine, 2, error)
+        expected = backend(windows)
+        sizes = self.limit(backend, 2, error)
         for _ in range(2):
-            torch.testing.assert_close(engine(windows), expected)
+            torch.testing.assert_close(backend(windows), expected)
         assert sizes == 2 * [7, 4, 2, 2, 3, 2, 1]
         assert [r.message.partition(";")[0] for r in caplog.records] == [
             "7 windows at once do not fit into the memory of cpu"
         ]
 
-    def test_when_one_window_does_not_fit_the_error_says_what_to_do(self, engine):
-        self.limit(engine, 0, torch.OutOfMemoryError("CUDA out of memory."))
+    def test_when_one_window_does_not_fit_the_error_says_what_to_do(self, backend):
+        self.limit(backend, 0, torch.OutOfMemoryError("CUDA out of memory."))
         with pytest.raises(ResourceError, match=r"One window of 32 x 32 .*device='cpu'"):
-            engine(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+            backend(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
 
-    def test_other_errors_are_not_hidden(self, engine):
-        self.limit(engine, 0, RuntimeError("something else"))
+    def test_other_errors_are_not_hidden(self, backend):
+        self.limit(backend, 0, RuntimeError("something else"))
         with pytest.raises(RuntimeError, match="something else"):
-            engine(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+            backend(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
 @needs_cuda
@@ -187,14 +187,14 @@ def test_cuda_float32_equals_the_cpu_and_leaves_tf32_as_the_host_has_it(publishe
     network = weights.to_network(weights.read(published_file), NARROW)
     windows = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
     before = torch.backends.cudnn.conv.fp32_precision
-    there = TorchEngine(network, NARROW, torch.device("cuda"), "float32")(windows).cpu()
-    here = TorchEngine(network, NARROW, CPU, "float32")(windows)
+    there = TorchBackend(network, NARROW, torch.device("cuda"), "float32")(windows).cpu()
+    here = TorchBackend(network, NARROW, CPU, "float32")(windows)
     assert torch.backends.cudnn.conv.fp32_precision == before
     torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
 
 
 def test_tf32_of_the_host_comes_back_when_the_last_thread_leaves():
-    from vesselseg.engine import _IeeeConvolutions
+    from vesselseg.backends.pytorch import _IeeeConvolutions
 
     exact, setting = _IeeeConvolutions(), torch.backends.cudnn.conv
     before = setting.fp32_precision

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vesselseg import onednn, winograd
+from vesselseg.backends import onednn, winograd
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="needs oneDNN on an x86 CPU")
 

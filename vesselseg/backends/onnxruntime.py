@@ -11,10 +11,10 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from .. import engine
+from .. import backend
 from ..errors import CheckpointError, DeviceError, OptionError, ResourceError
 from ..files import sha256
-from ..record import Checkpoint
+from ..spec import ModelSpec
 from . import require
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -27,7 +27,7 @@ _SILENT = 4  # ONNX Runtime prints to stderr below this level; what fails is rai
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An exported model as it lies on the disk: a :class:`vesselseg.engines.Runtime`.
+    """An exported model as it lies on the disk: a :class:`vesselseg.backends.Runtime`.
 
     Pickled, it is no more than this; where it is unpickled, the same file has to be there.
     """
@@ -42,9 +42,9 @@ class OnnxFile:
         """The device and the precision meant, both of them there."""
         return choose_device(device), choose_precision(precision)
 
-    def start(self, _: Checkpoint, device: torch.device, __: str) -> OnnxEngine:
+    def start(self, _: ModelSpec, device: torch.device, __: str) -> OnnxBackend:
         """The file at work."""
-        return OnnxEngine(self, device)
+        return OnnxBackend(self, device)
 
     def network(self, done: str) -> NoReturn:
         """Nothing that can be written: the file is the network."""
@@ -63,7 +63,7 @@ def is_onnx(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() == ".onnx"
 
 
-def read(path: str | os.PathLike[str]) -> tuple[OnnxFile, Checkpoint]:
+def read(path: str | os.PathLike[str]) -> tuple[OnnxFile, ModelSpec]:
     """An exported file, and the record in its metadata.
 
     Raises
@@ -84,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> tuple[OnnxFile, Checkpoint]:
     options = _options(runtime)
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = _session(runtime, path, options, [_PROVIDERS["cpu"]])
-    content = session.get_modelmeta().custom_metadata_map.get("record")
+    content = session.get_modelmeta().custom_metadata_map.get("spec")
     try:
         values = json.loads(content)
     except (TypeError, ValueError):
@@ -94,7 +94,7 @@ def read(path: str | os.PathLike[str]) -> tuple[OnnxFile, Checkpoint]:
             f"{str(path)!r} has no record of how its network is used. Models for vesselseg are "
             f"written by `vesselseg export` or Segmenter.export()."
         )
-    record = Checkpoint.from_dict(values)
+    record = ModelSpec.from_dict(values)
     ends = (*session.get_inputs(), *session.get_outputs())
     found = [(end.name, end.type, end.shape) for end in ends]
     if found != _ENDS:
@@ -117,7 +117,7 @@ def choose_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         both = torch.cuda.is_available() and _PROVIDERS["cuda"] in providers
         return torch.device("cuda" if both else "cpu")
-    chosen = engine.choose_device(device)
+    chosen = backend.choose_device(device)
     if _PROVIDERS.get(chosen.type) not in providers:
         here = ", ".join(kind for kind, provider in _PROVIDERS.items() if provider in providers)
         raise DeviceError(
@@ -138,7 +138,7 @@ def choose_precision(precision: str) -> str:
     DeviceError
         If it is another one.
     """
-    if precision not in engine.PRECISIONS:
+    if precision not in backend.PRECISIONS:
         raise OptionError(
             f"precision is {precision!r}; for an exported model allowed are 'float32' and 'auto'."
         )
@@ -150,7 +150,7 @@ def choose_precision(precision: str) -> str:
     return "float32"
 
 
-class OnnxEngine:
+class OnnxBackend:
     """An exported file on a device, as the callable that :func:`vesselseg.sliding.slide` takes.
 
     Parameters

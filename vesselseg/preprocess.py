@@ -1,0 +1,171 @@
+"""Photograph -> the network's scale and colours, and logits back to the photograph's size."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .errors import OptionError
+from .fov import FieldOfView
+from .images import MAX_PIXELS, RGB
+from .opencv_resize import resize_like_opencv
+from .spec import SCALES, ModelSpec, Scale, is_factor
+
+logger = logging.getLogger(__name__)
+
+# Without a field of view to go by, tiny images are not enlarged further than this.
+_LARGEST_GUESS = 4.0
+
+# Beyond these gains, a channel holds more noise than fundus.
+_GAIN_RANGE = (0.25, 8.0)
+
+_SAMPLES = 256  # rows and columns, about, that channel means are taken over
+
+
+def check_scale(scale: Scale | None, spec: ModelSpec) -> Scale:
+    """Return the caller's scale rule, or the model's own if that is None.
+
+    Raises
+    ------
+    OptionError
+        If it is not a scale rule, or the model lacks the size that it needs.
+    """
+    if scale is None:
+        return spec.scale
+    if is_factor(scale):
+        return float(scale)
+    if scale not in SCALES:
+        raise OptionError(
+            f"scale is {scale!r}; it must be 'fit', 'native', 'fov', a positive factor, or None "
+            f"for the model's own rule ({spec.scale!r})."
+        )
+    if (scale == "fit" and spec.fit_size is None) or (scale == "fov" and spec.fov_range is None):
+        raise OptionError(f"Model {spec.name!r} has no size for scale={scale!r}.")
+    return scale
+
+
+def preprocess(
+    image: RGB, fov: FieldOfView, scale: Scale, spec: ModelSpec, max_pixels: int = MAX_PIXELS
+) -> RGB:
+    """Bring a photograph to the scale and the colours that the network expects.
+
+    Parameters
+    ----------
+    image : ndarray of uint8 (H, W, 3)
+    fov : FieldOfView
+        Of `image`.
+    scale : "fit", "native", "fov" or float
+        As returned by :func:`check_scale`.
+    spec : ModelSpec
+    max_pixels : int
+        Largest result allowed.
+
+    Returns
+    -------
+    ndarray of uint8 (h, w, 3)
+        `image` itself if there is nothing to do.
+
+    Raises
+    ------
+    OptionError
+        If the result would have more than `max_pixels`.
+
+    Notes
+    -----
+    "fit" is the published pipeline: OpenCV's bilinear resampling, not antialiased. All other
+    rules use Pillow's bilinear filter, which antialiases when it reduces.
+    """
+    height, width = image.shape[:2]
+    factor = scale_factor(height, width, fov.diameter, scale, spec)
+    size = (max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1))
+    if size[0] * size[1] > max_pixels:
+        raise OptionError(
+            f"scale={scale!r} would enlarge {width} x {height} pixels to {size[1]} x {size[0]}; at "
+            f"most {max_pixels:,} pixels are accepted. Choose a smaller scale, or raise the limit: "
+            f"load_model(..., max_pixels=...)."
+        )
+    warn_of_unfamiliar_size(fov.diameter, factor, scale, spec)
+    if size == (height, width):
+        scaled = image
+    elif scale == "fit":
+        scaled = resize_like_opencv(image, size)
+    else:
+        scaled = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    if spec.fov_rgb_mean is None:
+        return scaled
+    return apply_channel_gains(scaled, channel_gains(image, fov, spec.fov_rgb_mean))
+
+
+def scale_factor(
+    height: int, width: int, diameter: float | None, scale: Scale, spec: ModelSpec
+) -> float:
+    """Factor by which an image is resized; `diameter` is that of its field of view, if known."""
+    if scale == "native":
+        return 1.0
+    if scale == "fit":  # mmcv's `rescale_size`
+        assert spec.fit_size is not None
+        long, short = max(spec.fit_size), min(spec.fit_size)
+        return min(long / max(height, width), short / min(height, width))
+    if scale == "fov":
+        assert spec.fov_range is not None
+        least, most = spec.fov_range
+        if diameter:
+            return min(max(diameter, least), most) / diameter
+        side = max(height, width)
+        return min(min(max(side, least), most) / side, _LARGEST_GUESS)
+    return float(scale)
+
+
+def channel_gains(
+    image: RGB, fov: FieldOfView, rgb_mean: tuple[float, float, float]
+) -> tuple[float, ...]:
+    """Gains that bring the means of R, G and B inside the field of view to `rgb_mean`.
+
+    Another lamp or sensor multiplies each channel by a factor of its own (von Kries). The gains
+    undo that, within limits.
+    """
+    step = max(1, min(image.shape[:2]) // _SAMPLES)
+    inside = image[::step, ::step][fov.mask[::step, ::step]]
+    means = inside.mean(axis=0) if len(inside) else np.zeros(3)
+    gains = np.asarray(rgb_mean) / np.maximum(means, 1e-3)
+    return tuple(float(gain) for gain in gains.clip(*_GAIN_RANGE))
+
+
+def apply_channel_gains(image: RGB, gains: tuple[float, ...]) -> RGB:
+    """Multiply each channel by its gain; round, and clip at 255."""
+    table = np.outer(gains, np.arange(256)).round().clip(0, 255).astype(int)
+    return np.array(Image.fromarray(image).point(table.ravel().tolist()))
+
+
+def restore(logits: Tensor, height: int, width: int) -> Tensor:
+    """Resize logits (K, h, w) bilinearly to (K, height, width)."""
+    if logits.shape[-2:] == (height, width):
+        return logits
+    size = (height, width)
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def warn_of_unfamiliar_size(
+    diameter: float | None, factor: float, scale: Scale, spec: ModelSpec
+) -> None:
+    """Log a warning if the field of view is missing, or far from the size trained on."""
+    if spec.fov_range is None:
+        return
+    least, most = spec.fov_range
+    expected = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    if diameter is None:
+        logger.warning(
+            "No field of view was found. Is this a fundus photograph with its dark border? Scale "
+            "%r was used; model %r expects a field of view %s pixels wide.",
+            scale, spec.name, expected,
+        )  # fmt: skip
+    elif not 0.5 * least <= diameter * factor <= 2 * most:
+        logger.warning(
+            "The field of view is %.0f pixels wide at the network's scale, but model %r expects "
+            "%s: it may miss vessels. scale='fov' would match it.",
+            diameter * factor, spec.name, expected,
+        )  # fmt: skip

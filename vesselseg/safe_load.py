@@ -1,0 +1,104 @@
+"""Read files of ``torch.save`` without executing anything in them."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import CheckpointError
+
+# The meta data of a published file may hold NumPy scalars. They are not needed, so an inert object
+# takes the place of their constructors instead of allowing those to run.
+_NUMPY_SCALARS = (
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    *(f"numpy.dtypes.{kind}DType" for kind in
+      ("Bool", "Int32", "Int64", "Float32", "Float64", "Str", "Bytes")),
+)  # fmt: skip
+_SAFE_GLOBALS_LOCK = threading.Lock()
+
+
+class Inert:
+    """Takes the place of a NumPy scalar: accepts any arguments and state, and does nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+def safe_load(path: Path) -> Any:
+    """The plain values and tensors in a file, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is damaged, is not a PyTorch file, or would need code to be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no weights file {str(path)!r}.")
+    if not path.is_file():
+        raise CheckpointError(f"{str(path)!r} is not a file; a weights file (.pth) is needed.")
+    try:
+        check_container(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the bytes of a file can provoke anything
+        if not any(name in str(error) for name in _NUMPY_SCALARS):
+            raise CheckpointError(describe_failure(path, error)) from error
+    inert: list[Any] = [(Inert, name) for name in _NUMPY_SCALARS]
+    try:
+        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(describe_failure(path, error)) from error
+
+
+def check_container(path: Path) -> None:
+    """Raise if a file is visibly no checkpoint, or an archive with a damaged member."""
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    if not head:
+        raise CheckpointError(f"{str(path)!r} is empty.")
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(
+            f"{str(path)!r} is a web page, not a weights file: the server sent a page in place of "
+            f"the file. Delete it and download it again."
+        )
+    if head[:4] != b"PK\x03\x04":
+        return  # a legacy file or no checkpoint at all: the unpickler decides
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        # torch.save never compresses; a compressed member could unpack to any size.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it has compressed members")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its members are larger than the file")
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} does not agree with its checksum")
+
+
+def describe_failure(path: Path, error: Exception) -> str:
+    """An error message for whatever reading the file raised."""
+    rejected = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and rejected:
+        return (
+            f"{str(path)!r} was not read: it needs {rejected[1]}, which could execute code. Whole "
+            f"training checkpoints often hold more than weights. Ask its author to save the "
+            f'weights alone: torch.save({{"state_dict": model.state_dict()}}, "weights.pth").'
+        )
+    reason = str(error).partition("\n")[0][:200] or type(error).__name__
+    return (
+        f"{str(path)!r} is damaged or not a PyTorch weights file ({reason}). Get it again, and "
+        f"compare its length or digest with the original's."
+    )

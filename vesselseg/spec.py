@@ -1,0 +1,227 @@
+"""What is known of one set of weights: the frozen dataclasses `ModelSpec` and `Source`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeAlias
+
+from .errors import CheckpointError, OptionError
+
+Scale: TypeAlias = "Literal['fit', 'native', 'fov'] | float"
+"""A rule for bringing a photograph to the network's scale, or a factor."""
+
+SCALES = ("fit", "native", "fov")
+HEADS = ("fcn", "pspnet", "deeplabv3")
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place to get a weights file from, and what is known of its SHA-256.
+
+    Parameters
+    ----------
+    url : str
+        An address, or ``package:FILE`` for a file in the package's ``embedded/`` folder.
+    digits : str
+        First hexadecimal digits of the SHA-256, taken from the published file name. They are
+        evidence, not proof: some published names were made from an earlier version of the file.
+    sha256 : str
+        The full digest, if known. It is binding.
+    """
+
+    url: str
+    digits: str = ""
+    sha256: str = ""
+
+    @property
+    def filename(self) -> str:
+        """Last part of the address."""
+        return re.split(r"[/:]", self.url)[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A set of weights and everything needed to use it the way it was trained.
+
+    Parameters
+    ----------
+    name : str
+        The name that ``load_model`` takes.
+    dataset : str
+        The data set that the model was trained on.
+    crop, stride : int
+        Side of the square windows, and the distance between their starts, in pixels.
+    head : {"fcn", "pspnet", "deeplabv3"}
+        Head of the network.
+    width, depth : int
+        Channels of the first stage, and number of stages, of the U-Net.
+    scale : {"fit", "native", "fov"} or float
+        Default rule for bringing a photograph to the network's scale. "fit" fits it into
+        `fit_size`; "native" leaves it alone; "fov" brings its field of view to `fov_diameter`,
+        or into the range from `fov_diameter` to `fov_diameter_max`; a number is a factor.
+    fit_size : (int, int) or None
+        Height and width of the data set's images, in pixels.
+    fov_diameter : float or None
+        Diameter of the field of view at the network's scale, in pixels.
+    fov_diameter_max : float or None
+        If given, fields of view between `fov_diameter` and this diameter keep their size, and
+        larger ones are reduced to it, in pixels.
+    fov_rgb_mean : (float, float, float) or None
+        Target means of R, G and B inside the field of view, 0 to 255. One gain per channel
+        brings a photograph to them, whatever its camera. None leaves colours alone.
+    mask_outside_fov : bool
+        Whether the probability is set to 0 outside the field of view.
+    mean, std : (float, float, float)
+        Normalisation of R, G and B, in units of 0 to 255.
+    loss : str
+        Training loss.
+    dice, mdice : float or None
+        Published scores in percent, pooled over all pixels of all test images: Dice of the
+        vessel class, and the mean of the Dice of both classes.
+    sources : tuple of Source
+        Where to get the file, in the order in which the sources are tried.
+    license : str
+        Licence of the weights.
+    data_terms : str
+        Terms of the training data.
+    config : str
+        Address of the training configuration.
+
+    Raises
+    ------
+    OptionError
+        If a value is outside what is described here.
+    """
+
+    name: str
+    dataset: str
+    crop: int
+    stride: int
+    head: str = "fcn"
+    width: int = 64
+    depth: int = 5
+    scale: Scale = "native"
+    fit_size: tuple[int, int] | None = None
+    fov_diameter: float | None = None
+    fov_diameter_max: float | None = None
+    fov_rgb_mean: tuple[float, float, float] | None = None
+    mask_outside_fov: bool = False
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    loss: str = ""
+    dice: float | None = None
+    mdice: float | None = None
+    sources: tuple[Source, ...] = ()
+    license: str = ""
+    data_terms: str = ""
+    config: str = ""
+
+    def __post_init__(self) -> None:
+        def require(valid: bool, field: str, allowed: str) -> None:
+            if not valid:
+                value = getattr(self, field)
+                raise OptionError(f"ModelSpec {field} is {value!r}; it must be {allowed}.")
+
+        for field in ("name", "dataset"):
+            value = getattr(self, field)
+            require(isinstance(value, str) and value != "", field, "a non-empty text")
+        require(is_integer(self.depth, 2, 8), "depth", "an integer from 2 to 8")
+        require(
+            is_integer(self.width, 4, 1024) and self.width % 4 == 0,
+            "width",
+            "a multiple of 4 up to 1024",
+        )
+        require(is_integer(self.crop, 1, 65536), "crop", "an integer from 1 to 65536")
+        require(is_integer(self.stride, 1, self.crop), "stride", f"from 1 to crop, {self.crop}")
+        require(self.head in HEADS, "head", f"one of {', '.join(HEADS)}")
+        require(
+            self.scale in SCALES or is_factor(self.scale),
+            "scale",
+            f"one of {', '.join(SCALES)}, or a positive factor",
+        )
+        if self.fit_size is not None or self.scale == "fit":
+            valid = (
+                isinstance(self.fit_size, tuple)
+                and len(self.fit_size) == 2
+                and all(is_integer(side, 1, 65536) for side in self.fit_size)
+            )
+            require(valid, "fit_size", "(height, width) in pixels, each from 1 to 65536")
+        if self.fov_diameter is not None or self.scale == "fov":
+            require(is_factor(self.fov_diameter), "fov_diameter", "a positive number of pixels")
+        if self.fov_diameter_max is not None:
+            valid = (
+                is_factor(self.fov_diameter_max)
+                and self.fov_diameter is not None
+                and self.fov_diameter_max >= self.fov_diameter
+            )
+            require(valid, "fov_diameter_max", f"at least fov_diameter, {self.fov_diameter}")
+        require(is_rgb(self.mean), "mean", "three finite numbers, R, G, B")
+        require(is_rgb(self.std) and min(self.std) > 0, "std", "three positive numbers, R, G, B")
+        if self.fov_rgb_mean is not None:
+            valid = is_rgb(self.fov_rgb_mean) and min(self.fov_rgb_mean) > 0
+            require(valid, "fov_rgb_mean", "three positive numbers, R, G, B")
+
+    @property
+    def size_divisor(self) -> int:
+        """Number by which the sides of a window must be divisible: 2 ** (depth - 1)."""
+        return int(2 ** (self.depth - 1))
+
+    @property
+    def fov_range(self) -> tuple[float, float] | None:
+        """Smallest and largest diameter of the field of view at the network's scale."""
+        if self.fov_diameter is None:
+            return None
+        return self.fov_diameter, self.fov_diameter_max or self.fov_diameter
+
+    @property
+    def filename(self) -> str:
+        """Name of the file in a cache or mirror: that of the first source."""
+        return self.sources[0].filename if self.sources else f"{self.name}.pth"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values without the sources, as they are stored in a saved model."""
+        values = asdict(self)
+        del values["sources"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """Read what :meth:`to_dict` wrote; raise CheckpointError for anything else."""
+        known = {field.name for field in fields(cls)} - {"sources"}
+        unknown = sorted(set(map(str, values)) - known)
+        if unknown:
+            raise CheckpointError(
+                f"The file's model spec has fields that this version does not know: "
+                f"{', '.join(unknown)}. It may come from a newer vesselseg; update."
+            )
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            return cls(**plain)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise CheckpointError(f"The file's model spec is not valid: {error}") from error
+
+
+def is_integer(value: object, least: int, most: int) -> bool:
+    """Whether a value is an int, not a bool, in a range."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_factor(value: object) -> bool:
+    """Whether a value is a positive number that a float can hold and that images survive."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < value <= 1e9
+
+
+def is_rgb(value: object) -> bool:
+    """Whether a value is a tuple of three finite numbers."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 3
+        and all(isinstance(x, (int, float)) and math.isfinite(min(x, 1e9)) for x in value)
+    )
