@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from published_layout import narrow_shapes, seeded_state
 from serving import content, home, other, record, server  # noqa: F401 (fixtures)
+from support import EXAMPLE
+from support.models import NARROW, published_narrow_file
 
 import vesselseg
-from vesselseg import ModelSpec, Segmenter
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "fundus.jpg"
-
-NARROW = ModelSpec(
-    name="narrow", dataset="test", crop=64, stride=42, width=8, scale="native", fov_diameter=500
-)
-"""The published network with an eighth of its channels."""
+from vesselseg import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +27,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def published_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of `NARROW` in mmsegmentation's layout."""
-    path = tmp_path_factory.mktemp("weights") / "narrow.pth"
-    meta = {"CLASSES": ("background", "vessel"), "iter": 40000}
-    state = seeded_state(narrow_shapes("fcn", 8), seed=1)
-    state["decode_head.conv_seg.bias"] = torch.tensor([-0.386, 0.316])  # half vessel
-    torch.save({"meta": meta, "state_dict": state}, path)
-    return path
+    return published_narrow_file(tmp_path_factory.mktemp("weights") / "narrow.pth")
 
 
 @pytest.fixture(scope="session")

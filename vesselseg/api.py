@@ -1,77 +1,85 @@
-"""From a name or a file to a model: ``load_model``, and ``segment`` for a single line."""
+"""Load models and segment photographs: the functions that most programs need.
+
+A model name becomes a model spec (registry), a verified file (cache), a network (weights), a
+backend and finally a :class:`Segmenter`.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import Literal, TypeAlias, Union
 
 import torch
 
-from . import cache
-from . import weights as weights_files
-from .registry import REGISTRY, EMBEDDED, find_spec
-from .backends.pytorch import TorchRuntime
-from .backends import Runtime, onnx
-from .backends.openvino import OpenVinoRuntime
+from . import cache, weights
+from .backends import Backend
+from .backends.onnxruntime import OnnxBackend
+from .backends.openvino import OpenVinoBackend
+from .backends.pytorch import TorchBackend
 from .errors import CheckpointError, OptionError, did_you_mean
 from .files import sha256
 from .images import MAX_PIXELS, ImageLike
-from .spec import ModelSpec
+from .registry import EMBEDDED, REGISTRY, find_spec
 from .result import Segmentation
 from .segmenter import Segmenter
+from .spec import ModelSpec, Scale
 from .unet import UNet
 
+PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 Model: TypeAlias = Union[str, "os.PathLike[str]", ModelSpec]
+BackendName: TypeAlias = Literal["torch", "onnxruntime", "openvino"]
 
-_RUNTIMES: dict[str, type[TorchRuntime] | type[OpenVinoRuntime]] = {
-    "torch": TorchRuntime,
-    "openvino": OpenVinoRuntime,
+BACKENDS: dict[str, type[TorchBackend] | type[OnnxBackend] | type[OpenVinoBackend]] = {
+    "torch": TorchBackend,
+    "onnxruntime": OnnxBackend,
+    "openvino": OpenVinoBackend,
 }
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".onnx")  # of texts that are paths rather than names
 
 
 def load_model(
     model: Model | None = None,
     *,
-    weights: str | os.PathLike[str] | None = None,
+    weights: PathLike | None = None,
     device: str | torch.device = "auto",
     precision: str = "float32",
-    backend: str = "torch",
+    backend: BackendName | None = None,
     calibration: Sequence[ImageLike] | None = None,
     batch_size: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Segmenter:
-    """Load a model once, to be used many times.
+    """Load a model for repeated use.
 
     Parameters
     ----------
     model : str, path, ModelSpec or None
         A name (:func:`vesselseg.list_models`), whose weights are downloaded if they are not in
-        the cache yet; a record of your own; a file saved by :meth:`Segmenter.save`; an ONNX file
-        written by :meth:`Segmenter.export`, which runs through ONNX Runtime in float32 on the
-        CPU or CUDA; or None for the model that is part of the package.
-    weights : path
-        A local file to read instead, with the windows and the scale of `model`.
+        the cache; a model spec of your own; a file saved by :meth:`Segmenter.save`; an ONNX file
+        written by :meth:`Segmenter.export`; or None for the model in the package.
+    weights : path, optional
+        A local weights file to read instead, used the way `model` says.
     device : str or torch.device
-        "auto" takes CUDA, then MPS, then the CPU; or "cpu", "cuda", "cuda:1", "mps".
+        "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
     precision : {"float32", "bfloat16", "float16", "int8", "auto"}
-        "auto" is the fastest that the device computes natively: bfloat16 or float32 on a CPU,
-        float16 on a GPU. "int8" is OpenVINO's, and "float16" is PyTorch's.
-    backend : {"torch", "openvino"}
-        What computes: PyTorch, or OpenVINO, on CPUs alone, which computes in "int8" too. An
-        ONNX file has its own.
-    calibration : sequence of what :meth:`Segmenter.__call__` takes
-        For "int8" alone: photographs such as the model will see, from which the ranges of its
-        maps are taken. None for one that is part of the package. It takes half a minute the
-        first time; the result is kept in the cache folder.
-    batch_size : int
-        Windows computed at once; None for what suits the device.
+        "auto" is the fastest precision that the device computes natively: bfloat16 or float32 on
+        a CPU, float16 on a GPU. "int8" needs the OpenVINO backend, "float16" PyTorch.
+    backend : {"torch", "onnxruntime", "openvino"}, optional
+        The program that runs the network. None means PyTorch, or ONNX Runtime for an ONNX file.
+        OpenVINO runs on CPUs; ONNX Runtime runs ONNX files only, in float32.
+    calibration : sequence of images, optional
+        For "int8" only: a few representative photographs, of any kind that
+        :meth:`Segmenter.__call__` takes, to calibrate it with. None uses one that is part of the
+        package. Calibration takes half a minute; its result is kept in the cache folder.
+    batch_size : int, optional
+        Windows that the network computes at once; None chooses what suits the device.
     max_pixels : int
-        Larger images are refused, and scales that would make larger ones: a guard against
-        files that unpack to more than the memory holds.
+        Larger photographs, and scales that would enlarge one further, are rejected. This guards
+        against files that unpack to more than the memory holds.
 
     Returns
     -------
@@ -84,43 +92,48 @@ def load_model(
     FileNotFoundError, CheckpointError
         If the weights file does not exist, is damaged, or holds another network.
     DownloadError
-        If the weights can be had from nowhere.
+        If the weights cannot be downloaded.
     DeviceError
         If the device, or the precision on it, is not available.
     ImageError
-        If a calibration image is not an image that is accepted.
+        If a calibration image is not an accepted image.
     MissingExtraError
-        If what runs an ONNX file, OpenVINO or, for "int8", NNCF is needed and not installed.
+        If a package that the backend needs is not installed.
     OptionError
         If another argument is outside what is described here.
-    """
-    runtime: Runtime
-    kind = _runtime(backend)
-    if file := _onnx_file(model, weights, backend):
-        chosen, precision = onnx.OnnxFile.choose(device, precision)
-        _refuse_calibration(calibration, precision)
-        runtime, spec = onnx.read(file)
-        digest = runtime.sha256
-    else:
-        chosen, precision = kind.choose(device, precision)
-        _refuse_calibration(calibration, precision)
-        network, spec, digest = _load(model, weights)
-        if precision == "int8":
-            from .backends.openvino_int8 import quantized
 
-            content = quantized(network, spec, calibration, max_pixels)
-            runtime = OpenVinoRuntime(network, content)
+    Examples
+    --------
+    >>> import vesselseg
+    >>> model = vesselseg.load_model(device="cpu")
+    >>> model.spec.fov_diameter
+    1000
+    """
+    spec, file = resolve_model(model, weights)
+    kind = BACKENDS[choose_backend(backend, spec, file)]
+    chosen_device, chosen_precision = kind.choose(device, precision)  # before any download
+    if calibration is not None and chosen_precision != "int8":
+        raise OptionError(
+            f"calibration is for precision='int8' with backend='openvino'; this is "
+            f"{chosen_precision}. Leave it out."
+        )
+    loaded: Backend
+    if kind is OnnxBackend:
+        assert file is not None
+        loaded = OnnxBackend(file, chosen_device)
+        spec, digest = loaded.spec, loaded.sha256
+    else:
+        network, spec, digest = load_network(spec, file)
+        if kind is TorchBackend:
+            loaded = TorchBackend(network, spec, chosen_device, chosen_precision)
         else:
-            runtime = kind(network)
-    return Segmenter(
-        runtime,
-        spec,
-        sha256=digest,
-        device=chosen,
-        precision=precision,
-        batch_size=batch_size,
-        max_pixels=max_pixels,
-    )
+            quantized = None
+            if chosen_precision == "int8":
+                from .backends.quantize import quantize
+
+                quantized = quantize(network, spec, calibration, max_pixels)
+            loaded = OpenVinoBackend(network, spec, chosen_precision, quantized)
+    return Segmenter(loaded, spec, sha256=digest, batch_size=batch_size, max_pixels=max_pixels)
 
 
 def segment(
@@ -129,157 +142,296 @@ def segment(
     model: Model | Segmenter | None = None,
     device: str | torch.device = "auto",
     precision: str = "float32",
-    backend: str = "torch",
-    scale: str | float | None = None,
+    backend: BackendName | None = None,
+    scale: Scale | None = None,
     threshold: float = 0.5,
 ) -> Segmentation:
     """Segment the vessels of one photograph.
 
-    The last four models are kept in memory for the next call; :func:`vesselseg.clear_models`
-    lets them go.
+    The four models used last are kept in memory for the next call;
+    :func:`vesselseg.clear_models` releases them.
 
     Parameters
     ----------
-    image, scale, threshold
-        As for :meth:`Segmenter.__call__`.
-    model, device, precision, backend
-        As for :func:`load_model`. A :class:`Segmenter` is used as it is.
+    image : path, bytes, binary file object, PIL image, ndarray or Tensor
+        Arrays are (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey; tensors are (3, H, W) or (H, W).
+        uint8, uint16, or float in [0, 1]. Any size from 1 x 1 up.
+    model : str, path, ModelSpec, Segmenter or None
+        A name (:func:`vesselseg.list_models`), a model spec, a model file, a loaded model, or
+        None for the model in the package.
+    device : str or torch.device
+        "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps". Not used with a
+        loaded model; neither are `precision` and `backend`.
+    precision : {"float32", "bfloat16", "float16", "int8", "auto"}
+        "auto" is the fastest precision that the device computes natively.
+    backend : {"torch", "onnxruntime", "openvino"}, optional
+        The program that runs the network. None means PyTorch, or ONNX Runtime for an ONNX file.
+    scale : {"fit", "native", "fov"}, float or None
+        How to bring the photograph to the network's scale: fit it into the size of the model's
+        data set, as published; leave it alone; bring its field of view to the diameter that the
+        model was trained on; or multiply its size by a factor. None uses the model's own rule.
+    threshold : float
+        Pixels with a higher probability are vessel, in [0, 1].
 
     Returns
     -------
     Segmentation
+        ``mask``, (H, W) bool; ``probability``, (H, W) float32 in [0, 1]; ``field_of_view``,
+        (H, W) bool; and ``provenance``, a dict.
 
     Raises
     ------
-    VesselsegError, FileNotFoundError
-        As :func:`load_model` and :meth:`Segmenter.__call__`.
+    FileNotFoundError
+        If `image` or a model file does not exist.
+    ImageError
+        If `image` is not an accepted image or cannot be decoded.
+    VesselsegError
+        If the model cannot be loaded; see :func:`load_model`.
+    OptionError
+        If another argument is outside what is described here.
+
+    Examples
+    --------
+    >>> import numpy as np, vesselseg
+    >>> photograph = np.zeros((64, 64, 3), np.uint8)
+    >>> result = vesselseg.segment(photograph, device="cpu")
+    >>> result.mask.shape, result.probability.dtype
+    ((64, 64), dtype('float32'))
     """
-    if not isinstance(model, Segmenter):
-        model = _MODELS.get(model, device, precision, backend)
-    return model(image, scale=scale, threshold=threshold)
+    if isinstance(model, Segmenter):
+        return model(image, scale=scale, threshold=threshold)
+    file_state = None
+    if isinstance(model, (str, os.PathLike)) and is_path(model) and Path(model).exists():
+        stat = Path(model).stat()  # a file that was replaced is loaded again
+        model = Path(model).resolve()
+        file_state = (stat.st_mtime_ns, stat.st_size)
+    loaded = _MODELS.get(
+        (model, file_state, str(device), precision, backend),
+        lambda: load_model(model, device=device, precision=precision, backend=backend),
+    )
+    return loaded(image, scale=scale, threshold=threshold)
 
 
-def _runtime(backend: str) -> type[TorchRuntime] | type[OpenVinoRuntime]:
-    if backend not in _RUNTIMES:
-        raise OptionError(
-            f"backend is {backend!r}; allowed are {', '.join(map(repr, _RUNTIMES))}."
-            f"{did_you_mean(backend, _RUNTIMES)} ONNX Runtime runs the files of `vesselseg export`: "
-            f"give the file as the model."
-        )
-    return _RUNTIMES[backend]
+def download(
+    model: str | ModelSpec,
+    *,
+    progress: bool | Callable[[int, int | None], None] = True,
+    force: bool = False,
+) -> Path:
+    """Download the weights of a model, unless they are in the cache already.
+
+    Parameters
+    ----------
+    model : str or ModelSpec
+        A name (:func:`vesselseg.list_models`) or a model spec of your own.
+    progress : bool or callable
+        True shows a bar if standard error is a terminal. A function is called with the number
+        of bytes received and that of the whole file (None if the server does not say). An
+        exception that it raises ends the download, which a later call resumes.
+    force : bool
+        Download the file even if it is in the cache. It is rejected if it differs from that one.
+
+    Returns
+    -------
+    Path
+        The verified file.
+
+    Raises
+    ------
+    UnknownModelError
+        If there is no model of that name.
+    DownloadError
+        If the file cannot be downloaded or written. The message lists every source with its
+        answer, and how to get the file by hand.
+
+    Notes
+    -----
+    If several threads or processes ask for a file, one of them downloads it and all get it. A
+    file is accepted if its length is complete, its SHA-256 is the one pinned in the model spec
+    or recorded at the first download, and it holds all weights of the model. The digits in a
+    published file name are evidence only: if they differ, a warning is logged.
+    """
+    return cache.obtain(to_spec(model), load, progress=progress, force=force).path
 
 
-def _refuse_calibration(calibration: Sequence[ImageLike] | None, precision: str) -> None:
-    if calibration is not None and precision != "int8":
-        raise OptionError(
-            f"calibration is for precision='int8' with backend='openvino'; this is {precision}. "
-            f"Leave it out."
-        )
+def import_file(file: PathLike, model: str | ModelSpec) -> Path:
+    """Copy a weights file that you already have into the cache, after the same checks.
+
+    Parameters
+    ----------
+    file : path
+        The weights file.
+    model : str or ModelSpec
+        The model that it belongs to.
+
+    Returns
+    -------
+    Path
+        The verified file in the cache.
+
+    Raises
+    ------
+    FileNotFoundError, UnknownModelError
+        If there is no such file, or no such model.
+    CheckpointError
+        If it does not hold the weights of the model.
+    DownloadError
+        If the cache folder cannot be written.
+    """
+    return cache.import_file(file, to_spec(model), load).path
 
 
-def _onnx_file(
-    model: Model | None, weights: str | os.PathLike[str] | None, backend: str
-) -> str | os.PathLike[str] | None:
-    """The ONNX file that is meant, if one is."""
-    files = [x for x in (model, weights) if isinstance(x, (str, os.PathLike)) and onnx.is_onnx(x)]
-    if files and None not in (model, weights):
-        raise OptionError(
-            f"{str(files[0])!r} has its network and its record in one; give it alone: "
-            f"load_model({str(files[0])!r})."
-        )
-    if files and backend != "torch":
-        raise OptionError(
-            f"{str(files[0])!r} is run by ONNX Runtime, not by {backend!r}. For that load the model "
-            f"that it was exported from; for this leave backend out."
-        )
-    return files[0] if files else None
+def find_cached(model: str | ModelSpec) -> Path | None:
+    """The verified weights file of a model if it is on this machine, else None.
 
+    Parameters
+    ----------
+    model : str or ModelSpec
+        A name (:func:`vesselseg.list_models`) or a model spec of your own.
 
-def _load(model: Model | None, file: str | os.PathLike[str] | None) -> tuple[UNet, ModelSpec, str]:
-    """Network, record and digest of what :func:`load_model` was asked for."""
-    if model is None and file is not None:
-        model, file = os.fspath(file), None  # a file alone has to say what it is
-    if model is None:
-        model = EMBEDDED
-    if isinstance(model, ModelSpec):
-        record = model
-    elif isinstance(model, (str, os.PathLike)):
-        if not _is_path(model):
-            record = find_spec(str(model))
-        elif file is None:
-            return _load_file(Path(model))
-        else:
-            raise OptionError("Both model and weights are files; give the model's name.")
-    else:
-        raise OptionError(
-            f"model is of type {type(model).__name__}; it has to be a name, a path or a ModelSpec."
-        )
-    path = Path(file) if file is not None else cache.download(record)
-    content = weights_files.read(path)
-    return weights_files.to_network(content, record), record, sha256(path)
-
-
-def _load_file(path: Path) -> tuple[UNet, ModelSpec, str]:
-    """A file alone: of our own layout, or one of the published files by its digest."""
-    content = weights_files.read(path)
-    digest = sha256(path)
-    record = content.record
-    if record is None:
-        known = (
-            spec
-            for spec in REGISTRY.values()
-            for source in spec.sources
-            if source.sha256 == digest or (source.digits and digest.startswith(source.digits))
-        )
-        record = next(known, None)
-    if record is None:
-        raise CheckpointError(
-            f"{str(path)!r} does not say which model it is. Give the model's name and the file: "
-            f"load_model('unet_s5-d16_drive', weights={str(path)!r})."
-        )
-    return weights_files.to_network(content, record), record, digest
-
-
-def _is_path(model: str | os.PathLike[str]) -> bool:
-    if not isinstance(model, str) or model in REGISTRY:
-        return not isinstance(model, str)
-    return Path(model).suffix in (".pth", ".pt", ".ckpt", ".onnx") or Path(model).exists()
-
-
-class _Models:
-    """The last few models that :func:`segment` used, each loaded once by whichever thread."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._loaded: OrderedDict[Any, Segmenter] = OrderedDict()
-
-    def get(
-        self, model: Model | None, device: str | torch.device, precision: str, backend: str
-    ) -> Segmenter:
-        state: Any = None
-        if isinstance(model, (str, os.PathLike)) and _is_path(model) and Path(model).exists():
-            stat = Path(model).stat()  # a file that was replaced is loaded again
-            model, state = Path(model).resolve(), (stat.st_mtime_ns, stat.st_size)
-        key = (model, state, str(device), precision, backend)
-        with self._lock:
-            if key not in self._loaded:
-                self._loaded[key] = load_model(
-                    model, device=device, precision=precision, backend=backend
-                )
-            self._loaded.move_to_end(key)
-            while len(self._loaded) > self._most:
-                self._loaded.popitem(last=False)
-            return self._loaded[key]
-
-    def clear(self) -> None:
-        with self._lock:
-            self._loaded.clear()
-
-
-_MODELS = _Models(most=4)
+    Raises
+    ------
+    UnknownModelError
+        If there is no model of that name.
+    """
+    cached = cache.find_cached(to_spec(model), load)
+    return None if cached is None else cached.path
 
 
 def clear_models() -> None:
-    """Forget the models that :func:`segment` keeps in memory."""
+    """Release the models that :func:`segment` keeps in memory."""
     _MODELS.clear()
+
+
+load = weights.load_network  # verifies a file for the cache, which builds no networks itself
+
+
+def resolve_model(
+    model: Model | None, weights: PathLike | None
+) -> tuple[ModelSpec | None, Path | None]:
+    """The model spec and the file that the arguments of :func:`load_model` name."""
+    file = None if weights is None else Path(weights)
+    if model is None:
+        return (EMBEDDED if file is None else None), file
+    if isinstance(model, (str, os.PathLike)) and is_path(model):
+        if file is not None:
+            raise OptionError("Both model and weights are files. Pass the model's name.")
+        return None, Path(model)
+    return to_spec(model), file
+
+
+def to_spec(model: Model) -> ModelSpec:
+    """The model spec of a name; a model spec is returned as it is."""
+    if isinstance(model, ModelSpec):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return find_spec(str(model))
+    raise OptionError(
+        f"model is of type {type(model).__name__}; it must be a name, a path or a ModelSpec."
+    )
+
+
+def is_path(model: PathLike) -> bool:
+    """Whether a model argument means a file rather than a name."""
+    if not isinstance(model, str):
+        return True
+    if model in REGISTRY:
+        return False
+    return Path(model).suffix in _SUFFIXES or Path(model).exists()
+
+
+def choose_backend(backend: str | None, spec: ModelSpec | None, file: Path | None) -> str:
+    """The backend to use; raise OptionError if it does not fit the file."""
+    if backend is not None and backend not in BACKENDS:
+        raise OptionError(
+            f"backend is {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}, or None."
+            f"{did_you_mean(backend, BACKENDS)}"
+        )
+    if file is not None and file.suffix.lower() == ".onnx":
+        if spec is not None:
+            raise OptionError(
+                f"{str(file)!r} holds both its network and its model spec. Pass it alone: "
+                f"load_model({str(file)!r})."
+            )
+        if backend not in (None, "onnxruntime"):
+            raise OptionError(
+                f"{str(file)!r} is an ONNX file, which only backend='onnxruntime' runs, not "
+                f"{backend!r}. Leave backend out, or load the model that it was exported from."
+            )
+        return "onnxruntime"
+    if backend == "onnxruntime":
+        raise OptionError(
+            "backend='onnxruntime' runs ONNX files only. Export the model first, "
+            "model.export('model.onnx'), then load_model('model.onnx')."
+        )
+    return backend or "torch"
+
+
+def load_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, ModelSpec, str]:
+    """The network, its model spec and the SHA-256 of its weights file."""
+    if file is None:
+        assert spec is not None
+        cached = cache.obtain(spec, load)
+        network = cached.content or load(cached.path, spec)
+        return network, spec, cached.sha256
+    content = weights.read(file)
+    digest = sha256(file)
+    if spec is None:
+        spec = content.spec or find_by_digest(digest)
+    if spec is None:
+        raise CheckpointError(
+            f"{str(file)!r} does not say which model it is. Pass the model's name and the file: "
+            f"load_model('unet_s5-d16_drive', weights={str(file)!r})."
+        )
+    return weights.build_network(content, spec), spec, digest
+
+
+def find_by_digest(digest: str) -> ModelSpec | None:
+    """The published model whose file has this SHA-256, as far as its known digits say."""
+    for spec in REGISTRY.values():
+        for source in spec.sources:
+            known = source.sha256 or source.digits
+            if known and digest.startswith(known):
+                return spec
+    return None
+
+
+class ModelCache:
+    """The models that :func:`segment` used last.
+
+    Each is loaded once, by the first thread that asks for it. Threads that ask for another
+    model do not wait for it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._models: OrderedDict[Hashable, Future[Segmenter]] = OrderedDict()
+
+    def get(self, key: Hashable, load: Callable[[], Segmenter]) -> Segmenter:
+        """Return the cached model, loading it on a miss."""
+        with self._lock:
+            future = self._models.get(key)
+            is_miss = future is None
+            if future is None:
+                future = self._models[key] = Future()
+            self._models.move_to_end(key)
+            while len(self._models) > self._size:
+                self._models.popitem(last=False)
+        if is_miss:
+            try:
+                future.set_result(load())
+            except BaseException as error:
+                with self._lock:
+                    if self._models.get(key) is future:
+                        del self._models[key]
+                future.set_exception(error)
+        return future.result()
+
+    def clear(self) -> None:
+        """Forget all models."""
+        with self._lock:
+            self._models.clear()
+
+
+_MODELS = ModelCache(size=4)

@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .api import Model, load_model
 from .batch import storage
 from .batch.storage import Task
 from .batch.worker import Ledger, Worker
 from .errors import DeviceError, MissingExtraError, OptionError
-from .api import Model, load_model
 from .preprocess import check_scale
 from .result import KINDS, STYLES
 from .segmenter import Segmenter

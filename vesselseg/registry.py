@@ -159,7 +159,7 @@ EMBEDDED = ModelSpec(
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf.pth",
-            sha256="ba93455945bcdda09d87cf2f9bae02809491d1391fc502646ad8d5bb6ba9f778",
+            sha256="f74def55b284f6895bc6f41ebb3d1a8e2db4a4247e8ae87cc876c7127d39e7ce",
         ),
     ),
     license="Apache-2.0",

@@ -1,13 +1,13 @@
-"""The folded U-Net on a CPU: the same layers through oneDNN's own entrances in PyTorch.
+"""The folded U-Net on a CPU: the same layers, called through PyTorch's oneDNN operators.
 
-Called in the ordinary way, a convolution brings its weights into oneDNN's layout each time (37 MB
-in the deepest layer of a published model), leaves the ReLU to another pass over its map, and
-maps are copied to be joined along their channels. Here weights are laid out once, the ReLU is
-part of the convolution, maps that belong together are convolved onto one sum, and the widest
-layers take :mod:`vesselseg.backends.winograd`.
+An ordinary convolution converts its weights to oneDNN's layout on every call (37 MB in the
+deepest layer of a published model), runs the ReLU as a second pass over its map, and needs its
+input maps copied into one. Here weights are packed once, the ReLU is part of the convolution,
+several input maps are convolved onto one sum, and the widest layers use
+:mod:`vesselseg.backends.winograd`.
 
-The entrances are those that ``torch.compile`` takes for frozen networks on a CPU; they are not
-part of PyTorch's documented interface, so :func:`available` asks for them first.
+``torch.compile`` uses the same operators for frozen networks on a CPU. They are not part of
+PyTorch's documented interface, so :func:`available` checks for them first.
 """
 
 from __future__ import annotations
@@ -18,55 +18,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import winograd
 from ..unet import Classifier, ConvUnit, UNet
+from . import winograd
 
 _OPS: Any = torch.ops.mkldnn
 _NN: Any = torch._C._nn
 _MKLDNN: Any = torch.backends.mkldnn  # its functions are not typed
-_ENTRANCES = (
+_OPERATORS = (
     "_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise",
     "_reorder_linear_weight",
 )  # fmt: skip
 
-# Channels in and out from which fewer multiplications outweigh the transforms' memory traffic.
+# From this many channels on, fewer multiplications outweigh the memory traffic of the transforms.
 _WINOGRAD_CHANNELS = 256
 
 
 def available() -> bool:
-    """Whether this PyTorch has the entrances, on a kind of CPU on which they are tested."""
+    """Whether this PyTorch has the operators, on a kind of CPU on which they are tested."""
     return (
         _MKLDNN.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-        and all(hasattr(_OPS, name) for name in _ENTRANCES)
+        and all(hasattr(_OPS, name) for name in _OPERATORS)
     )
 
 
 def pack(network: UNet, dtype: torch.dtype) -> UNet:
-    """The same function in `dtype`, its classifier in float32, for channels-last maps.
+    """The same network in `dtype`, its classifier in float32, for channels-last maps.
 
-    `network` stays as it is. Its weights are read when a layer first runs.
+    `network` is not changed. Its weights are packed when a layer first runs.
     """
     shared = {id(parameter): parameter for parameter in network.parameters()}
     packed = copy.deepcopy(network, shared)
     for name, unit in network.named_modules():
         if isinstance(unit, ConvUnit):
-            packed.set_submodule(name, _packed(unit, dtype))
+            out, channels, kernel, _ = unit.conv.weight.shape
+            is_plain = kernel == 3 and unit.conv.dilation == (1, 1) and unit.relu
+            is_wide = min(channels, out) >= _WINOGRAD_CHANNELS
+            kind = WinogradUnit if is_plain and is_wide else PackedUnit
+            packed.set_submodule(name, kind(unit, dtype))
     if dtype != torch.float32:
         packed.head.set_submodule("classifier", WideningClassifier(network.head.classifier))
     return packed
 
 
-def _packed(unit: ConvUnit, dtype: torch.dtype) -> nn.Module:
-    out, channels, height, _ = unit.conv.weight.shape
-    plain = height == 3 and unit.conv.dilation == (1, 1) and unit.relu
-    if plain and min(channels, out) >= _WINOGRAD_CHANNELS:
-        return WinogradUnit(unit, dtype)
-    return PackedUnit(unit, dtype)
-
-
 class PackedUnit(nn.Module):
-    """A folded :class:`ConvUnit` whose weights are laid out for the first map that comes."""
+    """A folded :class:`ConvUnit` whose weights are packed for the first map that it gets."""
 
     def __init__(self, unit: ConvUnit, dtype: torch.dtype) -> None:
         super().__init__()
@@ -79,10 +75,10 @@ class PackedUnit(nn.Module):
         self._weights: list[Tensor] = []
 
     def forward(self, *parts: Tensor) -> Tensor:
-        if self.dtype != torch.float32:  # a sum on its way would be rounded
-            parts = (torch.cat(parts, dim=1),) if len(parts) > 1 else parts
-        # Threads that come first together do this twice, and keep either result.
-        self._weights = self._weights or self._lay_out(parts)
+        if self.dtype != torch.float32 and len(parts) > 1:  # a partial sum would be rounded
+            return self.forward(torch.cat(parts, dim=1))
+        if not self._weights:  # two threads that arrive first both do this, which does no harm
+            self._weights = self.lay_out(parts)
         first, *others = zip(parts, self._weights, strict=True)
         relu = self.relu and not others
         out: Tensor = _OPS._convolution_pointwise(
@@ -95,7 +91,8 @@ class PackedUnit(nn.Module):
             )
         return out
 
-    def _lay_out(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
+    def lay_out(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
+        """The weights for each of the maps, in oneDNN's layout for maps of this shape."""
         weights = torch.split(
             self.weight.detach().to(self.dtype), [x.shape[1] for x in parts], dim=1
         )
@@ -120,14 +117,14 @@ class WinogradUnit(PackedUnit):
             return super().forward(*parts)
         if not self._filters:
             tiles = count * height * width // 4
-            self._filters = winograd.transform(self.weight.detach(), tiles, self.dtype)
+            self._filters = winograd.transform_filters(self.weight.detach(), tiles, self.dtype)
         return winograd.convolve(parts, self._filters, self.bias)
 
 
 class WideningClassifier(nn.Module):
-    """The last 1x1 convolution, in float32, of a map in half precision.
+    """The last 1x1 convolution, in float32, on a map in half precision.
 
-    So many pixels at a time that they are still in the cache when they have been widened.
+    It converts so few pixels at a time that they stay in the processor's cache.
     """
 
     _PIXELS = 2**14

@@ -1,9 +1,9 @@
-"""3x3 convolutions through products of matrices: Winograd's F(2x2, 3x3), on a CPU.
+"""3x3 convolutions as matrix products on a CPU: Winograd's F(2x2, 3x3).
 
-An output tile of 2 x 2 pixels needs an input tile of 4 x 4 and 36 multiplications for each pair
-of channels. Taken to 16 points, by sums and differences alone, the same tile needs 16. With
-fewer products in each sum the rounding errors are smaller, too, in float32; in bfloat16, whose
-sums and differences are rounded as well, they are about the same as a direct convolution's.
+A direct convolution needs 36 multiplications for each output tile of 2 x 2 pixels and each pair
+of channels. Winograd's needs 16: sums and differences turn the input tile of 4 x 4 pixels into
+16 points, which are multiplied by 16 points of the filter. Rounding errors are smaller in
+float32, and about the same as a direct convolution's in bfloat16.
 
 Source: Lavin, Gray, Fast algorithms for convolutional neural networks, 2016,
 doi:10.1109/CVPR.2016.435; its equation 8, with B, G and A as in equation 11.
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_OPS: Any = torch.ops.mkldnn  # oneDNN's products: PyTorch's own take another library
+_OPS: Any = torch.ops.mkldnn  # oneDNN's matrix products; PyTorch's own use another library
 
 # Three taps of a filter -> four points.
 _G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -24,33 +24,33 @@ _G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 Filters = list[list[Tensor]]  # [column][row] of the 4 x 4 points: (K, C), in oneDNN's layout
 
 
-def transform(weight: Tensor, tiles: int, dtype: torch.dtype) -> Filters:
-    """Weights (K, C, 3, 3) -> filters in `dtype`, laid out for products with `tiles` rows."""
+def transform_filters(weight: Tensor, tiles: int, dtype: torch.dtype) -> Filters:
+    """Weights (K, C, 3, 3) -> filters in `dtype`, packed for products with `tiles` rows."""
     taps = weight.flatten(2)  # (K, C, 9)
 
-    def point(row: int, column: int) -> Tensor:  # one at a time: all of them are 16/9 of `weight`
+    def point(row: int, column: int) -> Tensor:  # one at a time, to save memory
         filters = taps @ torch.outer(_G[row], _G[column]).flatten()
-        laid_out: Tensor = _OPS._reorder_linear_weight(filters.to(dtype), tiles)
-        return laid_out
+        packed: Tensor = _OPS._reorder_linear_weight(filters.to(dtype), tiles)
+        return packed
 
     return [[point(row, column) for row in range(4)] for column in range(4)]
 
 
 def convolve(parts: tuple[Tensor, ...], filters: Filters, bias: Tensor) -> Tensor:
-    """Maps (N, C, H, W), joined along C, of even sides -> (N, K, H, W), with bias and ReLU.
+    """Convolve maps (N, C, H, W), joined along C; add the bias, apply the ReLU: (N, K, H, W).
 
-    Maps are in channels-last order, padded by one pixel of zeros.
+    H and W must be even. Maps are in channels-last order and padded by one pixel of zeros.
     """
     count, _, height, width = parts[0].shape
     tiles = count * (height // 2) * (width // 2)
-    rows = _rows_to_points(_join(parts))
-    left: list[Tensor] = []  # sums for the even columns of the output: its even and odd rows
+    rows = transform_rows(join_padded(parts))
+    left: list[Tensor] = []  # sums for the output's even columns: its even and odd rows
     right: list[Tensor] = []  # and for its odd columns
     for column in range(4):
-        # One column of points at a time: it is still in the cache when it is read again.
-        points = _column_of_points(rows, column).view(4, tiles, -1)
+        # One column of points at a time, so that it stays in the processor's cache.
+        points = transform_column(rows, column).view(4, tiles, -1)
         products = [
-            # This one point reaches every output once, and takes the bias there.
+            # This point contributes to every output exactly once, so it carries the bias.
             _OPS._linear_pointwise(x, y, bias if row == column == 1 else None, "none", [], None)
             for row, (x, y) in enumerate(zip(points, filters[column], strict=True))
         ]
@@ -73,8 +73,8 @@ def convolve(parts: tuple[Tensor, ...], filters: Filters, bias: Tensor) -> Tenso
     return out.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _join(parts: tuple[Tensor, ...]) -> Tensor:
-    """Maps (N, C, H, W) beside each other, in a frame of zeros: (N, H + 2, W + 2, C)."""
+def join_padded(parts: tuple[Tensor, ...]) -> Tensor:
+    """Maps (N, C, H, W) joined along C in a frame of zeros: (N, H + 2, W + 2, C)."""
     count, _, height, width = parts[0].shape
     joined = parts[0].new_zeros(count, height + 2, width + 2, sum(x.shape[1] for x in parts))
     inside = torch.split(joined[:, 1:-1, 1:-1], [x.shape[1] for x in parts], dim=3)
@@ -83,7 +83,7 @@ def _join(parts: tuple[Tensor, ...]) -> Tensor:
     return joined
 
 
-def _rows_to_points(x: Tensor) -> Tensor:
+def transform_rows(x: Tensor) -> Tensor:
     """Rows 2i to 2i + 3 of (N, H + 2, W + 2, C) -> points (4, N, H / 2, W + 2, C)."""
     first, second, third, fourth = x[:, 0:-2:2], x[:, 1:-1:2], x[:, 2::2], x[:, 3::2]
     points = x.new_empty(4, *first.shape)
@@ -94,7 +94,7 @@ def _rows_to_points(x: Tensor) -> Tensor:
     return points
 
 
-def _column_of_points(rows: Tensor, column: int) -> Tensor:
+def transform_column(rows: Tensor, column: int) -> Tensor:
     """(4, N, H / 2, W + 2, C) -> one of the four points along the columns, (4, N, H/2, W/2, C)."""
     second, third = rows[:, :, :, 1:-1:2], rows[:, :, :, 2::2]
     if column == 0:
