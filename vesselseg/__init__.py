@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
 from .errors import (
     CheckpointError,
     DatasetError,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from .result import Segmentation
     from .segmenter import Segmenter
     from .spec import ModelSpec, Source
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import __version__, weights
+from . import weights
+from ._version import __version__
 from .backends import Backend
 from .backends.pytorch import choose_batch_size
 from .backends.transfers import HostCopy, to_device, to_host
