@@ -9,9 +9,9 @@ Sources
 - Chen et al.: DeepLabV3, 2017, arXiv:1706.05587.
 - Sizes and order of layers: mmsegmentation 1.2.2, ``configs/_base_/models/*_unet_s5-d16.py``.
 
-The network comes in two forms that compute the same function. ``UNet(..., norm=True)`` has
-a batch norm behind every convolution, as it is trained and published; ``UNet(..., norm=False)``
-has those folded into the convolutions (:func:`fold_batch_norm`), as it is run and saved.
+The network has two forms that compute the same function. ``UNet(..., norm=True)`` has a batch
+norm after every convolution, as it is trained and published. In ``UNet(..., norm=False)`` they are
+folded into the convolutions (:func:`fold_batch_norm`), as it is run and saved.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _EPSILON = 1e-5  # of every batch norm in the published configurations
 
 
 class ConvUnit(nn.Module):
-    """A convolution that keeps the size of its map, batch norm (if any), ReLU (unless told not).
+    """A convolution that keeps the size of its map, then optional batch norm and ReLU.
 
-    Of several maps it takes the channels of all, in order.
+    Several input maps are joined along their channels.
     """
 
     def __init__(
@@ -57,23 +57,23 @@ class ConvUnit(nn.Module):
         x = self.conv(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         if self.norm is not None:
             x = self.norm(x)
-        # In place: nobody else reads the convolution's output.
+        # In place: nothing else reads the output of the convolution.
         return F.relu(x, inplace=True) if self.relu else x
 
 
 class Up(nn.Module):
     """One stage of the decoder: halve the channels, double the map, join the skip, two units.
 
-    As published, the map is enlarged first and the 1x1 convolution and batch norm follow. Both
-    are affine in each pixel and the weights of bilinear interpolation add up to one, so they
-    commute; done in this order they touch a quarter of the pixels. The ReLU does not commute
-    and stays behind the enlargement.
+    As published, the map is enlarged before the 1x1 convolution and the batch norm. Both are
+    affine in each pixel, and the weights of bilinear interpolation add up to one, so the order
+    can be swapped, which leaves them a quarter of the pixels. The ReLU stays after the
+    enlargement, since it cannot be swapped.
     """
 
     def __init__(self, channels: int, out: int, *, norm: bool) -> None:
         super().__init__()
         self.reduce = ConvUnit(channels, out, 1, norm=norm, relu=False)
-        self.block = _two_units(2 * out, out, norm)
+        self.block = two_units(2 * out, out, norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.reduce(x)  # (N, 2C, H, W) -> (N, C, H, W)
@@ -86,8 +86,8 @@ class Up(nn.Module):
 class Classifier(nn.Conv2d):
     """The last 1x1 convolution: channels -> logits, in the precision of its own weights.
 
-    A network in half precision may keep this one in float32: the difference of two rounded
-    logits would lose what decides a pixel.
+    A network in half precision keeps this one in float32: the difference of two rounded logits
+    would be too coarse to decide a pixel.
     """
 
     def __init__(self, channels: int) -> None:
@@ -123,13 +123,13 @@ class PSPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]
         for bins, unit in zip(POOL_SCALES, self.pyramid, strict=True):
-            maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
+            maps.append(enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
         logits: Tensor = self.classifier(self.bottleneck(*maps))
         return logits
 
 
 class ASPPHead(nn.Module):
-    """Atrous spatial pyramid pooling of DeepLabV3: the map's mean and four dilations."""
+    """Atrous spatial pyramid pooling of DeepLabV3: the mean of the map, and four dilations."""
 
     def __init__(self, channels: int, *, norm: bool) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class ASPPHead(nn.Module):
         self.classifier = Classifier(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = [_enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
+        maps = [enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
         maps += [unit(x) for unit in self.atrous]
         logits: Tensor = self.classifier(self.bottleneck(*maps))
         return logits
@@ -177,10 +177,10 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width * 2**stage for stage in range(depth)]
         self.encoder = nn.ModuleList(
-            _two_units(channels, out, norm)
+            two_units(channels, out, norm)
             for channels, out in zip([3, *widths[:-1]], widths, strict=True)
         )
-        # decoder[i] gives the map of encoder[i]'s size, so the deepest one runs first.
+        # decoder[i] returns a map of encoder[i]'s size, so the deepest one runs first.
         self.decoder = nn.ModuleList(Up(2 * out, out, norm=norm) for out in widths[:-1])
         self.head: _Head = _HEAD_TYPES[head](width, norm=norm)
         self.size_divisor = 2 ** (depth - 1)
@@ -210,7 +210,7 @@ def fold_batch_norm(state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
     for key in list(state):
         unit = key.removesuffix(".conv.weight")
         if ".norm." in key:
-            continue  # taken with its convolution
+            continue  # folded with its convolution
         if f"{unit}.norm.weight" not in state:
             folded[key] = state.pop(key).float()
             continue
@@ -225,9 +225,11 @@ def fold_batch_norm(state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
-def _two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
+def two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
+    """The two 3x3 convolutions of a block."""
     return nn.Sequential(ConvUnit(channels, out, norm=norm), ConvUnit(out, out, norm=norm))
 
 
-def _enlarge(x: Tensor, like: Tensor) -> Tensor:
+def enlarge(x: Tensor, like: Tensor) -> Tensor:
+    """Resize a map bilinearly to the size of another."""
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
