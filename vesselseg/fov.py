@@ -61,13 +61,13 @@ def find_field_of_view(image: NDArray[np.uint8]) -> FieldOfView:
 def smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
     """The brightest channel of the reduced image, smoothed, since noise raises a maximum."""
     reduced = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
-    pixels = np.asarray(reduced).astype(np.float32)
-    for axis in (0, 1):  # binomial smoothing over three pixels, the edge repeated
-        padded = np.pad(pixels, [(1, 1) if i == axis else (0, 0) for i in range(3)], mode="edge")
-        n = pixels.shape[axis]
-        before, here, after = (np.take(padded, range(i, i + n), axis) for i in range(3))
-        pixels = (before + 2 * here + after) / np.float32(4)
-    return np.asarray(pixels.max(axis=2))
+    channels = np.asarray(reduced).transpose(2, 0, 1).astype(np.float32, order="C")
+    # Binomial smoothing over three pixels, the edge repeated: down the columns, along the rows.
+    padded = np.pad(channels, ((0, 0), (1, 1), (0, 0)), mode="edge")
+    channels = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / np.float32(4)
+    padded = np.pad(channels, ((0, 0), (0, 0), (1, 1)), mode="edge")
+    channels = (padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]) / np.float32(4)
+    return np.asarray(channels.max(axis=0))
 
 
 def border_level(bright: NDArray[np.float32]) -> float | None:
