@@ -1,234 +1,202 @@
-"""The window network run by OpenVINO on a CPU: in 8 bits, too, on request."""
+"""The OpenVINO backend, on CPUs: float32, bfloat16, and int8 (:mod:`.quantize`)."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import backend
 from ..errors import DeviceError, OptionError, ResourceError, did_you_mean
 from ..spec import ModelSpec
 from ..unet import UNet
-from . import openvino_graph, require
+from . import onnx_export, pytorch, require
 
 PRECISIONS = ("float32", "bfloat16", "int8", "auto")
-# Beside int8, the layers that are not quantised: in bfloat16 where the CPU has it.
-_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
-_SHAPES = 3  # of batches that stay compiled; each has a copy of the weights
-
-_IMPORT = threading.Lock()
-
-
-@dataclass(frozen=True, eq=False)
-class OpenVinoRuntime:
-    """A network that OpenVINO runs: a :class:`vesselseg.backends.Runtime`.
-
-    Parameters
-    ----------
-    weights : UNet
-        Folded, float32, on the CPU.
-    int8 : bytes or None
-        The quantised network (:mod:`vesselseg.backends.openvino_int8`). It is pickled too: other
-        machines compute with the same numbers, and need not quantise.
-    """
-
-    weights: UNet
-    int8: bytes | None = None
-    name: ClassVar[str] = "openvino"
-
-    @property
-    def multiple(self) -> int:
-        """What the sides of windows have to be multiples of."""
-        return int(self.weights.multiple)
-
-    @staticmethod
-    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
-        """The device and the precision meant, both of them there."""
-        return choose_device(device), choose_precision(precision)
-
-    def start(self, spec: ModelSpec, _: torch.device, precision: str) -> OpenVinoBackend:
-        """The network at work."""
-        openvino = load()
-        if precision != "int8":
-            model = openvino_graph.build(openvino, self.weights, spec)
-        elif self.int8 is not None:
-            model = unpack(openvino, self.int8)
-        else:
-            raise OptionError(
-                "This model was not loaded with precision='int8' and has not been quantised. "
-                "Load it again: load_model(..., backend='openvino', precision='int8')."
-            )
-        return OpenVinoBackend(model, precision)
-
-    def network(self, _: str) -> UNet:
-        """The weights, to be written; float32 in every precision."""
-        return self.weights
-
-    def about(self) -> dict[str, str]:
-        """Version of OpenVINO."""
-        return {"openvino": load().__version__}
+COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
+IMPORT_LOCK = threading.Lock()
 
 
 class OpenVinoBackend:
-    """A model on the CPU, as the callable that :func:`vesselseg.sliding.slide` takes.
+    """The network in OpenVINO, on the CPU: a :class:`vesselseg.backends.Backend`.
 
-    Compiled for each shape of batch when it first comes, for the threads that PyTorch has then.
-    Threads that share it take turns: each batch has all processors.
+    It is compiled for each shape of batch when that first comes, with as many threads as PyTorch
+    then has. Threads that share it take turns, since each batch uses all processors.
 
     Parameters
     ----------
-    model : openvino.Model
-        Of :func:`vesselseg.backends.openvino_graph.build`, or quantised from it.
-    precision : {"float32", "bfloat16", "int8"}
+    network : UNet
+        Folded, float32, on the CPU. Its weights are shared.
+    spec : ModelSpec
+        For `mean` and `std`.
+    precision : {"float32", "bfloat16", "int8", "auto"}
+    quantized : bytes, optional
+        The network in int8, from :func:`vesselseg.backends.quantize.quantize`. It is pickled
+        too, so that other machines get the same results and need not quantise.
+
+    Raises
+    ------
+    MissingExtraError, DeviceError, OptionError
+        If OpenVINO or the ``onnx`` package is not installed, if the precision is not available,
+        or if it is "int8" without `quantized`.
     """
 
-    def __init__(self, model: Any, precision: str) -> None:
-        self._model, self._hint = model, _HINTS[precision]
-        self._core = load().Core()
-        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+    name: ClassVar[str] = "openvino"
+
+    def __init__(
+        self, network: UNet, spec: ModelSpec, precision: str, quantized: bytes | None = None
+    ) -> None:
+        self.network = network
+        self.spec = spec
+        self.quantized = quantized
+        self.device, self.precision = self.choose("cpu", precision)
+        if self.precision != "int8":
+            model = read_network(network, spec)
+        elif quantized is not None:
+            model = unpack(quantized)
+        else:
+            raise OptionError(
+                "This model was not quantised when it was loaded. Load it with "
+                "load_model(..., backend='openvino', precision='int8')."
+            )
+        hint = "f32" if self.precision == "float32" else "bf16"  # in int8 for the float layers
+        self.compiled = lru_cache(maxsize=COMPILED)(partial(compile_model, model, hint))
         self._lock = threading.Lock()
 
-    def __call__(self, windows: Tensor) -> Tensor:
-        """Windows (N, 3, h, w) uint8 RGB -> logits (N, 2, h, w) float32.
+    @staticmethod
+    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
+        """Resolve "auto": the CPU, and bfloat16 if the CPU computes it natively, else float32."""
+        if str(device).partition(":")[0] in ("cuda", "mps"):
+            raise DeviceError(
+                f"backend='openvino' runs on the CPU, not on {str(device)!r}. Choose device='cpu', "
+                f"or backend='torch' for {str(device)!r}."
+            )
+        chosen = pytorch.choose_device("cpu" if device == "auto" else device)
+        if precision == "float16":
+            raise DeviceError(
+                "backend='openvino' does not compute in float16, only in float32, bfloat16 and "
+                "int8. Choose one of them, or backend='torch' on a GPU."
+            )
+        if precision not in PRECISIONS:
+            raise OptionError(
+                f"precision is {precision!r}; with backend='openvino' allowed are "
+                f"{', '.join(map(repr, PRECISIONS))}.{did_you_mean(precision, PRECISIONS)}"
+            )
+        capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "auto":
+            return chosen, "bfloat16" if "BF16" in capabilities else "float32"
+        if precision == "bfloat16" and "BF16" not in capabilities:
+            raise DeviceError(
+                "This CPU has no bfloat16 instructions, so that OpenVINO would compute in float32 "
+                "instead. Choose precision='float32' or 'int8'."
+            )
+        return chosen, precision
 
-        Raises
-        ------
-        ResourceError
-            If there is too little memory for them.
-        """
-        pixels = windows.permute(0, 2, 3, 1).contiguous().numpy()  # as slide() has them already
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of OpenVINO."""
+        return {"openvino": load_openvino().__version__}
+
+    def to(self, device: torch.device, precision: str) -> OpenVinoBackend:  # noqa: ARG002
+        """The same network in another precision; `device` is the CPU."""
+        return OpenVinoBackend(self.network, self.spec, precision, self.quantized)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpenVinoBackend, (self.network, self.spec, self.precision, self.quantized)
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
+        pixels = windows.permute(0, 2, 3, 1).contiguous().numpy()  # no copy: they lie like this
         try:
             with self._lock:
-                (scores,) = self._request(pixels.shape).infer([pixels], share_inputs=True).values()
-                logits = torch.from_numpy(np.array(scores))
+                request = self.compiled(pixels.shape, torch.get_num_threads())
+                (output,) = request.infer([pixels], share_inputs=True).values()
+                logits = torch.from_numpy(np.array(output))
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "alloc" not in str(error):
                 raise
             raise ResourceError(
-                f"{len(windows)} windows at once do not fit into the memory. Choose a smaller "
+                f"{len(windows)} windows at once do not fit into memory. Choose a smaller "
                 f"batch_size, or use a model with smaller windows."
             ) from error
-        logits[:, 1] += logits[:, 0]
+        logits[:, 1] += logits[:, 0]  # of the difference, see read_network
         return logits
 
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        """What runs batches of this shape."""
-        key = (*shape, torch.get_num_threads())
-        if key not in self._requests:
-            model = self._model.clone()
-            model.reshape(list(shape))
-            settings = {
-                "INFERENCE_PRECISION_HINT": self._hint,  # else OpenVINO chooses by itself
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "NUM_STREAMS": "1",
-                "ENABLE_CPU_PINNING": False,  # the host's threads stay where they may run
-            }
-            compiled = self._core.compile_model(model, "CPU", settings)
-            self._requests[key] = compiled.create_infer_request()
-            while len(self._requests) > _SHAPES:
-                self._requests.popitem(last=False)
-        self._requests.move_to_end(key)
-        return self._requests[key]
+
+def compile_model(model: Any, hint: str, shape: tuple[int, ...], threads: int) -> Any:
+    """An inference request for batches of one shape, (N, h, w, 3)."""
+    model = model.clone()
+    model.reshape(list(shape))
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": "1",
+        "ENABLE_CPU_PINNING": False,  # the host's threads keep their affinity
+    }
+    return load_openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
 
 
-def choose_device(device: str | torch.device) -> torch.device:
-    """The CPU, also for "auto".
+def read_network(network: UNet, spec: ModelSpec) -> Any:
+    """Return the network as an ``openvino.Model`` that shares its weights.
 
-    Raises
-    ------
-    DeviceError
-        If it is another one.
+    It maps uint8 RGB (N, H, W, 3) to float32 (N, 2, H, W): the background logit, and the vessel
+    logit minus the background logit. In bfloat16 OpenVINO rounds the output of the last
+    convolution to 8 binary digits. The difference of two such logits would be lost where it
+    matters, near zero; computed by the network, it keeps its sign.
     """
-    if str(device).partition(":")[0] in backend.DEVICES[2:]:
-        raise DeviceError(
-            f"backend='openvino' runs on the CPU, not on {str(device)!r}. Give device='cpu', or "
-            f"backend='torch' for {str(device)!r}."
-        )
-    return torch.device("cpu") if device == "auto" else backend.choose_device(device)
+    openvino = load_openvino()
+    require("onnx", "openvino")
+    state = network.state_dict()
+    for key in ("head.classifier.weight", "head.classifier.bias"):
+        background, vessel = state[key]
+        state[key] = torch.stack([background, vessel - background])
+    with torch.device("meta"):
+        changed = UNet(spec.width, spec.depth, spec.head)
+    changed.load_state_dict(state, assign=True)
+    content = onnx_export.build(changed, spec).SerializeToString()
+    model = openvino.Core().read_model(content)
+    for node in model.get_ops():  # OpenVINO's copies of the weights are released
+        weight = state.get(node.get_friendly_name())
+        if weight is not None and np.array_equal(node.data, weight):
+            shared = openvino.op.Constant(np.ascontiguousarray(weight), shared_memory=True)
+            for user in node.output(0).get_target_inputs():
+                user.replace_source_output(shared.output(0))
+    layouts = openvino.preprocess.PrePostProcessor(model)
+    layouts.input().tensor().set_layout(openvino.Layout("NHWC"))
+    layouts.input().model().set_layout(openvino.Layout("NCHW"))
+    return layouts.build()
 
 
-def choose_precision(precision: str) -> str:
-    """The precision meant: for "auto" bfloat16 where the CPU computes it natively, or float32.
+def load_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which writes to the home folder and sends events.
 
-    Raises
-    ------
-    MissingExtraError
-        If OpenVINO is not installed.
-    OptionError
-        If there is no such precision.
-    DeviceError
-        If OpenVINO cannot compute in it here.
+    OpenVINO works without the module ``openvino_telemetry``, so that is hidden from it.
     """
-    if precision not in (*PRECISIONS, *backend.PRECISIONS):
-        raise OptionError(
-            f"precision is {precision!r}; with backend='openvino' allowed are "
-            f"{', '.join(map(repr, PRECISIONS))}.{did_you_mean(precision, PRECISIONS)}"
-        )
-    if precision not in PRECISIONS:
-        raise DeviceError(
-            f"backend='openvino' does not compute in {precision}, but in "
-            f"{', '.join(PRECISIONS[:-1])}. backend='torch' may."
-        )
-    native = "BF16" in load().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision == "auto":
-        return "bfloat16" if native else "float32"
-    if precision == "bfloat16" and not native:
-        raise DeviceError(
-            "This CPU has no instructions for bfloat16, and OpenVINO would compute in float32 in "
-            "its place. Give precision='float32' or 'int8'."
-        )
-    return precision
-
-
-def load() -> Any:
-    """OpenVINO, without the part of it that reports its use.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
-    if "openvino" in sys.modules and sys.modules["openvino"] is not None:
-        return sys.modules["openvino"]
-    with _IMPORT, without_telemetry():
-        return require("openvino", "openvino")
-
-
-@contextlib.contextmanager
-def without_telemetry() -> Iterator[None]:
-    """Inside, OpenVINO's packages find no ``openvino_telemetry``, and work without, as intended.
-
-    With it, importing them writes to the user's home folder and sends an event. Its own way to
-    opt out is a file there for all programs; here it is only this import.
-    """
-    missing = object()
-    before: Any = sys.modules.get("openvino_telemetry", missing)
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if before is missing:
-            del sys.modules["openvino_telemetry"]
-        else:
-            sys.modules["openvino_telemetry"] = before
+    name = "openvino_telemetry"
+    with IMPORT_LOCK:
+        if sys.modules.get("openvino") is not None:
+            return sys.modules["openvino"]
+        before = {name: sys.modules[name]} if name in sys.modules else {}
+        sys.modules[name] = None  # type: ignore[assignment]
+        try:
+            return require("openvino", "openvino")
+        finally:
+            del sys.modules[name]
+            sys.modules.update(before)
 
 
 def pack(xml: bytes, weights: bytes) -> bytes:
-    """The two parts of a model's file in one; :func:`unpack` reads it."""
+    """The two parts of an OpenVINO model in one; :func:`unpack` reads it."""
     return len(xml).to_bytes(8, "little") + xml + weights
 
 
-def unpack(openvino: Any, content: bytes) -> Any:
-    """The ``openvino.Model`` that was packed."""
+def unpack(content: bytes) -> Any:
+    """The ``openvino.Model`` from :func:`pack`."""
+    openvino = load_openvino()
     end = 8 + int.from_bytes(content[:8], "little")
     weights = openvino.Tensor(np.frombuffer(content[end:], np.uint8))
     return openvino.Core().read_model(content[8:end], weights)
