@@ -39,18 +39,7 @@ BILINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 def export(
     path: str | os.PathLike[str], network: UNet, spec: ModelSpec, weights_sha256: str
 ) -> None:
-    """Write a network as an ONNX file, whole or not at all.
-
-    Parameters
-    ----------
-    path : path
-        :func:`vesselseg.load_model` recognises the suffix ".onnx".
-    network : UNet
-        Folded, float32, on the CPU.
-    spec : ModelSpec
-        Its mean and std become part of the graph, and all of it part of the metadata.
-    weights_sha256 : str
-        Digest of the weights file.
+    """Write a folded float32 network and its model spec as an ONNX file, whole or not at all.
 
     Raises
     ------
@@ -84,8 +73,8 @@ def export(
 def build(network: UNet, spec: ModelSpec) -> Any:
     """Return a folded float32 network as an ``onnx.ModelProto`` without metadata.
 
-    It maps "image", uint8 (N, 3, H, W), to "logits", float32 (N, 2, H, W). Convolutions and their
-    weights have the names of their modules and parameters in `network`.
+    It maps "image", uint8 RGB (N, 3, H, W), to "logits", float32 (N, 2, H, W). Convolutions and
+    their weights have the names of their modules and parameters in `network`.
     """
     onnx = require("onnx", "onnx")
     size = sum(value.nbytes for value in network.state_dict().values())

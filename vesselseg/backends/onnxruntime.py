@@ -43,7 +43,6 @@ class OnnxBackend:
     """
 
     name: ClassVar[str] = "onnxruntime"
-    precision: str = "float32"
     network: None = None
 
     def __init__(

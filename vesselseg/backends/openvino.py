@@ -24,8 +24,8 @@ IMPORT_LOCK = threading.Lock()
 class OpenVinoBackend:
     """The network in OpenVINO, on the CPU: a :class:`vesselseg.backends.Backend`.
 
-    It is compiled for each shape of batch when that first comes, with as many threads as PyTorch
-    then has. Threads that share it take turns, since each batch uses all processors.
+    It is compiled at the first batch of each shape, with as many threads as PyTorch has then.
+    Threads that share it take turns, since each batch uses all processors.
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ class OpenVinoBackend:
                 "This model was not quantised when it was loaded. Load it with "
                 "load_model(..., backend='openvino', precision='int8')."
             )
-        hint = "f32" if self.precision == "float32" else "bf16"  # in int8 for the float layers
+        # In int8 the layers that stay float run in bfloat16 if the CPU has it.
+        hint = "f32" if self.precision == "float32" else "bf16"
         self.compiled = lru_cache(maxsize=COMPILED)(partial(compile_model, model, hint))
         self._lock = threading.Lock()
 
@@ -110,7 +111,8 @@ class OpenVinoBackend:
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
-        pixels = windows.permute(0, 2, 3, 1).contiguous().numpy()  # no copy: they lie like this
+        # Not a copy: windows from `slide` are in this order in memory.
+        pixels = windows.permute(0, 2, 3, 1).contiguous().numpy()
         try:
             with self._lock:
                 request = self.compiled(pixels.shape, torch.get_num_threads())
@@ -123,7 +125,7 @@ class OpenVinoBackend:
                 f"{len(windows)} windows at once do not fit into memory. Choose a smaller "
                 f"batch_size, or use a model with smaller windows."
             ) from error
-        logits[:, 1] += logits[:, 0]  # of the difference, see read_network
+        logits[:, 1] += logits[:, 0]  # it was the difference, see read_network
         return logits
 
 
@@ -159,7 +161,7 @@ def read_network(network: UNet, spec: ModelSpec) -> Any:
     changed.load_state_dict(state, assign=True)
     content = onnx_export.build(changed, spec).SerializeToString()
     model = openvino.Core().read_model(content)
-    for node in model.get_ops():  # OpenVINO's copies of the weights are released
+    for node in model.get_ops():  # replace OpenVINO's copies of the weights
         weight = state.get(node.get_friendly_name())
         if weight is not None and np.array_equal(node.data, weight):
             shared = openvino.op.Constant(np.ascontiguousarray(weight), shared_memory=True)

@@ -1,7 +1,7 @@
-"""Quantise a network to int8 for OpenVINO, once; the result is kept in the cache folder.
+"""Quantise a network to int8 for OpenVINO with NNCF, and keep the result in the cache folder.
 
-NNCF, which does it, prints, draws random numbers and changes the logging of its process. So it
-runs in a process of its own::
+NNCF prints, draws random numbers and changes the logging of its process, so it runs in a process
+of its own::
 
     python -m vesselseg.backends.quantize FOLDER
 
@@ -47,17 +47,14 @@ A normal left eye, by Mikael Häggström, 2014 (doi:10.15347/wjm/2014.008), in t
 
 # These layers stay float: the first see the photograph's 256 levels, the last decide.
 FLOAT_LAYERS = ("encoder.0.", "head.")
-RECIPE = 1  # another number: models that are in the cache were quantised differently
+RECIPE = 1  # to be raised when networks in the cache are no longer what this module would make
 MIN_PIXELS, MIN_WINDOWS = 2**19, 8  # of all calibration windows together
 
 RGBWindows = list[NDArray[np.uint8]]
 
 
 def quantize(
-    network: UNet,
-    spec: ModelSpec,
-    calibration: Sequence[ImageLike] | None,
-    max_pixels: int,
+    network: UNet, spec: ModelSpec, calibration: Sequence[ImageLike] | None, max_pixels: int
 ) -> bytes:
     """Return the network in int8, for `OpenVinoBackend`; from the cache folder or quantised now.
 
@@ -66,19 +63,15 @@ def quantize(
 
     Raises
     ------
-    MissingExtraError
-        If NNCF is needed and not installed.
-    OptionError
-        If there are no calibration images, or this program cannot start a Python process.
-    ImageError, FileNotFoundError
-        If a calibration image is not accepted or does not exist.
-    ResourceError
-        If quantising fails, usually for lack of memory.
+    OptionError, ImageError, FileNotFoundError
+        If there are no calibration images, or one is not accepted or does not exist.
+    MissingExtraError, OptionError, ResourceError
+        If NNCF is not installed, cannot be started from this program, or fails.
     """
     selected = calibration_windows(calibration, spec, max_pixels)
     recipe = f"{RECIPE} {load_openvino().__version__} {spec.mean} {spec.std}"
     digest = hashlib.sha256(recipe.encode())
-    for values in (*(value.numpy() for value in network.state_dict().values()), *selected):
+    for values in [value.numpy() for value in network.state_dict().values()] + selected:
         digest.update(f"{values.shape} {values.dtype}".encode())
         digest.update(np.ascontiguousarray(values).data)
     key = digest.hexdigest()
@@ -161,11 +154,8 @@ def run_nncf(folder: Path) -> None:
     with np.load(folder / "windows.npz") as arrays:
         data = [arrays[name][None] for name in arrays.files]
     model = openvino.Core().read_model(folder / "float.xml")
-    convolutions = [
-        node.get_friendly_name()
-        for node in model.get_ops()
-        if node.get_type_name() == "Convolution"
-    ]
+    convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
+    names = [node.get_friendly_name() for node in convolutions]
     model = nncf.quantize(
         model,
         nncf.Dataset(data),
@@ -174,9 +164,7 @@ def run_nncf(folder: Path) -> None:
         # Layers are corrected one by one, each after those before it. The fast way makes masks
         # wider or thinner and costs half a point of Dice.
         fast_bias_correction=False,
-        ignored_scope=nncf.IgnoredScope(
-            names=[x for x in convolutions if x.startswith(FLOAT_LAYERS)]
-        ),
+        ignored_scope=nncf.IgnoredScope([x for x in names if x.startswith(FLOAT_LAYERS)]),
     )
     openvino.save_model(model, folder / "int8.xml", compress_to_fp16=False)
 
