@@ -102,6 +102,16 @@ class TestFloat32:
             assert expected.std(dim=(2, 3)).min() > 0.01  # it depends on the windows
             assert 0 < (logits - expected).abs().max() < 1e-5 * expected.abs().max()
 
+    def test_weights_are_not_copied(self, network: UNet) -> None:
+        nodes = openvino.read_network(network, NARROW).get_ops()
+        constants = [node for node in nodes if node.get_type_name() == "Constant"]
+        addresses = {constant.data.ctypes.data for constant in constants}
+        state = network.state_dict()
+        weights = [key for key in state if key.endswith("weight")]
+        copied = {key for key in weights if state[key].data_ptr() not in addresses}
+        # Scaled by std, and changed to give the difference of logits.
+        assert copied == {"encoder.0.0.conv.weight", "head.classifier.weight"}
+
     def test_only_the_last_shapes_stay_compiled(
         self, network: UNet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -137,7 +147,7 @@ class TestBfloat16:
             (m.to(precision="bfloat16").logits(photograph) - expected).abs().mean()
             for m in (exact, model)
         )
-        assert 0 < here < 2 * in_torch
+        assert in_torch / 5 < here < 2 * in_torch  # float32 is a thousand times nearer
 
     @native
     def test_a_difference_smaller_than_the_rounding_of_logits_keeps_its_sign(self) -> None:
