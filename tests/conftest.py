@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from serving import content, home, other, record, server  # noqa: F401 (fixtures)
 from support import EXAMPLE
 from support.models import NARROW, published_narrow_file
+from support.servers import content, home, other, server, spec  # noqa: F401 (fixtures)
 
 import vesselseg
 from vesselseg import Segmenter

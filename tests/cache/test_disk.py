@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import note_of, sha256
+from support.servers import sha256, sidecar_of
 
-from vesselseg import DownloadError, cache
+import vesselseg
+from vesselseg import DownloadError
 
 # Raises where a file would be written in these folders; also when the tests run as root, whom
 # permissions do not stop. A hook cannot be removed, so there is one for all tests.
@@ -31,43 +32,43 @@ class TestDisk:
         yield lambda folder: READ_ONLY.add(str(folder))
         READ_ONLY.clear()
 
-    def test_a_read_only_cache_that_has_the_file_works(self, record, home, read_only, content):
-        path = cache.download(record)
+    def test_a_read_only_cache_that_has_the_file_works(self, spec, home, read_only, content):
+        path = vesselseg.download(spec)
         read_only(home)
-        assert cache.download(record) == path
+        assert vesselseg.download(spec) == path
         READ_ONLY.clear()
         os.utime(path, ns=(5, 5))
         (home / "original.pth").write_bytes(content)
         read_only(home)
-        assert cache.download(record) == path  # hashed each time
-        assert note_of(path)["mtime_ns"] != 5
+        assert vesselseg.download(spec) == path  # hashed each time
+        assert sidecar_of(path)["mtime_ns"] != 5
         with pytest.raises(DownloadError, match="cannot be written to the cache folder"):
-            cache.download(record, force=True)
+            vesselseg.download(spec, force=True)
         assert path.read_bytes() == content
 
     @pytest.mark.skipif(os.access("/", os.W_OK), reason="root may write everywhere")
-    def test_a_folder_without_permission(self, record, home):
-        path = cache.download(record)
+    def test_a_folder_without_permission(self, spec, home):
+        path = vesselseg.download(spec)
         home.chmod(0o555)
-        assert cache.download(record) == path
+        assert vesselseg.download(spec) == path
         with pytest.raises(DownloadError, match="VESSELSEG_HOME"):
-            cache.download(record, force=True)
+            vesselseg.download(spec, force=True)
         home.chmod(0o755)
 
     @pytest.mark.parametrize("where", ["a file", "read-only"])
-    def test_a_folder_that_cannot_be_made(self, where, record, home, read_only, monkeypatch):
+    def test_a_folder_that_cannot_be_made(self, where, spec, home, read_only, monkeypatch):
         if where == "a file":
             home.write_text("not a folder")
             monkeypatch.setenv("VESSELSEG_HOME", str(home / "below"))
         else:
             read_only(home)
         with pytest.raises(DownloadError) as caught:
-            cache.download(record)
+            vesselseg.download(spec)
         assert str(home) in str(caught.value)
         assert "set VESSELSEG_HOME to another folder" in str(caught.value)
 
     def test_a_full_disk_is_told_and_continued_when_there_is_room(
-        self, record, home, server, content, monkeypatch
+        self, spec, home, server, content, monkeypatch
     ):
         room = 5 * (1 << 16)
         whole = Path.open
@@ -99,17 +100,17 @@ class TestDisk:
         with monkeypatch.context() as patched:
             patched.setattr(Path, "open", open_)
             with pytest.raises(DownloadError, match=rf"{home}.*No space left.*VESSELSEG_HOME"):
-                cache.download(record)
+                vesselseg.download(spec)
             assert not list(home.glob("*.pth"))
-        assert cache.download(record).read_bytes() == content
+        assert vesselseg.download(spec).read_bytes() == content
         assert server.requests[-1].headers["Range"] == f"bytes={room}-"
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-    def test_a_full_disk_leaves_no_part_of_a_copy(self, record, home, content, tmp_path):
+    def test_a_full_disk_leaves_no_part_of_a_copy(self, spec, home, content, tmp_path):
         (tmp_path / "copy.pth").write_bytes(content)
         key = sha256(str(tmp_path / "copy.pth").encode())[:12]
         home.mkdir()
         (home / f"current.pth.{key}.part").symlink_to("/dev/full")
         with pytest.raises(DownloadError, match="No space left"):
-            cache.import_file(tmp_path / "copy.pth", record)
+            vesselseg.import_file(tmp_path / "copy.pth", spec)
         assert [path.name for path in home.iterdir()] == [".locks"]

@@ -9,22 +9,24 @@ import sys
 import time
 
 import pytest
-from conftest import NARROW
-from loopback import File
+from support.models import NARROW
+from support.servers import File
 
-from vesselseg import Source, cache
+import vesselseg
+from vesselseg import Source
 from vesselseg.cache import transfer
 
-PART = 10 * transfer._CHUNK
+PART = 10 * transfer.CHUNK
 SCRIPT = """
 import dataclasses, json, sys
-from vesselseg import ModelSpec, Source, cache
+import vesselseg
+from vesselseg import ModelSpec, Source
 
-record = ModelSpec.from_dict(json.loads(sys.argv[1]))
-record = dataclasses.replace(record, sources=(Source(sys.argv[2]),))
+spec = ModelSpec.from_dict(json.loads(sys.argv[1]))
+spec = dataclasses.replace(spec, sources=(Source(sys.argv[2]),))
 print("ready", flush=True)
 sys.stdin.readline()
-print(cache.download(record), flush=True)
+print(vesselseg.download(spec), flush=True)
 """
 
 
@@ -96,7 +98,7 @@ def test_killed_after_the_last_byte(server, home, published_file):
     """All is there, but has not got its name: nothing is asked again."""
     content = published_file.read_bytes()
     url = server.serve("/a.pth", File(content))
-    record = dataclasses.replace(NARROW, sources=(Source(url),))
+    spec = dataclasses.replace(NARROW, sources=(Source(url),))
 
     class Killed(BaseException):
         pass
@@ -106,7 +108,7 @@ def test_killed_after_the_last_byte(server, home, published_file):
             raise Killed
 
     with pytest.raises(Killed):
-        cache.download(record, progress=kill)
+        vesselseg.download(spec, progress=kill)
     assert [path.stat().st_size for path in home.glob("*.part")] == [len(content)]
-    assert cache.download(record).read_bytes() == content
+    assert vesselseg.download(spec).read_bytes() == content
     assert len(server.requests) == 1

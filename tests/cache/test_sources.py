@@ -3,15 +3,16 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 import sys
 
 import pytest
-from loopback import File, Status
-from serving import note_of, sha256
+from support.servers import File, Status, sha256, sidecar_of
 
-from vesselseg import ModelSpec, DownloadError, OptionError, Source, UnknownModelError, cache
-from vesselseg.registry import REGISTRY, EMBEDDED
+import vesselseg
+from vesselseg import DownloadError, ModelSpec, OptionError, Source, UnknownModelError
+from vesselseg.registry import EMBEDDED, REGISTRY
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -25,95 +26,101 @@ class TestMirrors:
         monkeypatch.setenv("VESSELSEG_MIRROR", f"{tmp_path / 'shelf'}, ,")
         return tmp_path / "shelf"
 
-    def test_a_folder_is_tried_first(self, shelf, record, home, server):
-        path = cache.download(record)
+    def test_a_folder_is_tried_first(self, shelf, spec, home, server):
+        path = vesselseg.download(spec)
         assert path == home / "original.pth"
         assert not server.requests
-        note = note_of(path)
-        assert note["obtained_from"] == str(shelf / "original.pth")
-        assert note["address"] == record.sources[1].url
+        sidecar = sidecar_of(path)
+        assert sidecar["obtained_from"] == str(shelf / "original.pth")
+        assert sidecar["address"] == spec.sources[1].url
 
-    def test_a_folder_serves_offline(self, shelf, record, home, monkeypatch):
+    def test_a_folder_serves_offline(self, shelf, spec, home, monkeypatch):
         monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
-        assert cache.download(record) == home / "original.pth"
+        assert vesselseg.download(spec) == home / "original.pth"
         assert (shelf / "original.pth").exists()
 
     @pytest.mark.parametrize("end", ["/mirror", "/mirror/"])
-    def test_an_address_is_tried_first(self, end, record, home, server, content, monkeypatch):
+    def test_an_address_is_tried_first(self, end, spec, home, server, content, monkeypatch):
         server.serve("/mirror/original.pth", File(content))
         monkeypatch.setenv("VESSELSEG_MIRROR", f"/nowhere, {server.url}{end}")
-        assert cache.download(record) == home / "original.pth"
+        assert vesselseg.download(spec) == home / "original.pth"
         paths = ["/mirror/current.pth", "/mirror/original.pth", "/mirror/original.pth.json"]
         assert [request.path for request in server.requests] == paths
 
-    def test_a_password_in_an_address_is_not_told(self, record, server, content, monkeypatch):
+    def test_a_password_in_an_address_is_not_told(self, spec, server, content, monkeypatch):
         server.serve("/mirror/original.pth", File(content))
         mirror = f"{server.url.replace('//', '//somebody:secret@')}/mirror"
         monkeypatch.setenv("VESSELSEG_MIRROR", mirror)
-        path = cache.download(record)
+        path = vesselseg.download(spec)
         assert server.asked("/mirror/original.pth")[0].headers["Authorization"].startswith("Basic")
-        assert note_of(path)["obtained_from"] == f"{server.url}/mirror/original.pth"
+        assert sidecar_of(path)["obtained_from"] == f"{server.url}/mirror/original.pth"
         path.unlink()
         server.serve("/mirror/original.pth", File(b"<html>"))
         server.serve("/original.pth", File(b"<html>"))
         server.serve("/current.pth", File(b"<html>"))
         with pytest.raises(DownloadError) as caught:
-            cache.download(record)
+            vesselseg.download(spec)
         assert "secret" not in str(caught.value)
 
     def test_a_cache_can_serve_as_a_mirror_and_its_notes_bind(
-        self, record, home, server, other, monkeypatch, tmp_path
+        self, spec, home, server, other, monkeypatch, tmp_path
     ):
         """A second machine that gets another digest under the same name is told so."""
-        cache.download(record)
+        vesselseg.download(spec)
         shutil.copytree(home, tmp_path / "first machine")
         shutil.rmtree(home)
         (tmp_path / "first machine" / "current.pth").unlink()
         monkeypatch.setenv("VESSELSEG_MIRROR", str(tmp_path / "first machine"))
         server.serve("/current.pth", File(other))
-        one = dataclasses.replace(record, sources=record.sources[:1])
-        with pytest.raises(DownloadError, match=r"is noted in .*first machine.current\.pth\.json"):
-            cache.download(one)
+        one = dataclasses.replace(spec, sources=spec.sources[:1])
+        with pytest.raises(DownloadError, match=r"first machine.current\.pth\.json recorded"):
+            vesselseg.download(one)
 
-    def test_the_note_on_a_mirrors_address_binds(
-        self, record, server, home, content, other, monkeypatch
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+    def test_a_pipe_in_a_mirror_folder_is_not_waited_for(self, tmp_path, spec, home, monkeypatch):
+        os.mkfifo(tmp_path / "current.pth")
+        monkeypatch.setenv("VESSELSEG_MIRROR", str(tmp_path))
+        assert vesselseg.download(spec) == home / "current.pth"
+
+    def test_the_sidecar_on_a_mirrors_address_binds(
+        self, spec, server, home, content, other, monkeypatch
     ):
         server.serve("/mirror/current.pth", File(other))
-        note = json.dumps({"sha256": sha256(content)}).encode()
-        server.serve("/mirror/current.pth.json", File(note))
+        sidecar = json.dumps({"sha256": sha256(content)}).encode()
+        server.serve("/mirror/current.pth.json", File(sidecar))
         monkeypatch.setenv("VESSELSEG_MIRROR", f"{server.url}/mirror")
-        one = dataclasses.replace(record, sources=record.sources[:1])
-        assert cache.download(one).read_bytes() == content
-        assert note_of(home / "current.pth")["obtained_from"] == one.sources[0].url
+        one = dataclasses.replace(spec, sources=spec.sources[:1])
+        assert vesselseg.download(one).read_bytes() == content
+        assert sidecar_of(home / "current.pth")["obtained_from"] == one.sources[0].url
 
 
 class TestErrors:
-    def test_every_address_is_told_with_its_answer_and_what_to_do(self, record, server, home):
-        current = dataclasses.replace(record.sources[0], digits="5daf6d3b")
-        original = dataclasses.replace(record.sources[1], sha256="ab" * 32)
+    def test_every_address_is_told_with_its_answer_and_what_to_do(self, spec, server, home):
+        current = dataclasses.replace(spec.sources[0], digits="5daf6d3b")
+        original = dataclasses.replace(spec.sources[1], sha256="ab" * 32)
         server.serve("/current.pth", Status(404))
         server.serve("/original.pth", File(b"<html>"))
         with pytest.raises(DownloadError) as caught:
-            cache.download(dataclasses.replace(record, sources=(current, original)))
+            vesselseg.download(dataclasses.replace(spec, sources=(current, original)))
         lines = str(caught.value).splitlines()
         assert lines == [
-            "The weights of 'narrow' could not be had. Asked, and what they answered:",
+            "The weights of 'narrow' could not be downloaded.",
+            "Sources and their answers:",
             f"  {current.url}",
             "    HTTP 404 Not Found",
             f"  {original.url}",
             "    It is a page of text (HTML or XML) instead of the weights.",
-            "To bring them by hand, get the file by any means and put it at",
+            "To install them by hand, put the file at one of",
             f"  {home / 'current.pth'}",
             "    SHA-256 begins with 5daf6d3b",
-            "or",
             f"  {home / 'original.pth'}",
-            f"    whole SHA-256 {'ab' * 32}",
-            "or let it be checked and put there: vesselseg.cache.import_file(FILE, RECORD)",
-            "Variables that help:",
+            f"    SHA-256 {'ab' * 32}",
+            "or let vesselseg verify and copy it: vesselseg.import_file(FILE, SPEC)",
+            "Environment variables:",
             "  VESSELSEG_MIRROR (not set): folders or base addresses that hold the file",
             f"  VESSELSEG_HOME (now {str(home)!r}): the cache folder",
             "  VESSELSEG_OFFLINE (not set): 1 for no network",
-            "  HTTPS_PROXY, REQUESTS_CA_BUNDLE: the way out, and the certificates to trust",
+            "  HTTPS_PROXY, REQUESTS_CA_BUNDLE: proxy and trusted certificates",
         ]
         assert isinstance(caught.value, OSError)
 
@@ -121,86 +128,86 @@ class TestErrors:
         monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
         monkeypatch.setattr("requests.Session.get", None)
         with pytest.raises(DownloadError) as caught:
-            cache.download("unet_s5-d16_hrf")
+            vesselseg.download("unet_s5-d16_hrf")
         text = str(caught.value)
-        assert "'unet_s5-d16_hrf' could not be had (VESSELSEG_OFFLINE is set)" in text
+        assert "'unet_s5-d16_hrf' could not be downloaded (VESSELSEG_OFFLINE is set)" in text
         assert "vesselseg import FILE --name unet_s5-d16_hrf" in text
         for source in REGISTRY["unet_s5-d16_hrf"].sources:
             assert f"{source.url}\n    Not asked, since VESSELSEG_OFFLINE is set." in text
             assert str(home / source.filename) in text
 
     @pytest.mark.parametrize("value", ["", "0", "false", "no"])
-    def test_not_offline(self, value, record, server, monkeypatch):
+    def test_not_offline(self, value, spec, server, monkeypatch):
         monkeypatch.setenv("VESSELSEG_OFFLINE", value)
-        cache.download(record)
+        vesselseg.download(spec)
         assert server.requests
 
     def test_a_record_without_an_address(self, home, content, tmp_path, monkeypatch):
         mine = ModelSpec(name="mine", dataset="my clinic", crop=64, stride=42, width=8)
         with pytest.raises(DownloadError, match="No address is known"):
-            cache.download(mine)
+            vesselseg.download(mine)
         (tmp_path / "mine.pth").write_bytes(content)
         monkeypatch.setenv("VESSELSEG_MIRROR", str(tmp_path))
-        assert cache.download(mine) == home / "mine.pth"
+        assert vesselseg.download(mine) == home / "mine.pth"
 
     @pytest.mark.parametrize("name", ["", "..", "a.pth?raw=1", ".hidden", "a\\b"])
-    def test_an_address_that_ends_in_no_file_name(self, name, record):
-        odd = dataclasses.replace(record, sources=(Source(f"https://example.org/{name}"),))
+    def test_an_address_that_ends_in_no_file_name(self, name, spec):
+        odd = dataclasses.replace(spec, sources=(Source(f"https://example.org/{name}"),))
         with pytest.raises(OptionError, match="does not end in a file name"):
-            cache.download(odd)
+            vesselseg.download(odd)
 
     def test_what_is_no_model(self):
         with pytest.raises(UnknownModelError, match="Did you mean"):
-            cache.download("unet_s5-d16_hrff")
+            vesselseg.download("unet_s5-d16_hrff")
         with pytest.raises(OptionError, match="type int"):
-            cache.download(3)
+            vesselseg.download(3)
 
 
 class TestPackaged:
     def test_comes_from_the_package(self, monkeypatch, tmp_path):
-        elsewhere = str(tmp_path / "cache" / "places.py")
-        monkeypatch.setattr("vesselseg.cache.places.__file__", elsewhere)
+        elsewhere = str(tmp_path / "cache" / "__init__.py")
+        monkeypatch.setattr("vesselseg.cache.__file__", elsewhere)
         with pytest.raises(DownloadError, match="installation is damaged"):
-            cache.download(EMBEDDED)
-        assert cache.cached(EMBEDDED) is None
+            vesselseg.download(EMBEDDED)
+        assert vesselseg.find_cached(EMBEDDED) is None
         (tmp_path / "embedded").mkdir()
         path = tmp_path / "embedded" / EMBEDDED.filename
         path.touch()
-        assert cache.download(EMBEDDED.name) == cache.cached(EMBEDDED) == path
+        assert vesselseg.download(EMBEDDED.name) == vesselseg.find_cached(EMBEDDED) == path
 
     def test_is_the_file_that_the_record_pins(self):
-        path = cache.cached(EMBEDDED)
+        path = vesselseg.find_cached(EMBEDDED)
         if path is None:
             pytest.skip("the embedded weights are not in this working copy")
         assert sha256(path.read_bytes()) == EMBEDDED.sources[0].sha256
 
 
 class TestProgress:
-    def test_a_function_is_told_all_bytes(self, record, content):
+    def test_a_function_is_told_all_bytes(self, spec, content):
         calls = []
-        cache.download(record, progress=lambda *call: calls.append(call))
+        vesselseg.download(spec, progress=lambda *call: calls.append(call))
         assert calls[0] == (0, len(content))
         assert calls[-1] == (len(content), len(content))
         assert calls == sorted(calls)
 
-    def test_a_function_may_end_it_and_a_later_call_goes_on(self, record, server, content):
+    def test_a_function_may_end_it_and_a_later_call_goes_on(self, spec, server, content):
         def stop(done, _):
             if done >= 1 << 17:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            cache.download(record, progress=stop)
+            vesselseg.download(spec, progress=stop)
         calls = []
-        cache.download(record, progress=lambda *call: calls.append(call))
+        vesselseg.download(spec, progress=lambda *call: calls.append(call))
         assert calls[0] == (1 << 17, len(content))
         assert server.requests[1].headers["Range"] == f"bytes={1 << 17}-"
 
-    def test_silent_unless_on_a_terminal(self, record, capfd):
-        cache.download(record)
+    def test_silent_unless_on_a_terminal(self, spec, capfd):
+        vesselseg.download(spec)
         assert capfd.readouterr() == ("", "")
 
     @pytest.mark.parametrize("progress", [True, False])
-    def test_a_bar_on_a_terminal(self, progress, record, server, content, monkeypatch):
+    def test_a_bar_on_a_terminal(self, progress, spec, server, content, monkeypatch):
         class Terminal(io.StringIO):
             def isatty(self):
                 return True
@@ -209,6 +216,6 @@ class TestProgress:
         whole = File(content, ranges=False)
         server.serve("/current.pth", File(content, cut=1 << 17), whole)
         monkeypatch.setattr(sys, "stderr", Terminal())
-        cache.download(record, progress=progress)
+        vesselseg.download(spec, progress=progress)
         drawn = sys.stderr.getvalue()
         assert ("narrow" in drawn and "B/s" in drawn) is progress

@@ -1,13 +1,24 @@
-"""An HTTP server on 127.0.0.1 that behaves as well or badly as a test wants."""
+"""An HTTP server on this machine that behaves well or badly, and fixtures around it."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
+from typing import Any
+
+import pytest
+
+from vesselseg import ModelSpec, Source
+
+from .models import NARROW, published_narrow_file
 
 STEP = 1 << 14
 
@@ -28,6 +39,8 @@ class File:
         Content-Length to state, if it is to be wrong. 0 states none.
     pause_after : int
         Wait for `go` after so many bytes.
+    headers : dict
+        Sent as well, or in place of the server's own.
     """
 
     content: bytes
@@ -50,7 +63,7 @@ class File:
                 return
         body = self.content[start:]
         length = len(body) if self.announce is None else self.announce - start
-        headers = dict(self.headers)
+        headers = {}
         if length:
             headers["Content-Length"] = str(length)
         if self.etag:
@@ -58,7 +71,7 @@ class File:
         if start:
             last = len(self.content) - 1
             headers["Content-Range"] = f"bytes {start}-{last}/{len(self.content)}"
-        request.answer(206 if start else 200, headers)
+        request.answer(206 if start else 200, headers | self.headers)
         if self.pause_after is not None and self.pause_after > start:
             request.send(body[: self.pause_after - start])
             self.go.wait(30)
@@ -145,3 +158,56 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of its own, no other settings, and retries that do not wait long."""
+    for name in ("VESSELSEG_MIRROR", "VESSELSEG_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("vesselseg.cache.transfer._BACKOFF", 0.001)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    """An HTTP server on this machine, to be scripted."""
+    with Loopback() as loopback:
+        thread = threading.Thread(target=loopback.serve_forever, args=(0.01,))
+        thread.start()
+        yield loopback
+        loopback.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def content(published_file: Path) -> bytes:
+    """The file of the narrow model."""
+    return published_file.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """As good a file, with other values."""
+    path = tmp_path_factory.mktemp("other") / "other.pth"
+    return published_narrow_file(path, seed=2).read_bytes()
+
+
+@pytest.fixture
+def spec(server: Loopback, content: bytes, home: Path) -> ModelSpec:
+    """A model spec with a current and an original address; the server has the file at both."""
+    assert not home.exists()
+    urls = [server.serve(f"/{name}.pth", File(content)) for name in ("current", "original")]
+    sources = tuple(Source(url) for url in urls)
+    return dataclasses.replace(NARROW, fov_diameter=None, sources=sources)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sidecar_of(file: Path) -> dict[str, Any]:
+    """The values in the sidecar of a file."""
+    values: dict[str, Any] = json.loads(file.with_name(f"{file.name}.json").read_text())
+    return values

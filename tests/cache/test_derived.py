@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import NARROW
+from support.models import NARROW
 
 from vesselseg import OptionError, cache
+from vesselseg.registry import find_spec
 
 KEY = "0123456789abcdef" * 4
 
@@ -26,11 +27,11 @@ class Maker:
 
 
 def made(maker: Maker, key: str = KEY) -> bytes:
-    return cache.made(NARROW, key, "word", maker)
+    return cache.derived(NARROW, key, "word", maker)
 
 
 def file(home: Path) -> Path:
-    return home / "narrow.pth.0123456789ab.word.made"
+    return home / "narrow.pth.0123456789ab.word.derived"
 
 
 def test_is_made_once(home: Path) -> None:
@@ -38,7 +39,7 @@ def test_is_made_once(home: Path) -> None:
     assert [made(maker), made(maker)] == [b"content"] * 2
     assert maker.calls == 1
     assert cache.contents() == cache.contents(NARROW) == [file(home)]
-    assert cache.contents("unet_s5-d16_drive") == []
+    assert cache.contents(find_spec("unet_s5-d16_drive")) == []
 
 
 @pytest.mark.usefixtures("home")
@@ -68,7 +69,7 @@ def test_what_is_damaged_is_made_anew(
     }
     file(home).write_bytes(changed[damage])
     assert made(Maker()) == b"content"
-    assert "is damaged and is made anew" in caplog.text
+    assert "is damaged; it is computed again" in caplog.text
     assert file(home).read_bytes() == whole
 
 
@@ -78,7 +79,7 @@ def test_what_fails_leaves_nothing() -> None:
         raise OptionError("no")
 
     with pytest.raises(OptionError):
-        cache.made(NARROW, KEY, "word", fail)
+        cache.derived(NARROW, KEY, "word", fail)
     assert cache.contents() == []
     assert made(Maker()) == b"content"
 
@@ -95,7 +96,7 @@ def test_threads_wait_for_the_one_that_makes_it() -> None:
         return b"content"
 
     with ThreadPoolExecutor(4) as pool:
-        results = [pool.submit(cache.made, NARROW, KEY, "word", slow) for _ in range(4)]
+        results = [pool.submit(cache.derived, NARROW, KEY, "word", slow) for _ in range(4)]
         assert begun.wait(10)
         go.set()
         assert {result.result(10) for result in results} == {b"content"}
@@ -110,11 +111,11 @@ def test_a_folder_that_cannot_be_written(
     maker = Maker()
     assert [made(maker), made(maker)] == [b"content"] * 2
     assert maker.calls == 2
-    assert "made each time" in caplog.text
+    assert "computed each time" in caplog.text
 
 
 def test_clearing_removes_it(home: Path) -> None:
     made(Maker())
-    assert cache.clear("unet_s5-d16_drive") == []
+    assert cache.clear(find_spec("unet_s5-d16_drive")) == []
     assert cache.clear(NARROW) == [file(home)]
     assert cache.contents() == []
