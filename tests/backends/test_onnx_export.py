@@ -155,5 +155,5 @@ class TestFailures:
         self, model: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(onnx_export, "MAX_BYTES", 1000)
-        with pytest.raises(OutputError, match="an ONNX model holds at most 2 GiB"):
+        with pytest.raises(OutputError, match="an ONNX file holds at most 2 GiB"):
             model.export(tmp_path / "narrow.onnx")

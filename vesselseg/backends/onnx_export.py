@@ -49,6 +49,11 @@ def export(
         If the file cannot be written, or would be larger than the format allows.
     """
     onnx = require("onnx", "onnx")
+    size = sum(value.nbytes for value in network.state_dict().values())
+    if size > MAX_BYTES:
+        raise OutputError(
+            f"The network has {size / 1e9:.1f} GB of weights; an ONNX file holds at most 2 GiB."
+        )
     model = build(network, spec)
     metadata = {
         "vesselseg": __version__,
@@ -70,19 +75,15 @@ def export(
         part.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def build(network: UNet, spec: ModelSpec) -> Any:
+def build(network: UNet, spec: ModelSpec, *, weights_as_inputs: bool = False) -> Any:
     """Return a folded float32 network as an ``onnx.ModelProto`` without metadata.
 
     It maps "image", uint8 RGB (N, 3, H, W), to "logits", float32 (N, 2, H, W). Convolutions and
-    their weights have the names of their modules and parameters in `network`.
+    their weights have the names of their modules and parameters in `network`. With
+    `weights_as_inputs` the weights are inputs of those names, not copied into the model.
     """
     onnx = require("onnx", "onnx")
-    size = sum(value.nbytes for value in network.state_dict().values())
-    if size > MAX_BYTES:
-        raise OutputError(
-            f"The network has {size / 1e9:.1f} GB of weights; an ONNX model holds at most 2 GiB."
-        )
-    graph = Graph(onnx, network)
+    graph = Graph(onnx, network, weights_as_inputs)
     x = graph.add("Cast", "image", to=onnx.TensorProto.FLOAT)
     for operator, values in (("Sub", spec.mean), ("Div", spec.std)):
         x = graph.add(operator, x, graph.constant(np.reshape(values, (1, 3, 1, 1)), np.float32))
@@ -93,7 +94,7 @@ def build(network: UNet, spec: ModelSpec) -> Any:
     body = onnx.helper.make_graph(
         graph.nodes,
         "vesselseg",
-        [describe("image", onnx.TensorProto.UINT8, ["N", 3, "H", "W"])],
+        [describe("image", onnx.TensorProto.UINT8, ["N", 3, "H", "W"]), *graph.weights],
         [describe("logits", onnx.TensorProto.FLOAT, ["N", 2, "H", "W"])],
         initializer=graph.constants,
         doc_string=DESCRIPTION,
@@ -110,11 +111,13 @@ def build(network: UNet, spec: ModelSpec) -> Any:
 class Graph:
     """The nodes and constants of an ONNX graph; each method adds some and names their result."""
 
-    def __init__(self, onnx: Any, network: UNet) -> None:
+    def __init__(self, onnx: Any, network: UNet, weights_as_inputs: bool) -> None:
         self.onnx = onnx
+        self.weights_as_inputs = weights_as_inputs
         self.names = {module: name for name, module in network.named_modules()}
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.weights: list[Any] = []  # those that are inputs
 
     def constant(self, values: Any, dtype: type = np.int64, name: str = "") -> str:
         """A constant."""
@@ -132,16 +135,22 @@ class Graph:
         self.nodes.append(make_node(operator, inputs, [output], name=name, **attributes))
         return output
 
+    def weight(self, key: str, values: Any) -> str:
+        """A weight or bias."""
+        if not self.weights_as_inputs:
+            return self.constant(values.detach(), np.float32, key)
+        describe, kind = self.onnx.helper.make_tensor_value_info, self.onnx.TensorProto.FLOAT
+        self.weights.append(describe(key, kind, values.shape))
+        return key
+
     def convolution(self, module: Any, x: str, output: str = "") -> str:
         """A ``Conv2d``."""
         name = self.names[module]
-        parameters = [
-            self.constant(values.detach(), np.float32, f"{name}.{key}")
-            for key, values in (("weight", module.weight), ("bias", module.bias))
-        ]
+        weight = self.weight(f"{name}.weight", module.weight)
+        bias = self.weight(f"{name}.bias", module.bias)
         pads = 2 * module.padding  # top, left, bottom, right
         attributes = {"kernel_shape": module.kernel_size, "dilations": module.dilation}
-        return self.add("Conv", x, *parameters, name=name, output=output, pads=pads, **attributes)
+        return self.add("Conv", x, weight, bias, name=name, output=output, pads=pads, **attributes)
 
     def unit(self, unit: ConvUnit, x: str) -> str:
         """A ``ConvUnit``: a convolution and, usually, a ReLU."""

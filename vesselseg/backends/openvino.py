@@ -151,26 +151,27 @@ def read_network(network: UNet, spec: ModelSpec) -> Any:
     matters, near zero; computed by the network, it keeps its sign.
     """
     openvino = load_openvino()
+    passes = require("openvino.passes", "openvino")
     require("onnx", "openvino")
+    graph = onnx_export.build(network, spec, weights_as_inputs=True)
+    model = openvino.Core().read_model(graph.SerializeToString())
     state = network.state_dict()
     for key in ("head.classifier.weight", "head.classifier.bias"):
         background, vessel = state[key]
         state[key] = torch.stack([background, vessel - background])
-    with torch.device("meta"):
-        changed = UNet(spec.width, spec.depth, spec.head)
-    changed.load_state_dict(state, assign=True)
-    content = onnx_export.build(changed, spec).SerializeToString()
-    model = openvino.Core().read_model(content)
-    for node in model.get_ops():  # replace OpenVINO's copies of the weights
-        weight = state.get(node.get_friendly_name())
-        if weight is not None and np.array_equal(node.data, weight):
-            shared = openvino.op.Constant(np.ascontiguousarray(weight), shared_memory=True)
-            for user in node.output(0).get_target_inputs():
-                user.replace_source_output(shared.output(0))
-    layouts = openvino.preprocess.PrePostProcessor(model)
-    layouts.input().tensor().set_layout(openvino.Layout("NHWC"))
-    layouts.input().model().set_layout(openvino.Layout("NCHW"))
-    return layouts.build()
+    image = openvino.opset13.parameter([-1, -1, -1, 3], openvino.Type.u8, name="image")
+    values = {"image": openvino.opset13.transpose(image, np.array([0, 3, 1, 2]))}
+    for key, value in state.items():
+        values[key] = openvino.op.Constant(np.ascontiguousarray(value), shared_memory=True)
+    for parameter in model.get_parameters():
+        for user in parameter.output(0).get_target_inputs():
+            user.replace_source_output(values[parameter.get_friendly_name()].output(0))
+        model.remove_parameter(parameter)
+    model.add_parameters([image])
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())  # NNCF looks for biases that are constants
+    manager.run_passes(model)
+    return model
 
 
 def load_openvino() -> Any:
