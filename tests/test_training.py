@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from synthetic import photograph, vessels, write
+from support.drawn import photograph, vessels, write
 
 from vesselseg import load_model
 

@@ -199,7 +199,9 @@ class ModelSpec:
                 f"The file's model spec has fields that this version does not know: "
                 f"{', '.join(unknown)}. It may come from a newer vesselseg; update."
             )
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         try:
             return cls(**plain)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import vesselseg
-from vesselseg import Source, cache, checkpoints
+from vesselseg import Source, registry
 from vesselseg.cli import doctor, main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,10 +26,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A narrow network in place of the package's, and a cache folder of the test's own."""
-    record = replace(checkpoints.EMBEDDED, width=4, depth=2, crop=32, stride=32)
-    monkeypatch.setattr(checkpoints, "EMBEDDED", record)
-    monkeypatch.setattr(cache, "download", lambda _: tmp_path / "missing.pth")
-    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    missing = Source(str(tmp_path / "missing.pth"))
+    spec = replace(
+        registry.EMBEDDED, width=4, depth=2, crop=32, stride=32, sources=(missing,), name="small"
+    )
+    monkeypatch.setattr(registry, "EMBEDDED", spec)
+    monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
+    monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "cache"))
 
 
 def report(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -69,24 +72,22 @@ def test_each_precision_is_compared_with_float32(capsys: pytest.CaptureFixture[s
 
 
 def test_the_models_own_weights_are_tried_where_they_are_there(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from vesselseg import weights
     from vesselseg.unet import UNet
 
-    record = checkpoints.EMBEDDED
-    weights.save(tmp_path / "own.pth", UNet(record.width, record.depth), record)
-    monkeypatch.setattr(cache, "download", lambda _: tmp_path / "own.pth")
-    assert report(capsys)["network"] == record.name
+    spec = registry.EMBEDDED
+    (tmp_path / "cache").mkdir()
+    weights.save(tmp_path / "cache" / "missing.pth", UNet(spec.width, spec.depth), spec)
+    assert report(capsys)["network"] == "small"
 
 
 def test_a_precision_that_gives_another_mask_or_no_gain_is_told() -> None:
-    plain = {"device": "cpu", "precision": "float32", "seconds": 1.0, "equal_pixels": 1.0}
-    other = {"device": "cpu", "precision": "bfloat16", "seconds": 0.5, "equal_pixels": 0.9995}
-    rows = [plain, other]
-    assert doctor._verdict(other, rows) == "good"
-    assert doctor._verdict({**other, "seconds": 1.5}, rows) == "slower than float32"
-    assert doctor._verdict({**other, "equal_pixels": 0.99}, rows) == "inexact"
+    row = {"precision": "bfloat16", "seconds": 0.5, "equal_pixels": 0.9995}
+    assert doctor.judge(row, 1.0) == "good"
+    assert doctor.judge(row, 0.4) == "slower than float32"
+    assert doctor.judge({**row, "equal_pixels": 0.99}, 1.0) == "inexact"
 
 
 def test_no_random_state_is_touched(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,8 +128,8 @@ def test_hosts_are_asked_if_told_to(
     host: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urls = [f"http://{host}/weights.pth", "http://127.0.0.1:9/weights.pth", "package:own.pth"]
-    record = replace(checkpoints.EMBEDDED, sources=tuple(Source(url) for url in urls))
-    monkeypatch.setattr(checkpoints, "REGISTRY", {record.name: record})
+    spec = replace(registry.EMBEDDED, sources=tuple(Source(url) for url in urls))
+    monkeypatch.setattr(registry, "REGISTRY", {spec.name: spec})
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     hosts = report(capsys, "--network")["hosts"]
     assert list(hosts) == [urls[1], urls[0]]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-import synthetic
+from support import drawn, models
 
 from vesselseg import Segmenter
 from vesselseg.cli import main
@@ -17,7 +17,7 @@ from vesselseg.cli import main
 
 @pytest.fixture
 def weights(tmp_path):
-    return str(synthetic.tiny_weights(tmp_path / "tiny.pth"))
+    return str(models.tiny_weights(tmp_path / "tiny.pth"))
 
 
 def run(capsys, *arguments):
@@ -36,7 +36,7 @@ def refuse(capsys, *arguments):
 
 
 def test_the_test_split_is_evaluated_and_named(tmp_path, weights, capsys):
-    folder = synthetic.chase_db1(tmp_path / "data")
+    folder = drawn.chase_db1(tmp_path / "data")
 
     code, out, _ = run(capsys, folder, "--dataset", "chase_db1", "--model", weights)
 
@@ -49,7 +49,7 @@ def test_the_test_split_is_evaluated_and_named(tmp_path, weights, capsys):
 
 
 def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_path, weights, capsys):
-    folder = synthetic.chase_db1(tmp_path / "data", numbers=range(1, 3))
+    folder = drawn.chase_db1(tmp_path / "data", numbers=range(1, 3))
     arguments = [folder, "--dataset", "chase_db1", "--model", weights]
 
     code, out, err = run(capsys, *arguments)
@@ -72,7 +72,7 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
 
 
 def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, capsys):
-    folder = synthetic.pairs(tmp_path / "data")
+    folder = drawn.pairs(tmp_path / "data")
 
     code, out, _ = run(
         capsys, folder, "--dataset", "pairs", "--model", weights, "--device", "cpu",
@@ -94,9 +94,9 @@ def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, capsys):
 
 
 def test_several_models_stand_in_one_table(tmp_path, weights, capsys):
-    other = dataclasses.replace(synthetic.TINY, name="other")
-    second = synthetic.tiny_weights(tmp_path / "other.pth", other, seed=1)
-    folder = synthetic.pairs(tmp_path / "data")
+    other = dataclasses.replace(models.TINY, name="other")
+    second = models.tiny_weights(tmp_path / "other.pth", other, seed=1)
+    folder = drawn.pairs(tmp_path / "data")
 
     code, out, _ = run(
         capsys, folder, "--dataset", "pairs", "--model", weights, "--model", second,
@@ -113,7 +113,7 @@ def test_several_models_stand_in_one_table(tmp_path, weights, capsys):
 
 
 def test_pairs_may_lie_in_any_two_folders(tmp_path, weights, capsys):
-    folder = synthetic.pairs(tmp_path / "data")
+    folder = drawn.pairs(tmp_path / "data")
     (folder / "images").rename(tmp_path / "photographs")
 
     code, out, _ = run(
@@ -126,9 +126,9 @@ def test_pairs_may_lie_in_any_two_folders(tmp_path, weights, capsys):
 
 
 def test_masks_beside_pairs_are_their_field_of_view(tmp_path, weights, capsys):
-    folder = synthetic.pairs(tmp_path / "data")
+    folder = drawn.pairs(tmp_path / "data")
     for name in "abc":
-        synthetic.write(folder / "masks" / f"{name}.png", synthetic.disc())
+        drawn.write(folder / "masks" / f"{name}.png", drawn.disc())
 
     code, out, _ = run(capsys, folder, "--dataset", "pairs", "--model", weights)
 
@@ -137,7 +137,7 @@ def test_masks_beside_pairs_are_their_field_of_view(tmp_path, weights, capsys):
 
 
 def test_options_reach_the_model(tmp_path, weights, capsys):
-    folder = synthetic.pairs(tmp_path / "data")
+    folder = drawn.pairs(tmp_path / "data")
 
     code, out, _ = run(
         capsys, folder, "--dataset", "pairs", "--model", weights, "--scale", "0.75",
@@ -151,7 +151,7 @@ def test_options_reach_the_model(tmp_path, weights, capsys):
 def test_weights_are_read_for_a_named_model_and_refused_if_they_are_not_its(
     tmp_path, weights, capsys
 ):
-    folder = synthetic.pairs(tmp_path / "data")
+    folder = drawn.pairs(tmp_path / "data")
     arguments = [folder, "--dataset", "pairs", "--weights", weights]
 
     code, _, err = run(capsys, *arguments, "--model", "unet_s5-d16_drive")
@@ -161,7 +161,7 @@ def test_weights_are_read_for_a_named_model_and_refused_if_they_are_not_its(
 
 
 def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, capsys):
-    folder = synthetic.pairs(tmp_path / "data")
+    folder = drawn.pairs(tmp_path / "data")
     (folder / "labels" / "b.png").write_bytes(b"no picture")
 
     for arguments, message in [
@@ -184,7 +184,7 @@ def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, capsys):
 def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
     tmp_path, weights, capsys, monkeypatch, option, value, message
 ):
-    folder = synthetic.pairs(tmp_path / "data")
+    folder = drawn.pairs(tmp_path / "data")
     monkeypatch.setattr(Segmenter, "segment_many", None)
 
     code, out, err = run(capsys, folder, "--dataset", "pairs", "--model", weights, option, value)
@@ -201,7 +201,7 @@ def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
         (["x", "--dataset", "retina"], "invalid choice: 'retina'"),
         (["--dataset", "drive"], "FOLDER is missing"),
         (["x", "--dataset", "drive", "--images", "y"], "--images is for --dataset pairs"),
-        (["x", "--dataset", "pairs", "--split", "test"], "pairs have no known halves"),
+        (["x", "--dataset", "pairs", "--split", "test"], "--split is for the published data sets"),
         (["--dataset", "pairs", "--images", "y"], "both --images and --labels"),
         (["x", "--dataset", "pairs", "--weights", "y"], "--weights needs exactly one --model"),
         (["x", "--dataset", "pairs", "--scale", "big"], "'big' is neither fit, native, fov"),

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLE
 from PIL import Image
+from support import EXAMPLE
 from test_main import commands, logging_as_it_was  # noqa: F401
 
 import vesselseg
 from vesselseg import Segmenter
-from vesselseg.registry import EMBEDDED
 from vesselseg.cli import main
+from vesselseg.registry import EMBEDDED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,7 +47,7 @@ def test_a_place_that_is_no_onnx_file_is_wrong_usage(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", *words]) == 2
-    assert "a file ending in .onnx, -o FILE" in capsys.readouterr().err
+    assert "Name the file to write, ending in .onnx" in capsys.readouterr().err
 
 
 def test_an_exported_model_is_not_exported_again(
@@ -55,7 +55,7 @@ def test_an_exported_model_is_not_exported_again(
 ) -> None:
     model.export(tmp_path / "a.onnx")
     assert main(["export", str(tmp_path / "a.onnx"), "-o", str(tmp_path / "b.onnx")]) == 2
-    assert "copy the file itself" in capsys.readouterr().err
+    assert "Copy the file itself" in capsys.readouterr().err
     assert not (tmp_path / "b.onnx").exists()
 
 

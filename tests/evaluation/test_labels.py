@@ -6,13 +6,13 @@ import gzip
 
 import numpy as np
 import pytest
-import synthetic
 from PIL import Image
+from support import drawn
 
 from vesselseg import DatasetError
-from vesselseg.evaluation.labels import read_label, read_photograph
+from vesselseg.evaluation.datasets import read_label, read_photograph
 
-LABEL = synthetic.vessels(0)
+LABEL = drawn.vessels(0)
 WHITE = LABEL.astype(np.uint8) * 255
 
 
@@ -57,7 +57,7 @@ def test_128_and_above_is_vessel(tmp_path):
 
 
 def test_an_image_may_have_no_vessel(tmp_path):
-    synthetic.write(tmp_path / "label.png", np.zeros((5, 6), dtype=bool))
+    drawn.write(tmp_path / "label.png", np.zeros((5, 6), dtype=bool))
 
     assert not read_label(tmp_path / "label.png").any()
 
@@ -65,7 +65,7 @@ def test_an_image_may_have_no_vessel(tmp_path):
 def test_values_of_neither_convention_are_refused_not_read_as_background(tmp_path):
     palette((0, 0, 0), (128, 0, 0)).save(tmp_path / "label.png")
 
-    with pytest.raises(DatasetError, match="values up to 38; expected are black and white"):
+    with pytest.raises(DatasetError, match="values up to 38; black and white must be"):
         read_label(tmp_path / "label.png")
 
 
@@ -83,6 +83,6 @@ def test_files_that_are_damaged_or_missing(tmp_path):
 
 @pytest.mark.parametrize("name", ["im0001.ppm", "im0001.ppm.gz"])
 def test_photographs_gzipped_or_not(tmp_path, name):
-    synthetic.write(tmp_path / name, synthetic.photograph(3))
+    drawn.write(tmp_path / name, drawn.photograph(3))
 
-    assert np.array_equal(read_photograph(tmp_path / name), synthetic.photograph(3))
+    assert np.array_equal(read_photograph(tmp_path / name), drawn.photograph(3))

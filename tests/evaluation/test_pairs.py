@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import synthetic
+from support import drawn
 
 from vesselseg import DatasetError
-from vesselseg.evaluation.pairs import read_pairs
+from vesselseg.evaluation.datasets import read_pairs
 
 
 def read(folder):
@@ -15,7 +15,7 @@ def read(folder):
 
 
 def test_labels_have_the_stems_of_their_images(tmp_path):
-    dataset = read(synthetic.pairs(tmp_path))
+    dataset = read(drawn.pairs(tmp_path))
 
     assert [sample.name for sample in dataset.samples] == ["a", "b", "c"]
     assert dataset.samples[1].image == tmp_path / "images" / "b.png"
@@ -26,9 +26,9 @@ def test_labels_have_the_stems_of_their_images(tmp_path):
 
 def test_a_label_may_say_more_after_the_stem(tmp_path):
     for name in ("eye", "eye_2"):
-        synthetic.write(tmp_path / "images" / f"{name}.jpg", synthetic.photograph(0))
-        synthetic.write(tmp_path / "labels" / f"{name}_vessels.png", synthetic.vessels(0))
-        synthetic.write(tmp_path / "masks" / f"{name}_mask.tif", synthetic.disc())
+        drawn.write(tmp_path / "images" / f"{name}.jpg", drawn.photograph(0))
+        drawn.write(tmp_path / "labels" / f"{name}_vessels.png", drawn.vessels(0))
+        drawn.write(tmp_path / "masks" / f"{name}_mask.tif", drawn.disc())
 
     eye, second_eye = read(tmp_path).samples
 
@@ -38,7 +38,7 @@ def test_a_label_may_say_more_after_the_stem(tmp_path):
 
 
 def test_training_images_of_known_data_sets_are_called_so_by_their_names(tmp_path):
-    synthetic.pairs(tmp_path, names=("Image_01L", "Image_11L", "mine"))
+    drawn.pairs(tmp_path, names=("Image_01L", "Image_11L", "mine"))
 
     dataset = read(tmp_path)
 
@@ -48,25 +48,25 @@ def test_training_images_of_known_data_sets_are_called_so_by_their_names(tmp_pat
 
 
 def test_an_image_without_label(tmp_path):
-    (synthetic.pairs(tmp_path) / "labels" / "b.png").unlink()
+    (drawn.pairs(tmp_path) / "labels" / "b.png").unlink()
 
     with pytest.raises(DatasetError, match=r"1 image of .* no label in .*: b\.png"):
         read(tmp_path)
 
 
 def test_an_image_with_two_labels(tmp_path):
-    synthetic.pairs(tmp_path)
+    drawn.pairs(tmp_path)
     (tmp_path / "labels" / "b.png").rename(tmp_path / "labels" / "b_first.png")
-    synthetic.write(tmp_path / "labels" / "b_second.png", synthetic.vessels(0))
+    drawn.write(tmp_path / "labels" / "b_second.png", drawn.vessels(0))
 
     with pytest.raises(DatasetError, match=r"'b\.png' has 2 files .* b_first\.png, b_second\.png"):
         read(tmp_path)
 
 
 def test_two_images_of_one_name(tmp_path):
-    synthetic.write(synthetic.pairs(tmp_path) / "images" / "b.jpg", synthetic.photograph(1))
+    drawn.write(drawn.pairs(tmp_path) / "images" / "b.jpg", drawn.photograph(1))
 
-    with pytest.raises(DatasetError, match="several images of the name 'b'"):
+    with pytest.raises(DatasetError, match="several images named 'b'"):
         read(tmp_path)
 
 
@@ -75,6 +75,6 @@ def test_folders_that_are_empty_or_do_not_exist(tmp_path):
 
     with pytest.raises(DatasetError, match="holds no image"):
         read(tmp_path)
-    synthetic.write(tmp_path / "images" / "a.png", synthetic.photograph(0))
+    drawn.write(tmp_path / "images" / "a.png", drawn.photograph(0))
     with pytest.raises(FileNotFoundError, match="labels"):
         read(tmp_path)

@@ -13,16 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import synthetic
 from PIL import Image
+from support import drawn, models
 
 from vesselseg import OutputError
 from vesselseg.evaluation import report
-from vesselseg.evaluation.datasets import Sample, read_dataset
-from vesselseg.evaluation.pairs import read_pairs
-from vesselseg.evaluation.report import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, Pictures
-from vesselseg.evaluation.scores import Case, evaluate, evaluate_second_observer
-from vesselseg.evaluation.summary import percent
+from vesselseg.evaluation.datasets import Sample, read_dataset, read_pairs
+from vesselseg.evaluation.report import (
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    TRUE_POSITIVE,
+    Pictures,
+    percent,
+)
+from vesselseg.evaluation.scores import Case, evaluate, evaluate_other_observer
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -57,18 +61,18 @@ def make(tmp_path, dataset, *, second=None, threshold=0.5):
     """Evaluate the narrow model and write the page: its path, its content, the evaluation."""
     pictures = Pictures()
     evaluation = evaluate(
-        synthetic.tiny_model(tmp_path),
+        models.tiny_model(tmp_path),
         dataset,
         threshold=threshold,
-        on_case=lambda case, _: pictures.add(0, case),
+        on_case=lambda case: pictures.add(0, case),
     )
     evaluations = [evaluation, second] if second else [evaluation]
-    path = report.write(tmp_path / "report", dataset, evaluations, pictures)
+    path = report.write_page(tmp_path / "report", dataset, evaluations, pictures)
     return path, Page(path.read_text(encoding="utf-8")), evaluation
 
 
 def pairs(tmp_path, **options):
-    folder = synthetic.pairs(tmp_path, **options)
+    folder = drawn.pairs(tmp_path, **options)
     return read_pairs(folder / "images", folder / "labels")
 
 
@@ -86,10 +90,10 @@ def test_images_come_worst_first_with_their_figures(tmp_path):
 
 
 def test_an_image_without_defined_dice_comes_last(tmp_path):
-    synthetic.pairs(tmp_path)
-    synthetic.write(tmp_path / "masks" / "a.png", np.zeros_like(synthetic.disc()))
+    drawn.pairs(tmp_path)
+    drawn.write(tmp_path / "masks" / "a.png", np.zeros_like(drawn.disc()))
     for name in "bc":
-        synthetic.write(tmp_path / "masks" / f"{name}.png", synthetic.disc())
+        drawn.write(tmp_path / "masks" / f"{name}.png", drawn.disc())
     dataset = read_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "masks")
 
     _, page, _ = make(tmp_path, dataset)
@@ -102,16 +106,19 @@ def test_each_image_has_its_photograph_and_an_overlay(tmp_path):
     dataset = pairs(tmp_path)
     _, page, _ = make(tmp_path, dataset)
 
-    assert set(page.pictures) == {f"{n}: {what}" for n in "abc" for what in ("Photograph", "tiny")}
+    kinds = ["Photograph", "Label", "tiny"]
+    assert set(page.pictures) == {f"{n}: {kind}" for n in "abc" for kind in kinds}
     for seed, name in enumerate("abc"):
         shown = np.asarray(page.pictures[f"{name}: Photograph"]).astype(int)
-        assert abs(shown - synthetic.photograph(seed)).mean() < 6  # JPEG is not exact
-    assert page.texts["figcaption"] == ["Photograph", "tiny"] * 3
+        assert abs(shown - drawn.photograph(seed)).mean() < 6  # JPEG is not exact
+        label = np.asarray(page.pictures[f"{name}: Label"].convert("L")) > 127
+        assert (label != drawn.vessels(seed)).mean() < 0.02
+    assert page.texts["figcaption"] == kinds * 3
 
 
 def test_the_second_observer_has_figures_but_no_place_in_the_order(tmp_path):
-    dataset = read_dataset(synthetic.chase_db1(tmp_path / "data"), "chase_db1")
-    second = evaluate_second_observer(dataset)
+    dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1")
+    second = evaluate_other_observer(dataset)
 
     _, page, evaluation = make(tmp_path, dataset, second=second)
 
@@ -123,7 +130,7 @@ def test_the_second_observer_has_figures_but_no_place_in_the_order(tmp_path):
 
 
 def test_training_images_are_called_so_in_large_letters(tmp_path):
-    dataset = read_dataset(synthetic.chase_db1(tmp_path / "data"), "chase_db1", split="train")
+    dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1", split="train")
 
     _, page, _ = make(tmp_path, dataset)
 
@@ -144,7 +151,7 @@ def test_the_page_stands_alone(tmp_path):
         for name, value in values.items()
         if name in ("src", "href", "srcset", "action")
     ]
-    assert len(links) == 6
+    assert len(links) == 9
     assert all(link.startswith("data:") for link in links)
     assert not re.search(r"https?://|@import|url\(", path.read_text(encoding="utf-8"))
     assert sorted(p.name for p in path.parent.iterdir()) == ["index.html"]
@@ -154,7 +161,7 @@ def test_names_of_files_are_text_not_html(tmp_path):
     _, page, _ = make(tmp_path, pairs(tmp_path, names=("<img src=x>", "a&b", '"c"')))
 
     assert set(page.texts["h3"]) == {"<img src=x>", "a&b", '"c"'}
-    assert len(page.pictures) == 6
+    assert len(page.pictures) == 9
 
 
 def test_overlay_colours_say_what_is_right_and_wrong():
@@ -163,14 +170,14 @@ def test_overlay_colours_say_what_is_right_and_wrong():
     photograph = np.full((20, 30, 3), 200, dtype=np.uint8)
     sample = Sample("a", "", Path("a.png"), Path("a.png"))
 
-    pixels = report.overlay(Case(sample, photograph, mask, label, fov))
+    pixels = report.draw_overlay(Case(sample, photograph, mask, label, fov))
 
     assert pixels.shape == photograph.shape
     assert (pixels[label & mask] == TRUE_POSITIVE).all()
     assert (pixels[mask & ~label] == FALSE_POSITIVE).all()
     assert (pixels[label & ~mask] == FALSE_NEGATIVE).all()
     inside, outside = pixels[15, 10], pixels[15, 28]
-    assert max(outside) < max(inside) < 100  # dim, so that the colours stand out
+    assert 0.4 * 100 < max(outside) < max(inside) <= 100  # so that the colours stand out
     assert len(set(inside)) == 1  # and grey
 
 
@@ -195,7 +202,7 @@ def test_colours_differ_for_the_colour_blind(kind):
         linear = (np.array(color) / 255) ** 2.2
         return rgb2lab((np.array(BLINDNESS[kind]) @ linear).clip(0, 1) ** (1 / 2.2))
 
-    colors = [TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE, (89, 89, 89)]
+    colors = [TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE, (100, 100, 100)]
     least = min(deltaE_ciede2000(seen(a), seen(b)) for a, b in combinations(colors, 2))
 
     assert least > 10  # 1 is just noticeable side by side
@@ -207,18 +214,18 @@ def test_large_photographs_are_shown_reduced():
     pictures = Pictures()
     pictures.add(0, Case(Sample("a", "", Path("a"), Path("a")), big, nothing, nothing, ~nothing))
 
-    (shown,) = Page(pictures.html("a", [])).pictures.values()
-
-    assert shown.size == (1200, 800)
+    for _, uri in pictures.of_image("a", []):
+        (shown,) = Page(f'<img src="{uri}" alt="">').pictures.values()
+        assert shown.size == (1200, 800)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     dataset = pairs(tmp_path)
-    evaluation = evaluate(synthetic.tiny_model(tmp_path), dataset)
+    evaluation = evaluate(models.tiny_model(tmp_path), dataset)
 
-    with pytest.raises(OutputError, match="cannot be made"):
-        report.write(tmp_path / "file" / "report", dataset, [evaluation], Pictures())
+    with pytest.raises(OutputError, match="cannot be created"):
+        report.write_page(tmp_path / "file" / "report", dataset, [evaluation], Pictures())
 
 
 def browse(page, profile, *flags):
@@ -233,7 +240,7 @@ def browse(page, profile, *flags):
 
 @pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
 def test_chromium_shows_figures_and_pictures(tmp_path):
-    probability = synthetic.tiny_model(tmp_path)(synthetic.photograph(0)).probability
+    probability = models.tiny_model(tmp_path)(drawn.photograph(0)).probability
     middle = float(np.median(probability))  # so that there are errors of both kinds
     path, _, evaluation = make(tmp_path, pairs(tmp_path), threshold=middle)
 
@@ -242,12 +249,12 @@ def test_chromium_shows_figures_and_pictures(tmp_path):
     worst = sorted(evaluation.images, key=lambda image: image.figures.dice)
     assert page.texts["h3"] == [image.name for image in worst]
     assert page.texts["td"][-6:] == [percent(value) for value in worst[-1].figures]
-    assert len(page.pictures) == 6
+    assert len(page.pictures) == 9
 
     screenshot = tmp_path / "page.png"
     browse(path, tmp_path / "profile", f"--screenshot={screenshot}", "--window-size=1000,2600")
     with Image.open(screenshot) as image:
         shown = np.asarray(image.convert("RGB")).astype(int)
     for color in (FALSE_POSITIVE, FALSE_NEGATIVE):
-        drawn = np.count_nonzero(abs(shown - color).max(axis=2) < 25)
-        assert drawn > 2000  # a patch of the legend has about 300
+        pixels = np.count_nonzero(abs(shown - color).max(axis=2) < 25)
+        assert pixels > 2000  # a patch of the legend has about 300

@@ -8,21 +8,19 @@ import sys
 
 import numpy as np
 import pytest
-import synthetic
+from support import drawn, models
 from test_datasets import TREES
 
 import vesselseg
 from vesselseg import DatasetError, MissingExtraError, metrics
-from vesselseg.evaluation.datasets import read_dataset
-from vesselseg.evaluation.labels import read_label, read_photograph
-from vesselseg.evaluation.pairs import read_pairs
-from vesselseg.evaluation.scores import evaluate, evaluate_second_observer
+from vesselseg.evaluation.datasets import read_dataset, read_label, read_pairs, read_photograph
+from vesselseg.evaluation.scores import evaluate, evaluate_other_observer
 from vesselseg.metrics import confusion
 
 
 @pytest.fixture
 def model(tmp_path):
-    return synthetic.tiny_model(tmp_path)
+    return models.tiny_model(tmp_path)
 
 
 def read(folder):
@@ -50,7 +48,7 @@ def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name
 def test_figures_of_whole_frames_and_inside_the_field_of_view_are_pooled_over_pixels(
     tmp_path, model
 ):
-    dataset = read(synthetic.pairs(tmp_path))
+    dataset = read(drawn.pairs(tmp_path))
     photographs = [read_photograph(sample.image) for sample in dataset.samples]
     label = np.stack([read_label(sample.label) for sample in dataset.samples])
     found = [model(photograph) for photograph in photographs]
@@ -71,7 +69,7 @@ def test_figures_of_whole_frames_and_inside_the_field_of_view_are_pooled_over_pi
 
 
 def test_mean_and_standard_deviation_are_over_images(tmp_path, model):
-    evaluation = evaluate(model, read(synthetic.pairs(tmp_path)))
+    evaluation = evaluate(model, read(drawn.pairs(tmp_path)))
 
     each = [image.figures for image in evaluation.images]
     for name in ("dice", "sensitivity", "specificity", "accuracy", "auc", "cldice"):
@@ -81,8 +79,8 @@ def test_mean_and_standard_deviation_are_over_images(tmp_path, model):
 
 
 def test_an_image_without_vessels_counts_where_its_figures_are_defined(tmp_path, model):
-    synthetic.pairs(tmp_path, names=("a", "b"))
-    synthetic.write(tmp_path / "labels" / "b.png", np.zeros_like(synthetic.disc()))
+    drawn.pairs(tmp_path, names=("a", "b"))
+    drawn.write(tmp_path / "labels" / "b.png", np.zeros_like(drawn.disc()))
 
     evaluation = evaluate(model, read(tmp_path))
 
@@ -96,9 +94,9 @@ def test_an_image_without_vessels_counts_where_its_figures_are_defined(tmp_path,
 
 
 def test_the_data_sets_own_field_of_view_goes_before_the_one_that_is_found(tmp_path, model):
-    synthetic.pairs(tmp_path, names=("a",))
-    left_half = synthetic.disc() & (np.indices(synthetic.disc().shape)[1] < 20)
-    synthetic.write(tmp_path / "masks" / "a.png", left_half)
+    drawn.pairs(tmp_path, names=("a",))
+    left_half = drawn.disc() & (np.indices(drawn.disc().shape)[1] < 20)
+    drawn.write(tmp_path / "masks" / "a.png", left_half)
 
     dataset = read_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "masks")
 
@@ -106,9 +104,9 @@ def test_the_data_sets_own_field_of_view_goes_before_the_one_that_is_found(tmp_p
 
 
 def test_the_second_observer_is_compared_with_the_first(tmp_path):
-    dataset = read_dataset(synthetic.chase_db1(tmp_path), "chase_db1")
+    dataset = read_dataset(drawn.chase_db1(tmp_path), "chase_db1")
 
-    second = evaluate_second_observer(dataset)
+    second = evaluate_other_observer(dataset)
 
     assert second.name == "second observer"
     assert second.spec is None
@@ -122,11 +120,11 @@ def test_the_second_observer_is_compared_with_the_first(tmp_path):
 
 
 def test_without_a_second_observer_there_is_no_figure_of_one(tmp_path):
-    assert evaluate_second_observer(read(synthetic.pairs(tmp_path))) is None
+    assert evaluate_other_observer(read(drawn.pairs(tmp_path))) is None
 
 
 def test_threshold_and_scale_are_passed_on_and_recorded(tmp_path, model):
-    dataset = read(synthetic.pairs(tmp_path))
+    dataset = read(drawn.pairs(tmp_path))
 
     everything = evaluate(model, dataset, threshold=0, scale=0.5)
 
@@ -138,13 +136,12 @@ def test_threshold_and_scale_are_passed_on_and_recorded(tmp_path, model):
 
 
 def test_each_photograph_is_handed_over_with_its_pixels(tmp_path, model):
-    dataset = read(synthetic.pairs(tmp_path))
+    dataset = read(drawn.pairs(tmp_path))
     cases = []
 
-    evaluation = evaluate(model, dataset, on_case=lambda case, result: cases.append((case, result)))
+    evaluation = evaluate(model, dataset, on_case=cases.append)
 
-    assert tuple(result for _, result in cases) == evaluation.images
-    for case, result in cases:
+    for case, result in zip(cases, evaluation.images, strict=True):
         assert np.array_equal(case.photograph, read_photograph(case.sample.image))
         assert confusion(case.mask, case.label, case.fov) == result.inside
 
@@ -154,13 +151,13 @@ def test_each_photograph_is_handed_over_with_its_pixels(tmp_path, model):
 )
 def test_a_label_of_another_size_is_refused(tmp_path, model, file, dataset):
     if dataset == "pairs":
-        found = read(synthetic.pairs(tmp_path))
+        found = read(drawn.pairs(tmp_path))
     else:
-        found = read_dataset(synthetic.chase_db1(tmp_path), dataset)
-    synthetic.write(tmp_path / file, synthetic.vessels(0)[:-1])
+        found = read_dataset(drawn.chase_db1(tmp_path), dataset)
+    drawn.write(tmp_path / file, drawn.vessels(0)[:-1])
 
-    with pytest.raises(DatasetError, match=r"is 44 x 39 pixels, its photograph .* 44 x 40"):
-        evaluate(model, found) if dataset == "pairs" else evaluate_second_observer(found)
+    with pytest.raises(DatasetError, match=r"is 44 x 39 pixels, but its photograph .* 44 x 40"):
+        evaluate(model, found) if dataset == "pairs" else evaluate_other_observer(found)
 
 
 def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monkeypatch):
@@ -168,4 +165,4 @@ def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monke
     monkeypatch.setattr(type(model), "segment_many", None)
 
     with pytest.raises(MissingExtraError, match=r"vesselseg\[eval\]"):
-        evaluate(model, read(synthetic.pairs(tmp_path)))
+        evaluate(model, read(drawn.pairs(tmp_path)))

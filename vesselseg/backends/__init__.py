@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """A network on one device in one precision. It can be pickled.
-
-    Attributes
-    ----------
-    name : str
-        As in ``load_model(backend=...)``.
-    device : torch.device
-    precision : str
-    network : UNet or None
-        The folded float32 network on the CPU that is run; None if there is none to save.
-    versions : dict of str to str
-        Versions of the software that runs it, besides PyTorch, for the provenance.
-    """
-
-    name: str
-    device: torch.device
-    precision: str
-    network: UNet | None
+    """A network on one device in one precision. It can be pickled."""
 
     @property
-    def versions(self) -> dict[str, str]: ...
+    def name(self) -> str:
+        """The name that ``load_model(backend=...)`` takes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+
+    @property
+    def precision(self) -> str:
+        """The precision that it runs in."""
+
+    @property
+    def network(self) -> UNet | None:
+        """The folded float32 network on the CPU; None if there is none to save."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the software that runs it, besides PyTorch, for the provenance."""
 
     @staticmethod
     def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:

@@ -32,7 +32,7 @@ from ..files import sha256, whole_file
 from ..registry import REGISTRY
 from ..spec import ModelSpec, Source
 from . import transfer
-from .transfer import Received, Report
+from .transfer import Received, OnProgress
 from .verify import (
     Sidecar,
     SourceError,
@@ -92,7 +92,7 @@ def is_offline() -> bool:
 
 
 def obtain(
-    spec: ModelSpec, verify: Verify, *, progress: bool | Report = True, force: bool = False
+    spec: ModelSpec, verify: Verify, *, progress: bool | OnProgress = True, force: bool = False
 ) -> CachedFile:
     """Return the weights file of a model, downloading it on a miss.
 
@@ -108,7 +108,7 @@ def obtain(
         )
     if not force and (cached := find_cached(spec, verify)):
         return cached
-    with locked(spec) as folder, show_progress(progress, spec.name) as report:
+    with locked(spec) as folder, show_progress(progress, spec.name) as on_progress:
         # Also with `force`: this records the digest of a file that is there, so that it binds.
         cached, answers = search_cache(spec, verify)
         if cached and not force:
@@ -117,7 +117,7 @@ def obtain(
             logger.warning("%s: %s It is downloaded again.", path, answer)
         for source, location in locations(spec):
             try:
-                return bring(location, source, spec, verify, folder, report)
+                return bring(location, source, spec, verify, folder, on_progress)
             except SourceError as error:
                 logger.debug("%s: %s", without_password(location), error)
                 answers.append((without_password(location), str(error)))
@@ -297,7 +297,7 @@ def locked(spec: ModelSpec) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def show_progress(progress: bool | Report, name: str) -> Iterator[Report]:
+def show_progress(progress: bool | OnProgress, name: str) -> Iterator[OnProgress]:
     """The caller's function, or a bar if standard error is a terminal."""
     if callable(progress):
         yield progress
@@ -307,12 +307,12 @@ def show_progress(progress: bool | Report, name: str) -> Iterator[Report]:
     visible = progress and sys.stderr is not None and sys.stderr.isatty()
     with tqdm(desc=name, unit="B", unit_scale=True, leave=False, disable=not visible) as bar:
 
-        def report(received: int, length: int | None) -> None:
+        def on_progress(received: int, length: int | None) -> None:
             if received < bar.n or length != bar.total:  # the transfer starts, or starts again
                 bar.reset(length)
             bar.update(received - bar.n)
 
-        yield report
+        yield on_progress
 
 
 def packaged_path(spec: ModelSpec) -> Path | None:
@@ -430,7 +430,7 @@ def bring(
     spec: ModelSpec,
     verify: Verify,
     folder: Path,
-    report: Report,
+    on_progress: OnProgress,
 ) -> CachedFile:
     """Transfer a file into the cache; raise SourceError if it is not the right one."""
     if isinstance(location, str) and is_offline():
@@ -440,8 +440,8 @@ def bring(
 
     def receive() -> Received:
         if isinstance(location, Path):
-            return transfer.copy(location, part, report)
-        return transfer.fetch(location, part, report)
+            return transfer.copy(location, part, on_progress)
+        return transfer.fetch(location, part, on_progress)
 
     def check(digest: str) -> Any:
         check_not_a_page(part)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Report: TypeAlias = Callable[[int, "int | None"], None]
+OnProgress: TypeAlias = Callable[[int, "int | None"], None]
 """Called with the number of bytes received and, if known, that of the whole file."""
 
 CHUNK = 1 << 16
@@ -53,7 +53,7 @@ class TemporaryError(Exception):
         self.wait = wait  # seconds that the server asks for
 
 
-def fetch(url: str, part: Path, report: Report) -> Received:
+def fetch(url: str, part: Path, on_progress: OnProgress) -> Received:
     """Download `url` into `part`, resuming what is there already.
 
     Raises
@@ -69,7 +69,7 @@ def fetch(url: str, part: Path, report: Report) -> Received:
             while True:
                 before = size_of(part)
                 try:
-                    return attempt(session, url, part, report)
+                    return attempt(session, url, part, on_progress)
                 except TemporaryError as error:
                     if size_of(part) - before >= _PROGRESS:
                         failures = 0
@@ -85,7 +85,7 @@ def fetch(url: str, part: Path, report: Report) -> Received:
         raise
 
 
-def attempt(session: requests.Session, url: str, part: Path, report: Report) -> Received:
+def attempt(session: requests.Session, url: str, part: Path, on_progress: OnProgress) -> Received:
     """Make one request for what is missing of `part`."""
     import requests
 
@@ -125,14 +125,14 @@ def attempt(session: requests.Session, url: str, part: Path, report: Report) -> 
             if not offset:
                 write_progress(part, response, length)
             received = offset
-            report(received, length)
+            on_progress(received, length)
             try:
                 for chunk in response.iter_content(CHUNK):
                     digest.update(chunk)
                     stream.write(chunk)
                     stream.flush()  # a killed process leaves everything that arrived
                     received += len(chunk)
-                    report(received, length)
+                    on_progress(received, length)
             except requests.RequestException as error:
                 raise TemporaryError(
                     f"It broke off after {received} of {length or '?'} bytes ({describe(error)})"
@@ -146,7 +146,7 @@ def attempt(session: requests.Session, url: str, part: Path, report: Report) -> 
     return Received(digest.hexdigest(), resumed=offset > 0)
 
 
-def copy(file: Path, part: Path, report: Report) -> Received:
+def copy(file: Path, part: Path, on_progress: OnProgress) -> Received:
     """Copy a regular file to `part`.
 
     Raises
@@ -166,12 +166,12 @@ def copy(file: Path, part: Path, report: Report) -> Received:
     try:
         with source, part.open("wb") as stream:
             length = size_of(file)
-            report(received, length)
+            on_progress(received, length)
             while chunk := read_chunk(source):
                 digest.update(chunk)
                 stream.write(chunk)
                 received += len(chunk)
-                report(received, length)
+                on_progress(received, length)
             stream.flush()
             os.fsync(stream.fileno())
     except BaseException:

@@ -1,7 +1,7 @@
 """The ``vesselseg`` command: arguments, printing, progress and exit codes.
 
-One module per command or family of commands. Each has ``add_parsers(commands)``, which adds its
-parsers and sets ``run`` on them: a function from the parsed arguments to an exit code. Heavy
+Each module holds one command or a family of commands and has ``add_parsers(commands)``, which adds
+its parsers and sets ``run`` on them: a function from the parsed arguments to an exit code. Heavy
 imports stay inside those functions, so that ``vesselseg --help`` answers at once.
 """
 
@@ -10,51 +10,51 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .._version import __version__
 from ..errors import DeviceError, OptionError, UnknownModelError, VesselsegError, did_you_mean
-from . import app, doctor, evaluate, export, models, segment, weights
+from . import app, doctor, evaluate, models, segment
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command."""
-    return _parser_and_commands()[0]
-
-
-def _parser_and_commands() -> tuple[argparse.ArgumentParser, Collection[str]]:
+def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the whole command, and those of its commands by name."""
     parser = argparse.ArgumentParser(
         prog="vesselseg",
-        description="Find the blood vessels in photographs of the retina.\n"
+        description="Segment the blood vessels in fundus photographs.\n"
         "`vesselseg IMAGE... -o OUT` is short for `vesselseg segment IMAGE... -o OUT`.",
-        epilog="`vesselseg COMMAND --help` has the options of a command.\n"
+        epilog="`vesselseg COMMAND --help` lists the options of a command.\n"
         "Research software, not a medical device.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"vesselseg {__version__}")
     commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (segment, evaluate, models, weights, export, app, doctor):
+    for module in (segment, evaluate, models, app, doctor):
         module.add_parsers(commands)
     return parser, commands.choices
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code.
+    """Run the command line and return its exit code.
 
-    0: done; 1: something failed, and it was said what; 2: wrong usage; 130: interrupted.
+    0: done; 1: something failed, and a message says what; 2: wrong usage; 130: interrupted.
     """
-    parser, commands = _parser_and_commands()
+    parser, commands = build_parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in (*commands, "-h", "--help", "--version"):
         hint = did_you_mean(words[0], commands)
-        if hint and words[0].isalpha() and not Path(words[0]).exists():  # no file's name
+        if hint and words[0].isalpha() and not Path(words[0]).exists():
             parser.error(f"there is no command and no image {words[0]!r}.{hint}")
         words.insert(0, "segment")
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        command = commands[words[0]]
+        known = [text for action in command._actions for text in action.option_strings]
+        command.error(f"unrecognized: {' '.join(unknown)}.{did_you_mean(unknown[0], known)}")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         code: int = options.run(options)

@@ -45,7 +45,7 @@ def add_parsers(commands: Any) -> None:
         help="largest file that is taken, in megabytes (default: %(default)s)")  # fmt: skip
     add("--max-pixels", type=arguments.positive, default=50_000_000, metavar="N",
         help="largest image that is decoded (default: %(default)s)")  # fmt: skip
-    arguments.add_model(parser)
+    arguments.add_model_options(parser)
     parser.set_defaults(run=_app)
 
 
@@ -82,8 +82,8 @@ def _app(options: argparse.Namespace) -> int:
 
 def _models(options: argparse.Namespace) -> Models:
     """The first model is loaded at once: what is wrong with it is told before the page opens."""
-    from ..app.models import Models
     from ..api import load_model
+    from ..app.models import Models
     from ..segmenter import Segmenter
 
     def load(model: str | None, weights: str | None = None) -> Segmenter:

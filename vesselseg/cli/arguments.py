@@ -1,44 +1,54 @@
-"""Options and values that several commands take."""
+"""Options and types that several commands share, and the one loader of models."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..segmenter import Segmenter
 
 
-def add_model(parser: argparse.ArgumentParser) -> Any:
-    """Add the options that say which model runs, and on what; their group."""
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> Any:
+    """Add the options that :func:`load_model` reads; return their group.
+
+    With `several`, ``--model`` can be repeated and is a list.
+    """
     group = parser.add_argument_group("model")
     add = group.add_argument
-    add("--model", metavar="NAME", help="a name from `vesselseg models`, or a file saved by "
-        "vesselseg (default: the model that is part of vesselseg)")  # fmt: skip
-    add("--weights", metavar="FILE", help="local file to read in place of the model's own "
-        "(default: the package's, the cache's, or downloaded)")  # fmt: skip
-    add("--device", default="auto",
-        help="auto, cpu, cuda, cuda:1, mps (default: %(default)s, the best there is)")  # fmt: skip
+    repeat = "; repeat it to compare several" if several else ""
+    add("--model", metavar="NAME", action="append" if several else "store",
+        help=f"a name from `vesselseg models`, or a file saved or exported by vesselseg{repeat} "
+        "(default: the embedded model)")  # fmt: skip
+    add("--weights", metavar="FILE", help="local weights file to read instead of the model's own "
+        "(default: the package's, the cache's, or a download)")  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps "
+        "(default: %(default)s, the best available)")  # fmt: skip
     add("--precision", default="float32",
         help="float32, bfloat16, float16, int8, or auto, the fastest that the device computes "
         "natively; `vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
-    add_backend(add)
+    add("--backend", help="torch, onnxruntime (for .onnx files) or openvino (on CPUs, with int8) "
+        "(default: torch, or onnxruntime for an .onnx file)")  # fmt: skip
+    add("--calibration", nargs="+", metavar="FILE",
+        help="for int8: a few representative photographs to calibrate it with (default: one "
+        "that is part of the package)")  # fmt: skip
     return group
 
 
-def add_backend(add: Any) -> None:
-    """Add the options that say what computes."""
-    add("--backend", default="torch",
-        help="torch, or openvino, on CPUs, which has int8; needs vesselseg[openvino] "
-        "(default: %(default)s)")  # fmt: skip
-    add("--calibration", nargs="+", metavar="FILE",
-        help="for int8: photographs such as the model will see, from which the ranges of its maps "
-        "are taken (default: one that is part of vesselseg)")  # fmt: skip
+def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
+    """Load the model that the options name; `changes` are arguments of ``load_model``."""
+    from ..api import load_model
+
+    names = ("model", "weights", "device", "precision", "backend", "calibration")
+    return load_model(**{**{name: getattr(options, name) for name in names}, **changes})
 
 
 def scale(text: str) -> str | float:
-    """A rule or a positive factor."""
+    """A scale rule or a positive factor."""
     if text in ("fit", "native", "fov"):
         return text
-    factor = _number(text)
+    factor = number(text)
     if not (math.isfinite(factor) and factor > 0):
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither fit, native, fov nor a positive factor"
@@ -48,20 +58,21 @@ def scale(text: str) -> str | float:
 
 def threshold(text: str) -> float:
     """A probability."""
-    value = _number(text)
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
 
 
 def positive(text: str) -> int:
-    """A count."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    """A positive integer."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """A number, or NaN."""
     try:
         return float(text)
     except ValueError:

@@ -19,8 +19,8 @@ def segment_collection(options: argparse.Namespace, kinds: Sequence[str]) -> int
     """Segment what the options say; return the exit code."""
     from tqdm import tqdm
 
-    from ..batch.plan import Job
     from ..api import load_model
+    from ..batch.plan import Job
     from ..ray import segment_dataset
     from .progress import Progress
 

@@ -1,4 +1,4 @@
-"""``vesselseg doctor``: what is installed, what is found, and what computes well here."""
+"""``vesselseg doctor``: what is installed, and which precision works well here."""
 
 from __future__ import annotations
 
@@ -17,145 +17,134 @@ from ..errors import DeviceError, VesselsegError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..backends.pytorch import TorchBackend
+    from ..backends import Backend
     from ..unet import UNet
 
 _VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "HTTPS_PROXY", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
     "REQUESTS_CA_BUNDLE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
 )  # fmt: skip
-_OPTIONAL = (
+_EXTRAS = (
     "onnx", "onnxruntime", "openvino", "nncf", "ray", "scikit-image", "starlette", "uvicorn",
 )  # fmt: skip
-_SECONDS = 10.0  # that a host may take to answer
+_TIMEOUT = 10.0  # seconds that a host may take to answer
 _REPEATS = 3
-_EQUAL = 0.999  # of the pixels of a mask, in a precision that does well
+_EQUAL = 0.999  # share of equal pixels from which on a precision counts as exact
 
 
 def add_parsers(commands: Any) -> None:
     """Add the parser of ``doctor``."""
     parser = commands.add_parser(
         "doctor",
-        help="show versions, devices, and which precision does well here",
-        description="Show versions, devices, threads and folders, and try each precision on each "
-        "device: one window, compared with float32 on the CPU. Nothing is sent anywhere unless "
+        help="show versions and devices, and which precision works well here",
+        description="Show versions, devices, threads and folders, and compare each precision on "
+        "each device with float32 on the CPU, on one window. Nothing is sent anywhere unless "
         "--network is given.",
     )
     parser.add_argument("--network", action="store_true",
         help="ask the hosts of the weights whether they answer (default: no)")  # fmt: skip
     parser.add_argument("--json", action="store_true",
-        help="write one JSON object (default: a text to read)")  # fmt: skip
-    parser.set_defaults(run=_doctor)
+        help="write one JSON object (default: text)")  # fmt: skip
+    parser.set_defaults(run=doctor)
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def doctor(options: argparse.Namespace) -> int:
+    """Print what was found."""
+    import torch
+
+    from .._version import __version__
+    from ..cache import cache_folder
+
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    folder = cache_folder()
+    sizes = [path.stat().st_size for path in folder.glob("*.pth")] if folder.is_dir() else []
+    cache = {"folder": str(folder), "weights": len(sizes), "megabytes": round(sum(sizes) / 1e6, 1)}
     report: dict[str, Any] = {
-        "versions": _versions(),
-        "extras": _extras(),
+        "versions": {
+            "vesselseg": __version__,
+            "python": platform.python_version(),
+            **{name: installed_version(name) for name in ("torch", "numpy", "pillow")},
+        },
+        "extras": {name: installed_version(name) for name in _EXTRAS},
         "system": platform.platform(),
-        "processor": _processor(),
-        "threads": _threads(),
-        "devices": _devices(),
-        "cache": _cache(),
-        "variables": {x: _public(os.environ[x]) for x in _VARIABLES if x in os.environ},
-        **_precisions(),
+        "threads": {
+            "torch": torch.get_num_threads(),
+            "processors usable": len(affinity(0)) if affinity else os.cpu_count() or 1,
+        },
+        "devices": find_devices(),
+        "cache": cache,
+        "variables": {
+            name: without_password(os.environ[name]) for name in _VARIABLES if name in os.environ
+        },
+        **compare_precisions(),
     }
     if options.network:
-        report["hosts"] = _hosts()
-    print(json.dumps(report, indent=2) if options.json else _text(report))
+        report["hosts"] = ask_hosts()
+    print(json.dumps(report, indent=2) if options.json else to_text(report))
     return 0
 
 
-def _versions() -> dict[str, str]:
-    from .. import __version__
-
-    packages = ("torch", "numpy", "pillow")
-    installed = {name: importlib.metadata.version(name) for name in packages}
-    return {"vesselseg": __version__, "python": platform.python_version(), **installed}
-
-
-def _extras() -> dict[str, str]:
-    """Packages of the optional extras."""
-
-    def version(name: str) -> str:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed"
-
-    return {name: version(name) for name in _OPTIONAL}
+def installed_version(package: str) -> str:
+    """Version of a package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
-def _processor() -> str:
+def find_devices() -> dict[str, str]:
+    """Names that --device takes, with a description of each device."""
     import torch
 
-    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _threads() -> dict[str, int]:
-    import torch
-
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return {"torch": torch.get_num_threads(), "processors usable": usable}
-
-
-def _devices() -> dict[str, str]:
-    """Names that --device takes -> what they are."""
-    import torch
-
-    devices = {"cpu": _processor()}
+    devices = {"cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"}
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
-            about = torch.cuda.get_device_properties(i)
-            devices[f"cuda:{i}"] = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+            properties = torch.cuda.get_device_properties(i)
+            gibibytes = properties.total_memory / 2**30
+            devices[f"cuda:{i}"] = f"{properties.name}, {gibibytes:.0f} GiB"
     if torch.backends.mps.is_available():
         devices["mps"] = "Apple GPU"
     return devices
 
 
-def _cache() -> dict[str, Any]:
-    from ..cache import cache_folder
-
-    folder = cache_folder()
-    files = [path.stat().st_size for path in folder.glob("*.pth")] if folder.is_dir() else []
-    return {"folder": str(folder), "weights": len(files), "megabytes": round(sum(files) / 1e6, 1)}
-
-
-def _precisions() -> dict[str, Any]:
-    """Each precision on each device against float32 on the CPU: one window, the best of a few."""
+def compare_precisions() -> dict[str, Any]:
+    """Compare each precision on each device with float32 on the CPU, on one window."""
     import torch
 
+    from ..backends.pytorch import (
+        DTYPES,
+        TorchBackend,
+        choose_precision,
+        native_precisions,
+    )
     from ..registry import EMBEDDED
-    from ..backends.pytorch import PRECISIONS, TorchBackend, choose_precision, native_precisions
 
-    network, name = _network()
-    window = _window(EMBEDDED.crop)
-    exact, seconds = _timed(TorchBackend(network, EMBEDDED, torch.device("cpu"), "float32"), window)
+    network, name = embedded_network()
+    window = draw_window(EMBEDDED.crop)
+    cpu = torch.device("cpu")
+    exact, exact_seconds = run_timed(TorchBackend(network, EMBEDDED, cpu, "float32"), window)
+    devices = [torch.device(device) for device in find_devices()]
     rows: list[dict[str, Any]] = []
-    devices = [torch.device(name) for name in _devices()]
     for device in devices:
-        for precision in PRECISIONS:
-            if precision == "auto":
-                continue
+        float32_seconds = exact_seconds
+        for precision in DTYPES:
             native = precision in native_precisions(device)
             row: dict[str, Any] = {"device": str(device), "precision": precision, "native": native}
             rows.append(row)
             try:
-                choose_precision(precision, device)
-                if (device.type, precision) == ("cpu", "float32"):
-                    logits, row["seconds"] = exact, seconds
-                else:
-                    backend = TorchBackend(network, EMBEDDED, device, precision)
-                    logits, row["seconds"] = _timed(backend, window)
+                backend = TorchBackend(network, EMBEDDED, device, precision)
+                logits, seconds = run_timed(backend, window)
             except (DeviceError, RuntimeError, MemoryError) as error:
                 row["error"] = str(error).partition("\n")[0]
                 continue
-            row["speed"] = seconds / row["seconds"]
-            row["deviation"] = float((logits - exact).abs().max() / exact.abs().max())
+            if precision == "float32":
+                float32_seconds = seconds
             same = (logits[0] < logits[1]) == (exact[0] < exact[1])
+            row["seconds"] = seconds
+            row["speed"] = exact_seconds / seconds
+            row["deviation"] = float((logits - exact).abs().max() / exact.abs().max())
             row["equal_pixels"] = float(same.float().mean())
-            row["verdict"] = _verdict(row, rows)
+            row["verdict"] = judge(row, float32_seconds)
     return {
         "network": name,
         "window": EMBEDDED.crop,
@@ -164,104 +153,112 @@ def _precisions() -> dict[str, Any]:
     }
 
 
-def _verdict(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    plain = next(x for x in rows if x["device"] == row["device"] and x["precision"] == "float32")
+def judge(row: dict[str, Any], float32_seconds: float) -> str:
+    """A verdict on one precision."""
     if row["equal_pixels"] < _EQUAL:
         return "inexact"
-    return "good" if row is plain or row["seconds"] < plain["seconds"] else "slower than float32"
+    if row["precision"] != "float32" and row["seconds"] >= float32_seconds:
+        return "slower than float32"
+    return "good"
 
 
-def _network() -> tuple[UNet, str]:
-    """The package's own network; or, where its file cannot be read, one filled from a seed."""
+def embedded_network() -> tuple[UNet, str]:
+    """The embedded network or, if its file cannot be read, one with random weights."""
     import torch
 
-    from .. import weights
-    from ..cache import download
+    from .. import cache, weights
     from ..registry import EMBEDDED
     from ..unet import UNet
 
     try:
-        return weights.to_network(weights.read(download(EMBEDDED)), EMBEDDED), EMBEDDED.name
+        file = cache.obtain(EMBEDDED, weights.load_network)
+        return weights.load_network(file.path, EMBEDDED), EMBEDDED.name
     except (VesselsegError, FileNotFoundError) as error:
         reason = str(error)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = UNet(EMBEDDED.width, EMBEDDED.depth).eval()
-    return network, f"random weights, since the package's own cannot be read: {reason}"
+    return network, f"random weights, since the embedded ones cannot be read: {reason}"
 
 
-def _window(side: int) -> Tensor:
+def draw_window(side: int) -> Tensor:
     """A drawn window (1, 3, side, side), uint8: dark curves on orange, brighter to one side."""
     import numpy as np
     import torch
 
     y, x = np.mgrid[:side, :side] / side
-    away = [abs(y - 0.2 * i - 0.1 * np.sin(6 * x + i)) * side for i in range(5)]
-    vessels = sum(np.exp(-((d / (1 + i)) ** 2)) for i, d in enumerate(away))
+    distances = [abs(y - 0.2 * i - 0.1 * np.sin(6 * x + i)) * side for i in range(5)]
+    vessels = sum(np.exp(-((d / (1 + i)) ** 2)) for i, d in enumerate(distances))
     light = (0.6 + 0.4 * x) * (1 - 0.5 * np.minimum(vessels, 1))
     pixels = np.rint(light[..., None] * (200, 100, 50)).astype(np.uint8)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def _timed(backend: TorchBackend, window: Tensor) -> tuple[Tensor, float]:
-    """Logits (2, side, side) on the CPU, and the seconds that they take when warm."""
+def run_timed(backend: Backend, window: Tensor) -> tuple[Tensor, float]:
+    """Logits (2, side, side) on the CPU, and the seconds of the fastest warm run."""
     times = []
     for _ in range(1 + _REPEATS):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         logits = backend(window)[0].cpu()
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return logits, min(times[1:])
 
 
-def _hosts() -> dict[str, str]:
-    """Addresses of weights, one of each host and mirror -> what they answer."""
+def ask_hosts() -> dict[str, str]:
+    """One address of weights on each host and mirror, with the host's answer."""
     import requests
 
     from ..registry import list_models
 
-    mirror = os.environ.get("VESSELSEG_MIRROR", "")
-    urls = [source.url for record in list_models() for source in record.sources]
+    urls = [source.url for spec in list_models() for source in spec.sources]
+    urls = [*reversed(urls), *os.environ.get("VESSELSEG_MIRROR", "").split(",")]
     answers = {}
-    for host, url in {urlsplit(url).netloc: url for url in [*urls[::-1], mirror]}.items():
+    for host, url in {urlsplit(url.strip()).netloc: url.strip() for url in urls}.items():
         if not host:
             continue  # part of the package, or a folder
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
-            with requests.head(url, timeout=_SECONDS, allow_redirects=True) as answer:
-                said = f"{answer.status_code} {answer.reason}"
-            answers[_public(url)] = f"{said} after {time.perf_counter() - begun:.1f} s"
+            with requests.head(url, timeout=_TIMEOUT, allow_redirects=True) as response:
+                seconds = time.perf_counter() - start
+                answer = f"{response.status_code} {response.reason} after {seconds:.1f} s"
         except requests.RequestException as error:
-            answers[_public(url)] = f"no answer: {type(error).__name__}: {error}"
+            answer = f"no answer: {type(error).__name__}: {error}"
+        answers[without_password(url)] = answer
     return answers
 
 
-def _public(value: str) -> str:
-    """Without the user and password of an address: reports are passed on."""
+def without_password(value: str) -> str:
+    """An address without user and password, since reports are passed on."""
     return re.sub(r"//[^/@]*@", "//***@", value)
 
 
-def _text(report: dict[str, Any]) -> str:
-    def block(title: str, values: dict[str, Any]) -> list[str]:
-        width = max(map(len, values), default=0)
-        return [title, *(f"  {name:{width}}  {value}" for name, value in values.items()), ""]
-
-    lines = block("Versions", {**report["versions"], "system": report["system"]})
-    for title in ("extras", "threads", "devices", "cache", "variables", "hosts"):
-        if report.get(title):
-            lines += block(title.capitalize(), report[title])
+def to_text(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = []
+    report["versions"]["system"] = report["system"]
+    for title in ("versions", "extras", "threads", "devices", "cache", "variables", "hosts"):
+        values = report.get(title)
+        if values:
+            width = max(map(len, values))
+            lines.append(title.capitalize())
+            lines += [f"  {name:{width}}  {value}" for name, value in values.items()]
+            lines.append("")
     side = report["window"]
-    lines += [f"Precisions, one window of {side} x {side} pixels ({report['network']})"]
-    lines += ["  device  precision  native       s  speed  deviation  equal pixels"]
+    lines += [
+        f"Precisions, on one window of {side} x {side} pixels ({report['network']})",
+        "  device  precision  equal pixels  speed        s  native  verdict",
+    ]
     for row in report["precisions"]:
-        start = f"  {row['device']:7} {row['precision']:9}  {'yes' if row['native'] else 'no':6}"
+        start = f"  {row['device']:7} {row['precision']:9}"
         if "error" in row:
             lines.append(f"{start}  {row['error']}")
             continue
         lines.append(
-            f"{start} {row['seconds']:7.4f} {row['speed']:6.2f}  {row['deviation']:9.1e}  "
-            f"{100 * row['equal_pixels']:10.3f} %  {row['verdict']}"
+            f"{start}  {100 * row['equal_pixels']:10.3f} %  {row['speed']:5.2f}  "
+            f"{row['seconds']:7.4f}  {'yes' if row['native'] else 'no':6}  {row['verdict']}"
         )
-    lines += ["  speed: against float32 on the CPU. deviation: largest of a logit, relative to the"]
-    lines += ["  largest logit. --precision auto takes:"]
-    lines += [f"    {device}: {precision}" for device, precision in report["auto"].items()]
+    lines += [
+        "  Equal pixels and speed are relative to float32 on the CPU. --precision auto chooses:",
+        *(f"    {device}: {precision}" for device, precision in report["auto"].items()),
+    ]
     return "\n".join(lines)

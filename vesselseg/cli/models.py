@@ -1,15 +1,40 @@
-"""``vesselseg models``: what can be loaded by name."""
+"""``vesselseg models``, ``download``, ``import``, ``cache`` and ``export``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ..spec import ModelSpec
+from ..errors import DownloadError, OptionError
 
-_PUBLISHED = 116_300_000  # bytes, whichever head
+if TYPE_CHECKING:
+    from ..cache import CachedFile
+    from ..spec import ModelSpec
+    from ..unet import UNet
+
+_PUBLISHED_BYTES = 116_300_000  # of a published file, whichever head
+
+_EXPORT_DESCRIPTION = """\
+Write a model as an ONNX file, which runs without Python or PyTorch.
+
+  image    uint8 RGB, 0 to 255, (N, 3, H, W); normalisation is part of the network
+  logits   float32 (N, 2, H, W), background and vessel
+
+H and W must be divisible by the "size_divisor" in the file's metadata, which also holds the size
+and stride of the windows, the scale, the licence, the digest of the weights and the whole model
+spec as JSON. examples/onnx_sliding.py shows how windows become a mask."""
+
+_EXPORT_EPILOG = """\
+examples:
+  vesselseg export -o vessels.onnx
+  vesselseg export unet_s5-d16_drive -o drive.onnx
+  vesselseg eye.jpg --model vessels.onnx -o vessels.png
+
+Needs the extra: pip install "vesselseg[onnx]"."""
 
 
 def add_parsers(commands: Any) -> None:
@@ -18,22 +43,86 @@ def add_parsers(commands: Any) -> None:
         "models",
         help="list the models that can be loaded by name",
         description="List the models that can be loaded by name. Dice is the published score in "
-        "percent, windows are the side and the stride in pixels.",
+        "percent; windows are given as side / stride in pixels.",
     )
     parser.add_argument(
-        "--json", action="store_true", help="write a JSON list with all that is known (default: no)"
+        "--json", action="store_true", help="write everything known as a JSON list (default: no)"
     )
-    parser.set_defaults(run=_models)
+    parser.set_defaults(run=list_models)
+
+    parser = commands.add_parser(
+        "download",
+        help="download weights into the cache, for use without a network",
+        description="Download weights into the cache, and print the path and SHA-256 of each. "
+        "Files that are there already are not downloaded again.",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("names", metavar="NAME", nargs="*", default=[], help="models to download")
+    which.add_argument(
+        "--all", action="store_true", help="download every published model (default: no)"
+    )
+    parser.add_argument(
+        "--force", action="store_true",
+        help="download again; a file that differs from the one there is rejected (default: no)",
+    )  # fmt: skip
+    parser.set_defaults(run=download)
+
+    parser = commands.add_parser(
+        "import",
+        help="copy a weights file that you already have into the cache",
+        description="Verify a weights file like a download and copy it into the cache.",
+    )
+    parser.add_argument("file", metavar="FILE", help="the weights file")
+    parser.add_argument("--name", required=True, help="the model that it belongs to (required)")
+    parser.set_defaults(run=import_file)
+
+    parser = commands.add_parser(
+        "cache",
+        help="show or clear the folder of downloaded weights",
+        description="Show where the downloaded weights and the files computed from them are and "
+        "how large, or remove them.",
+    )
+    parser.add_argument(
+        "--clear", metavar="NAME", nargs="*",
+        help="remove the files of these models, or of all if none is named (default: nothing)",
+    )  # fmt: skip
+    parser.set_defaults(run=show_cache)
+
+    parser = commands.add_parser(
+        "export",
+        help="write a model as an ONNX file, for other languages and runtimes",
+        description=_EXPORT_DESCRIPTION,
+        epilog=_EXPORT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", nargs="?", metavar="MODEL", help="a name from `vesselseg models`, or a file saved "
+        "by vesselseg (default: the embedded model)")  # fmt: skip
+    add("-o", "--out", metavar="FILE",
+        help="file to write, ending in .onnx (default: none, required)")  # fmt: skip
+    add("--weights", metavar="FILE", help="local weights file to read instead of the model's own "
+        "(default: the package's, the cache's, or a download)")  # fmt: skip
+    parser.set_defaults(run=export)
 
 
-def _models(options: argparse.Namespace) -> int:
+def list_models(options: argparse.Namespace) -> int:
+    """Print the models."""
     from ..registry import list_models
 
+    models = [describe(spec) for spec in list_models()]
     if options.json:
-        print(json.dumps([_values(record) for record in list_models()], indent=1))
+        print(json.dumps(models, indent=1))
         return 0
-    titles = ("model", "data set", "Dice", "windows", "size", "on this machine")
-    rows = [titles, *(_row(record) for record in list_models())]
+    rows = [("model", "data set", "Dice", "windows", "size", "on this machine")]
+    for model in models:
+        size = "-"
+        if model["size"]:
+            size = f"{model['size'] / 1e6:.1f} MB"
+        elif model["width"] == 64:
+            size = f"~{_PUBLISHED_BYTES / 1e6:.0f} MB"
+        dice = f"{model['dice']:.2f}" if model["dice"] else "-"
+        windows = f"{model['crop']:3} / {model['stride']}"
+        rows.append((model["name"], model["dataset"], dice, windows, size, model["state"]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
@@ -41,36 +130,97 @@ def _models(options: argparse.Namespace) -> int:
     return 0
 
 
-def _row(record: ModelSpec) -> tuple[str, ...]:
-    values = _values(record)
-    size = values["size"]
-    about = f"~{_PUBLISHED / 1e6:.0f} MB" if record.width == 64 else "-"
-    return (
-        record.name,
-        record.dataset,
-        f"{record.dice:.2f}" if record.dice else "-",
-        f"{record.crop:3} / {record.stride}",
-        f"{size / 1e6:.1f} MB" if size else about,
-        values["state"],
-    )
-
-
-def _values(record: ModelSpec) -> dict[str, Any]:
-    """All that is known of a model, for programs."""
+def describe(spec: ModelSpec) -> dict[str, Any]:
+    """Everything known of a model, as plain values."""
     from .. import cache
-    from ..cache import notes, places
 
-    path = cache.cached(record)
-    note = notes.read(path) if path else None
-    packaged = places.packaged(record)
+    cached = cache.find_cached(spec, load_network)
+    state = "not cached"
+    if cached:
+        state = "part of the package" if cache.packaged_path(spec) else "cached"
     return {
-        **record.to_dict(),
+        **spec.to_dict(),
         "sources": [
             {"url": source.url, "digits": source.digits, "sha256": source.sha256}
-            for source in record.sources
+            for source in spec.sources
         ],
-        "state": "not cached" if path is None else "part of the package" if packaged else "cached",
-        "path": str(path) if path else None,
-        "size": path.stat().st_size if path else None,
-        "sha256": note.sha256 if note else None,
+        "state": state,
+        "path": str(cached.path) if cached else None,
+        "size": cached.path.stat().st_size if cached else None,
+        "sha256": cached.sha256 if cached else None,
     }
+
+
+def load_network(path: Path, spec: ModelSpec) -> UNet:
+    """Verify a file for the cache; PyTorch is imported only if that is needed."""
+    from .. import weights
+
+    return weights.load_network(path, spec)
+
+
+def download(options: argparse.Namespace) -> int:
+    """Download models; one that fails does not stop the others."""
+    from .. import cache
+    from ..registry import find_spec, list_models
+
+    logging.getLogger("vesselseg.cache").setLevel(logging.INFO)  # says what it waits for
+    specs = list_models() if options.all else [find_spec(name) for name in options.names]
+    failed = False
+    for spec in specs:
+        try:
+            print_file(cache.obtain(spec, load_network, force=options.force))
+        except DownloadError as error:
+            print(f"vesselseg: {error}", file=sys.stderr)
+            failed = True
+    return 1 if failed else 0
+
+
+def import_file(options: argparse.Namespace) -> int:
+    """Copy a file into the cache."""
+    from .. import cache
+    from ..registry import find_spec
+
+    print_file(cache.import_file(options.file, find_spec(options.name), load_network))
+    return 0
+
+
+def print_file(file: CachedFile) -> None:
+    """Print where a file is, and its digest."""
+    print(f"{file.path}  SHA-256 {file.sha256}")
+
+
+def show_cache(options: argparse.Namespace) -> int:
+    """Show or clear the cache folder."""
+    from .. import cache
+    from ..registry import find_spec
+
+    folder = cache.cache_folder()
+    if options.clear is not None:
+        removed = [] if options.clear else cache.clear()
+        for spec in [find_spec(name) for name in options.clear]:
+            removed += cache.clear(spec)
+        print(f"{len(removed)} files removed from {folder}")
+        return 0
+    sizes = {path: path.stat().st_size for path in cache.contents()}
+    files = {path: size for path, size in sizes.items() if path.suffix != ".json"}
+    print(f"{folder}: {len(files)} files, {sum(sizes.values()) / 1e6:.1f} MB")
+    notes = {
+        ".part": ", part of a download that can be resumed",
+        ".derived": ", computed from weights",
+    }
+    for path, size in files.items():
+        print(f"  {path.name}: {size / 1e6:.1f} MB{notes.get(path.suffix, '')}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write an ONNX file."""
+    from ..api import load_model
+
+    if not options.out or Path(options.out).suffix.lower() != ".onnx":
+        raise OptionError("Name the file to write, ending in .onnx: -o FILE.onnx.")
+    model = load_model(options.model, weights=options.weights, device="cpu")
+    model.export(options.out)
+    size = Path(options.out).stat().st_size
+    print(f"{options.out}: {model.spec.name}, {size / 1e6:.1f} MB")
+    return 0

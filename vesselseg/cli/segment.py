@@ -69,7 +69,7 @@ def add_parsers(commands: Any) -> None:
         "model, sha256 of its weights, scale, backend, device, precision, threshold, seconds, "
         "fraction of the field of view that is vessel; or the error. Runs at the same time need a "
         "FILE each (default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
-    add = arguments.add_model(parser).add_argument
+    add = arguments.add_model_options(parser).add_argument
     add("--scale", type=arguments.scale, metavar="RULE",
         help="fit (into the size of the model's data set), native, fov (field of view brought to "
         "the model's diameter), or a factor (default: the model's own rule)")  # fmt: skip

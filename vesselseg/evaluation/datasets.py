@@ -1,25 +1,35 @@
-"""Data sets of labelled photographs, found as their official downloads unpack.
+"""Data sets of labelled photographs, read as their official downloads unpack.
 
 DRIVE (Staal et al. 2004, doi:10.1109/TMI.2004.825627), STARE (Hoover et al. 2000,
 doi:10.1109/42.845178), CHASE_DB1 (Fraz et al. 2012, doi:10.1109/TBME.2012.2205687) and HRF
-(Budai et al. 2013, doi:10.1155/2013/154860). Their files have names of their own, so they are
-found by name at any depth of a folder, and the published splits are lists of names: no folder
-can pass training images off as a test.
+(Budai et al. 2013, doi:10.1155/2013/154860). Files are found by their official names at any depth
+of a folder, and the published splits are lists of names, so that no folder can pass training
+images off as a test. Anything else is read as pairs: photographs in one folder, labels of the
+same names in another.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
+import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from ..errors import DatasetError, OptionError, did_you_mean
+from ..images import RGB, to_rgb
 
 SPLITS = ("test", "train", "all")
-_DEPTH = 4  # of folders that are looked into
+_DEPTH = 4  # of folders that are searched
+_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Sample:
     ----------
     name : str
     split : {"test", "train", ""}
-        The half of its data set; empty where that is not known.
+        The half of its data set; empty if that is not known.
     image, label : Path
     second : Path or None
         The label of a second observer.
@@ -53,12 +63,14 @@ class Dataset:
     Attributes
     ----------
     name, title : str
-        Such as "chase_db1" and "CHASE_DB1".
+        For example "chase_db1" and "CHASE_DB1".
     split : {"test", "train", "all"}
     samples : tuple of Sample
         Sorted by name within each half.
     missing : tuple of str
-        Photographs of the split that are not in the folder.
+        Photographs of the split that are not in the folder, or were left out by a limit.
+    observer : {1, 2}
+        Whose labels count as the truth.
     """
 
     name: str
@@ -66,28 +78,32 @@ class Dataset:
     split: str
     samples: tuple[Sample, ...]
     missing: tuple[str, ...] = ()
+    observer: int = 1
 
     @property
     def has_training_images(self) -> bool:
-        """Whether any is a training image."""
+        """Whether any photograph is a training image."""
         return any(sample.split == "train" for sample in self.samples)
 
     @property
     def caution(self) -> str:
-        """What has to stand beside every figure of training images; empty without any."""
+        """What must stand beside every figure if there are training images, else ""."""
         if not self.has_training_images:
             return ""
-        mixed = any(sample.split != "train" for sample in self.samples)
-        return f"training images{' among them' if mixed else ''}, not a test"
+        if all(sample.split == "train" for sample in self.samples):
+            return "training images, not a test"
+        return "training images among them, not a test"
 
     @property
     def description(self) -> str:
-        """What is evaluated, in a line."""
-        found, training = len(self.samples), sum(s.split == "train" for s in self.samples)
+        """One line on what is evaluated."""
+        present = len(self.samples)
+        training = sum(sample.split == "train" for sample in self.samples)
         if self.name == "pairs":
-            named = f", {training} of them named like training images of {self.title}"
-            return f"{found} pairs{named if training else ''}"
-        count = f"{found} of {found + len(self.missing)} images"
+            if not training:
+                return f"{present} pairs"
+            return f"{present} pairs, {training} of them named like training images of {self.title}"
+        count = f"{present} of {present + len(self.missing)} images"
         if self.split == "all":
             return f"{self.title}, test and training images together, not a test: {count}"
         return f"{self.title}, {self.caution or 'test split'}: {count}"
@@ -104,27 +120,25 @@ class Layout(NamedTuple):
     second: str = ""
     fov: str = ""
 
-
-def _numbered(form: str, first: int, last: int) -> tuple[str, ...]:
-    return tuple(form.format(number) for number in range(first, last + 1))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+    def filename(self, pattern: str, name: str) -> str:
+        """The name of a photograph's file."""
+        return pattern.format(name=name, number=name[:2])
 
 
 LAYOUTS: Mapping[str, Layout] = {
     "drive": Layout(
         "DRIVE",
-        train=_numbered("{:02}_training", 21, 40),
-        test=_numbered("{:02}_test", 1, 20),
+        train=tuple(f"{n:02}_training" for n in range(21, 41)),
+        test=tuple(f"{n:02}_test" for n in range(1, 21)),
         image="{name}.tif", label="{number}_manual1.gif", second="{number}_manual2.gif",
         fov="{name}_mask.gif",
     ),
     "stare": Layout(
         "STARE",
-        train=_words("im0001 im0002 im0003 im0004 im0005 im0044 im0077 im0081 im0082 im0139"),
-        test=_words("im0162 im0163 im0235 im0236 im0239 im0240 im0255 im0291 im0319 im0324"),
+        train=("im0001", "im0002", "im0003", "im0004", "im0005",
+               "im0044", "im0077", "im0081", "im0082", "im0139"),
+        test=("im0162", "im0163", "im0235", "im0236", "im0239",
+              "im0240", "im0255", "im0291", "im0319", "im0324"),
         image="{name}.ppm", label="{name}.ah.ppm", second="{name}.vk.ppm",
     ),
     "chase_db1": Layout(
@@ -140,24 +154,33 @@ LAYOUTS: Mapping[str, Layout] = {
         image="{name}.jpg", label="{name}.tif", fov="{name}_mask.tif",
     ),
 }  # fmt: skip
-"""How the files of each data set are named, and its published split (that of mmsegmentation)."""
+"""File names of each data set, and its published split (that of mmsegmentation)."""
 
 DATASETS = (*LAYOUTS, "pairs")
 
 
 def read_dataset(
-    folder: str | os.PathLike[str], dataset: str, *, split: str = "test"
-) -> Dataset:  # fmt: skip
+    folder: str | os.PathLike[str],
+    dataset: str,
+    *,
+    split: str = "test",
+    observer: int = 1,
+    limit: int | None = None,
+) -> Dataset:
     """Find the photographs of a data set and their labels.
 
     Parameters
     ----------
     folder : path
-        Where the downloads were unpacked; files are found up to four folders below it.
+        Where the downloads were unpacked. Files are found up to four folders below it.
     dataset : {"drive", "stare", "chase_db1", "hrf"}
     split : {"test", "train", "all"}
-        The published halves: of DRIVE 01 to 20 are the test, of STARE the last 10 of the 20
-        labelled, of CHASE_DB1 11 to 14 L and R, of HRF 06 to 15 of dr, g and h.
+        The published halves. The test images are 01 to 20 of DRIVE, the last 10 of the 20
+        labelled ones of STARE, 11 to 14 L and R of CHASE_DB1, and 06 to 15 of dr, g and h of HRF.
+    observer : {1, 2}
+        Whose labels count as the truth. The published figures use those of the first.
+    limit : int, optional
+        Use only the first photographs, that many.
 
     Raises
     ------
@@ -166,41 +189,52 @@ def read_dataset(
     DatasetError
         If it holds no photograph of the split, or one without its label.
     OptionError
-        If `dataset` or `split` is none of these.
+        If an argument is outside what is described here.
     """
     if dataset not in LAYOUTS:
         raise OptionError(
-            f"dataset is {dataset!r}; allowed are {', '.join(LAYOUTS)}, and for anything else "
-            f"two folders with the same names (pairs).{did_you_mean(dataset, LAYOUTS)}"
+            f"dataset is {dataset!r}; allowed are {', '.join(LAYOUTS)}, and pairs of folders for "
+            f"anything else.{did_you_mean(dataset, LAYOUTS)}"
         )
     if split not in SPLITS:
         raise OptionError(f"split is {split!r}; allowed are {', '.join(SPLITS)}.")
+    if observer not in (1, 2):
+        raise OptionError(f"observer is {observer!r}; allowed are 1 and 2.")
     layout = LAYOUTS[dataset]
-    files = _Files(Path(folder))
-    asked = {"test": layout.test, "train": layout.train, "all": layout.test + layout.train}[split]
-    found = {name: path for name in asked if (path := files.find(layout.image, name))}
-    if not found:
-        raise DatasetError(_nothing_found(dataset, split, files))
-    label, second, fov = (
-        {name: path for name in found if (path := files.find(pattern, name))}
-        for pattern in (layout.label, layout.second, layout.fov)
-    )
-    for what, pattern, partners in (("label", layout.label, label),
-                                    ("field-of-view mask", layout.fov, fov)):  # fmt: skip
-        without = [name for name in found if name not in partners]
-        if without and (what == "label" or partners):  # masks: of all photographs, or of none
-            raise DatasetError(_without(what, pattern, without, layout, files))
+    if observer == 2 and not layout.second:
+        raise OptionError(f"{layout.title} has the labels of one observer only.")
+    files = FileIndex(Path(folder))
+    names = {"test": layout.test, "train": layout.train, "all": layout.test + layout.train}[split]
+    images = files.find_all(layout, layout.image, names)
+    if not images:
+        raise DatasetError(describe_empty(dataset, split, files))
+    present = list(images)[:limit]
+    labels = files.find_all(layout, layout.label, present)
+    seconds = files.find_all(layout, layout.second, present)
+    fovs = files.find_all(layout, layout.fov, present)
+    if observer == 2:
+        labels, seconds = seconds, labels
+    check_partners("label", layout.second if observer == 2 else layout.label, present, labels,
+                   layout, files)  # fmt: skip
+    if fovs:  # of all photographs or of none
+        check_partners("field-of-view mask", layout.fov, present, fovs, layout, files)
     samples = tuple(
-        Sample(name, "test" if name in layout.test else "train", path, label[name],
-               second.get(name), fov.get(name))
-        for name, path in found.items()
-    )  # fmt: skip
-    missing = tuple(name for name in asked if name not in found)
-    return Dataset(dataset, layout.title, split, samples, missing)
+        Sample(
+            name,
+            "test" if name in layout.test else "train",
+            images[name],
+            labels[name],
+            seconds.get(name),
+            fovs.get(name),
+        )
+        for name in present
+    )
+    missing = tuple(name for name in names if name not in present)
+    return Dataset(dataset, layout.title, split, samples, missing, observer)
 
 
-class _Files:
-    """The files below a folder by their names, case aside: 01_dr.JPG, 01_g.jpg."""
+class FileIndex:
+    """The files below a folder by name, ignoring case: 01_dr.JPG, 01_g.jpg."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -214,66 +248,228 @@ class _Files:
             for name in names:
                 self.paths[name.lower()].append(Path(parent, name))
 
-    def find(self, pattern: str, name: str) -> Path | None:
-        """The file that a pattern of :class:`Layout` means, unpacked or gzipped."""
-        wanted = _filename(pattern, name)
-        if not wanted:
-            return None
-        for key in (wanted.lower(), f"{wanted.lower()}.gz"):
-            paths = {path.resolve(): path for path in self.paths.get(key, [])}
-            if len(paths) > 1:
-                raise DatasetError(
-                    f"There are {len(paths)} files {wanted!r}: "
-                    f"{', '.join(repr(str(p)) for p in paths.values())}. Give the folder of one."
-                )
-            if paths:
-                return next(iter(paths.values()))
-        return None
+    def find_all(
+        self, layout: Layout, pattern: str, names: tuple[str, ...] | list[str]
+    ) -> dict[str, Path]:
+        """The files that a pattern of `layout` means, unpacked or gzipped, by photograph."""
+        found: dict[str, Path] = {}
+        for name in names:
+            filename = layout.filename(pattern, name)
+            for key in (filename.lower(), f"{filename.lower()}.gz"):
+                paths = list({path.resolve(): path for path in self.paths.get(key, [])}.values())
+                if len(paths) > 1:
+                    raise DatasetError(
+                        f"There are {len(paths)} files {filename!r}: "
+                        f"{', '.join(repr(str(path)) for path in paths)}. Pass the folder of one."
+                    )
+                if paths and filename:
+                    found.setdefault(name, paths[0])
+        return found
 
 
-def _filename(pattern: str, name: str) -> str:
-    return pattern.format(name=name, number=name[:2])
-
-
-def _nothing_found(dataset: str, split: str, files: _Files) -> str:
-    """Why there is nothing to evaluate, from what is there instead."""
-    layout, where = LAYOUTS[dataset], f"{str(files.folder)!r}"
-
-    def count(names: Iterable[str], of: Layout = layout) -> int:
-        return sum(files.find(of.image, name) is not None for name in names)
-
-    if split == "test" and (training := count(layout.train)):
+def describe_empty(dataset: str, split: str, files: FileIndex) -> str:
+    """An error message for a folder without a photograph of the split: what is there instead."""
+    layout, folder = LAYOUTS[dataset], repr(str(files.folder))
+    training = len(files.find_all(layout, layout.image, layout.train))
+    test = len(files.find_all(layout, layout.image, layout.test))
+    if split == "test" and training:
         return (
-            f"{where} has {training} training images of {layout.title} and no test image. "
-            f"Training images are not a test: add the test images, or evaluate the training "
-            f"images as such, split 'train' (--split train)."
+            f"{folder} has {training} training images of {layout.title} and no test image. "
+            f"Training images are not a test. Add the test images, or evaluate the training "
+            f"images as such: split 'train' (--split train)."
         )
-    if split == "train" and (test := count(layout.test)):
-        return f"{where} has {test} test images of {layout.title} and no training image."
-    names = layout.train if split == "train" else layout.test
-    others = [
-        key for key, of in LAYOUTS.items() if key != dataset and count(of.test + of.train, of)
-    ]
-    return (
-        f"{where} has no image of {layout.title}. Expected were "
-        f"{_filename(layout.image, names[0])!r} and so on, in it or up to {_DEPTH} folders below; "
-        f"{sum(map(len, files.paths.values()))} other files are there."
-        + "".join(f" They look like --dataset {other}." for other in others)
+    if split == "train" and test:
+        return f"{folder} has {test} test images of {layout.title} and no training image."
+    expected = layout.filename(layout.image, (layout.train if split == "train" else layout.test)[0])
+    message = (
+        f"{folder} has no image of {layout.title}. Expected are {expected!r} and so on, in it or "
+        f"up to {_DEPTH} folders below; {sum(map(len, files.paths.values()))} other files are "
+        f"there."
     )
+    for key, other in LAYOUTS.items():
+        if key != dataset and files.find_all(other, other.image, other.test + other.train):
+            message += f" They look like --dataset {key}."
+    return message
 
 
-def _without(
-    what: str, pattern: str, names: list[str], layout: Layout, files: _Files
-) -> str:  # fmt: skip
+def check_partners(
+    what: str,
+    pattern: str,
+    names: list[str],
+    partners: dict[str, Path],
+    layout: Layout,
+    files: FileIndex,
+) -> None:
+    """Raise DatasetError if a photograph lacks its label or its field of view."""
+    without = [name for name in names if name not in partners]
+    if not without:
+        return
     hint = ""
     if layout.title == "DRIVE" and what == "label":
         hint = " Some downloads of DRIVE leave out the labels of the test images."
-    return (
-        f"{number(names, 'image')} of {layout.title} in {str(files.folder)!r} lack their {what}, "
-        f"{_filename(pattern, names[0])!r} for instance. Unpack the {what}s as well.{hint}"
+    raise DatasetError(
+        f"{count(without, 'image')} of {layout.title} in {str(files.folder)!r} lack their {what}, "
+        f"for example {layout.filename(pattern, without[0])!r}. Unpack the {what}s as well.{hint}"
     )
 
 
-def number(names: list[str], noun: str) -> str:
-    """Such as "1 image" or "3 images"."""
-    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''}"
+def count(items: list[str], noun: str) -> str:
+    """For example "1 image" or "3 images"."""
+    return f"{len(items)} {noun}" if len(items) == 1 else f"{len(items)} {noun}s"
+
+
+def read_pairs(
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    masks: str | os.PathLike[str] | None = None,
+    *,
+    limit: int | None = None,
+) -> Dataset:
+    """Read photographs in one folder with labels of the same stems in another.
+
+    Parameters
+    ----------
+    images, labels : path
+        Folders. The stem of a label is that of its photograph, alone or followed by ``_`` and
+        more: ``eye.jpg`` goes with ``eye.png`` or ``eye_vessels.png``.
+    masks : path, optional
+        Folder of the fields of view, named in the same way.
+    limit : int, optional
+        Use only the first photographs, that many.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder does not exist.
+    DatasetError
+        If there is no photograph, or one without a label or with several.
+    """
+    photographs = list_pictures(Path(images))
+    if not photographs:
+        raise DatasetError(f"{str(images)!r} holds no image ({', '.join(_IMAGES)}).")
+    stems = [path.stem for path in photographs]
+    repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if repeated:
+        raise DatasetError(
+            f"{str(images)!r} holds several images named {repeated[0]!r}. Keep one of each."
+        )
+    photographs = photographs[:limit]
+    label_of = find_partners(photographs, Path(labels), "label")
+    fov_of = find_partners(photographs, Path(masks), "field-of-view mask") if masks else {}
+    # Training images of a known data set are called training images here too.
+    training = {name: layout.title for layout in LAYOUTS.values() for name in layout.train}
+    samples = tuple(
+        Sample(
+            name=path.stem,
+            split="train" if path.stem in training else "",
+            image=path,
+            label=label_of[path],
+            fov=fov_of.get(path),
+        )
+        for path in photographs
+    )
+    titles = sorted({training[sample.name] for sample in samples if sample.split})
+    missing = tuple(stems[len(photographs) :])
+    return Dataset("pairs", " and ".join(titles) or "pairs", "all", samples, missing)
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _IMAGES and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def find_partners(photographs: list[Path], folder: Path, what: str) -> dict[Path, Path]:
+    """For each photograph, the file in `folder` with its stem, or its stem, ``_`` and more."""
+    stems = {path.stem for path in photographs}
+    candidates: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in list_pictures(folder):
+        parts = path.stem.split("_")
+        for n in range(len(parts), 0, -1):  # the longest stem wins
+            stem = "_".join(parts[:n])
+            if stem in stems:
+                candidates[stem].append(path)
+                break
+    without = [path.name for path in photographs if path.stem not in candidates]
+    if without:
+        raise DatasetError(
+            f"{count(without, 'image')} of {str(photographs[0].parent)!r} have no {what} in "
+            f"{str(folder)!r}: {', '.join(without[:3])}. The stem of a {what} is that of its "
+            f"image, alone or followed by '_' and more."
+        )
+    partners = {}
+    for path in photographs:
+        fitting = candidates[path.stem]
+        exact = [candidate for candidate in fitting if candidate.stem == path.stem]
+        chosen = exact or fitting
+        if len(chosen) > 1:
+            raise DatasetError(
+                f"{path.name!r} has {len(chosen)} files that could be its {what}: "
+                f"{', '.join(candidate.name for candidate in chosen)}. Keep one."
+            )
+        partners[path] = chosen[0]
+    return partners
+
+
+def read_photograph(path: Path) -> RGB:
+    """Read a photograph, gzipped or not, as uint8 RGB (H, W, 3); errors as ``images.to_rgb``."""
+    return to_rgb(read_content(path) if path.suffix.lower() == ".gz" else path)
+
+
+def read_label(path: Path) -> NDArray[np.bool_]:
+    """Read a label or a field of view, True where it is white.
+
+    Returns
+    -------
+    ndarray of bool (H, W)
+        By the published convention: values of at least 128 of 255, or above 0 in a file whose
+        largest value is 1.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    DatasetError
+        If it cannot be decoded, or neither convention fits its values.
+    """
+    content = read_content(path)
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.load()
+            mode = opened.mode
+            if mode in ("1", "L", "I", "F") or mode.startswith("I;16"):
+                values = np.asarray(opened)
+            else:  # palettes and colours by their brightness
+                values = np.asarray(opened.convert("L"))
+    except Exception as error:  # bytes from outside can make a decoder raise anything
+        reason = str(error).partition("\n")[0]
+        raise DatasetError(f"Label {str(path)!r} could not be decoded: {reason}.") from error
+    if values.dtype == np.bool_:
+        return values
+    largest = values.max()
+    if largest <= 1:
+        return np.asarray(values > 0)
+    white = 65535 if largest > 255 else 255
+    label = values >= (white + 1) / 2
+    if largest > 65535 or not label.any():
+        raise DatasetError(
+            f"Label {str(path)!r} has values up to {largest:g}; black and white must be 0 and 255, "
+            f"or 0 and 1."
+        )
+    return np.asarray(label)
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a file, unpacked if it is gzipped."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix.lower() == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{str(path)!r} cannot be read or unpacked: {error}.") from error

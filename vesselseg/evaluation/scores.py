@@ -1,37 +1,34 @@
-"""A model and a data set -> figures, by the published convention and inside the field of view.
+"""Score a model on a data set, by the published convention and inside the field of view.
 
-The published convention counts the pixels of all images together, whole frames; its Dice is what
-papers of mmsegmentation report. It rewards the black border for being black, so most of the
+The published convention counts the pixels of all images together, in whole frames; its Dice is
+what mmsegmentation reports. It rewards the black border for being black, so most of the
 literature counts inside the field of view only, pooled or image by image.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import fov as fields_of_view
 from .. import metrics
 from ..errors import DatasetError
+from ..fov import find_field_of_view
 from ..images import RGB
 from ..metrics import Confusion, SkeletonOverlap
-from ..spec import ModelSpec
 from ..segmenter import Segmenter
-from .datasets import Dataset, Sample
-from .labels import read_label, read_photograph
+from ..spec import ModelSpec, Scale
+from .datasets import Dataset, Sample, read_label, read_photograph
 
-SECOND_OBSERVER = "second observer"
 Mask: TypeAlias = NDArray[np.bool_]
 
 
 class Figures(NamedTuple):
-    """Fractions in [0, 1], NaN where not defined; see :mod:`vesselseg.metrics`."""
+    """Fractions in [0, 1], NaN if not defined; see :mod:`vesselseg.metrics`."""
 
     dice: float
     sensitivity: float
@@ -68,7 +65,7 @@ class ImageResult:
     whole : Confusion
         Of the whole frame.
     inside : Confusion
-        Inside the field of view, as all that follows.
+        Inside the field of view, like `skeletons` and `auc`.
     skeletons : SkeletonOverlap
     auc : float
     """
@@ -81,25 +78,25 @@ class ImageResult:
 
     @property
     def figures(self) -> Figures:
-        """Its figures inside the field of view."""
-        return _figures(self.inside, self.auc, self.skeletons)
+        """The figures inside the field of view."""
+        return to_figures(self.inside, self.auc, self.skeletons)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model, or a second observer, did on a data set.
+    """The results of a model, or of the other observer, on a data set.
 
     Attributes
     ----------
     name : str
-        Of the model, or "second observer".
+        Of the model, or "second observer" or "first observer".
     images : tuple of ImageResult
     pooled_auc : float
         Of all pixels inside the fields of view together.
     spec : ModelSpec or None
-        The model's record.
+        None for an observer.
     provenance : dict
-        What :attr:`vesselseg.Segmentation.provenance` says of all images alike.
+        The entries of :attr:`vesselseg.Segmentation.provenance` that all images share.
     """
 
     name: str
@@ -110,27 +107,28 @@ class Evaluation:
 
     @property
     def whole(self) -> Confusion:
-        """Pixels of all whole frames; its Dice is the figure that is published."""
+        """Pixels of all whole frames; their Dice is the published figure."""
         return sum((image.whole for image in self.images), Confusion())
 
     @property
     def pooled(self) -> Figures:
-        """Of all pixels inside the fields of view together."""
+        """Figures of all pixels inside the fields of view together."""
         inside = sum((image.inside for image in self.images), Confusion())
         skeletons = sum((image.skeletons for image in self.images), SkeletonOverlap())
-        return _figures(inside, self.pooled_auc, skeletons)
+        return to_figures(inside, self.pooled_auc, skeletons)
 
     @property
     def mean(self) -> Figures:
-        """Mean over images of the figures inside the field of view, NaN left out."""
-        return Figures(*(_mean(values) for values in self._columns()))
+        """Mean of the images' figures inside the field of view, leaving out NaN."""
+        return Figures(*(mean(values) for values in self.columns()))
 
     @property
     def std(self) -> Figures:
-        """Standard deviation over images, with n - 1 in the denominator; NaN of fewer than two."""
-        return Figures(*(_std(values) for values in self._columns()))
+        """Standard deviation over images (n - 1 in the denominator); NaN for fewer than two."""
+        return Figures(*(standard_deviation(values) for values in self.columns()))
 
-    def _columns(self) -> Iterator[list[float]]:
+    def columns(self) -> Iterator[list[float]]:
+        """For each figure, its values over the images, leaving out NaN."""
         for column in zip(*(image.figures for image in self.images), strict=True):
             yield [value for value in column if not math.isnan(value)]
 
@@ -139,21 +137,23 @@ def evaluate(
     model: Segmenter,
     dataset: Dataset,
     *,
-    scale: str | float | None = None,
+    scale: Scale | None = None,
     threshold: float = 0.5,
-    on_case: Callable[[Case, ImageResult], None] | None = None,
+    on_case: Callable[[Case], None] | None = None,
 ) -> Evaluation:
-    """Segment the photographs of a data set and compare with their labels.
+    """Segment the photographs of a data set and compare the masks with their labels.
 
     Parameters
     ----------
     model : Segmenter
     dataset : Dataset
-        From ``datasets.read_dataset`` or ``pairs.read_pairs``.
-    scale, threshold
-        As for :meth:`Segmenter.__call__`.
+        From ``read_dataset`` or ``read_pairs``.
+    scale : {"fit", "native", "fov"}, float or None
+        How to bring the photographs to the network's scale; None uses the model's own rule.
+    threshold : float
+        Pixels with a higher probability are vessel, in [0, 1].
     on_case : callable, optional
-        Called after each photograph with its pixels and its figures.
+        Called after each photograph with its pixels.
 
     Returns
     -------
@@ -162,52 +162,54 @@ def evaluate(
     Raises
     ------
     DatasetError
-        If a label cannot be read or has another size than its photograph.
+        If a label cannot be read or differs in size from its photograph.
     MissingExtraError
-        If scikit-image, which draws the centrelines for clDice, is not installed.
-    FileNotFoundError, ImageError, OptionError
-        As :meth:`Segmenter.__call__`.
+        If scikit-image, which computes the skeletons for clDice, is not installed.
+    FileNotFoundError, ImageError
+        If a photograph cannot be read.
+    OptionError
+        If `scale` or `threshold` is outside what is described here.
 
     Notes
     -----
-    The field of view is the data set's own where it has one, else that of
+    The field of view is the data set's own if it has one, else that of
     :func:`vesselseg.field_of_view`.
     """
-    metrics.require_skeletons()  # now, not after the first photograph
-    waiting: deque[tuple[Sample, RGB]] = deque()
+    metrics.require_skeletons()  # now rather than after the first photograph
 
-    def photographs() -> Iterator[RGB]:
+    def photographs() -> Iterator[tuple[tuple[Sample, RGB], RGB]]:
         for sample in dataset.samples:
             photograph = read_photograph(sample.image)
-            waiting.append((sample, photograph))
-            yield photograph
+            yield (sample, photograph), photograph
 
-    results, vessel, background = [], [], []
+    results, vessel_scores, background_scores = [], [], []
     provenance: dict[str, Any] = {}
-    one_image_only = ("network_size", "fov_diameter")
-    for found in model.segment_many(photographs(), scale=scale, threshold=threshold):
-        sample, photograph = waiting.popleft()
-        case = _case(sample, photograph, found.mask, found.field_of_view)
-        # The scores are kept for the pooled curve: 4 bytes for each pixel of the data set.
-        vessel.append(found.probability[case.label & case.fov])
-        background.append(found.probability[~case.label & case.fov])
-        auc = metrics.auc_of_scores(vessel[-1], background[-1])
-        results.append(_result(case, auc))
-        provenance = {k: v for k, v in found.provenance.items() if k not in one_image_only}
+    segmented = model.segment_keyed(photographs(), scale=scale, threshold=threshold)
+    for (sample, photograph), result in segmented:
+        case = to_case(sample, photograph, result.mask, result.field_of_view)
+        # The pooled curve needs all scores: 4 bytes for each pixel of the data set.
+        vessel_scores.append(result.probability[case.label & case.fov])
+        background_scores.append(result.probability[~case.label & case.fov])
+        auc = metrics.auc_of_scores(vessel_scores[-1], background_scores[-1])
+        results.append(score(case, auc))
+        provenance = result.provenance
         if on_case is not None:
-            on_case(case, results[-1])
-    pooled = metrics.auc_of_scores(_joined(vessel), _joined(background))
-    spec = model.spec
-    return Evaluation(spec.name, tuple(results), pooled, spec, provenance)
+            on_case(case)
+    vessel, background = np.concatenate(vessel_scores), np.concatenate(background_scores)
+    vessel_scores.clear()
+    background_scores.clear()
+    shared = {k: v for k, v in provenance.items() if k not in ("network_size", "fov_diameter")}
+    pooled_auc = metrics.auc_of_scores(vessel, background)
+    return Evaluation(model.spec.name, tuple(results), pooled_auc, model.spec, shared)
 
 
-def evaluate_second_observer(dataset: Dataset) -> Evaluation | None:
-    """The second observer's labels compared with the first's, where there are any.
+def evaluate_other_observer(dataset: Dataset) -> Evaluation | None:
+    """Compare the other observer's labels, if there are any, with those that count as the truth.
 
     Raises
     ------
     DatasetError, MissingExtraError, FileNotFoundError, ImageError
-        As :func:`evaluate`.
+        For the reasons that :func:`evaluate` has.
     """
     metrics.require_skeletons()
     results = []
@@ -215,26 +217,29 @@ def evaluate_second_observer(dataset: Dataset) -> Evaluation | None:
         if sample.second is None:
             continue
         photograph = read_photograph(sample.image)
-        second = read_label(sample.second)
-        _require_size(second, photograph, sample, sample.second.name)
-        view = None if sample.fov else fields_of_view.find(photograph).mask
-        results.append(_result(_case(sample, photograph, second, view), math.nan))
-    return Evaluation(SECOND_OBSERVER, tuple(results), math.nan, None, {}) if results else None
+        other = read_label(sample.second)
+        check_same_size(other, photograph, sample, sample.second.name)
+        fov = None if sample.fov else find_field_of_view(photograph).mask
+        results.append(score(to_case(sample, photograph, other, fov), math.nan))
+    if not results:
+        return None
+    name = "first observer" if dataset.observer == 2 else "second observer"
+    return Evaluation(name, tuple(results), math.nan, None, {})
 
 
-def _case(sample: Sample, photograph: RGB, mask: Mask, found_fov: Mask | None) -> Case:
+def to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask | None) -> Case:
+    """Read the label and the data set's own field of view; `fov` is used if there is none."""
     label = read_label(sample.label)
-    _require_size(label, photograph, sample, sample.label.name)
+    check_same_size(label, photograph, sample, sample.label.name)
     if sample.fov is not None:
-        view = read_label(sample.fov)
-        _require_size(view, photograph, sample, sample.fov.name)
-    else:
-        assert found_fov is not None
-        view = found_fov
-    return Case(sample, photograph, mask, label, view)
+        fov = read_label(sample.fov)
+        check_same_size(fov, photograph, sample, sample.fov.name)
+    assert fov is not None
+    return Case(sample, photograph, mask, label, fov)
 
 
-def _result(case: Case, auc: float) -> ImageResult:
+def score(case: Case, auc: float) -> ImageResult:
+    """Count the pixels of one photograph."""
     return ImageResult(
         case.sample.name,
         metrics.confusion(case.mask, case.label),
@@ -244,7 +249,8 @@ def _result(case: Case, auc: float) -> ImageResult:
     )
 
 
-def _figures(inside: Confusion, auc: float, skeletons: SkeletonOverlap) -> Figures:
+def to_figures(inside: Confusion, auc: float, skeletons: SkeletonOverlap) -> Figures:
+    """Figures from counts."""
     return Figures(
         metrics.dice(inside),
         metrics.sensitivity(inside),
@@ -255,29 +261,24 @@ def _figures(inside: Confusion, auc: float, skeletons: SkeletonOverlap) -> Figur
     )
 
 
-def _require_size(mask: Mask, photograph: RGB, sample: Sample, file: str) -> None:
+def check_same_size(mask: Mask, photograph: RGB, sample: Sample, file: str) -> None:
+    """Raise DatasetError if a label or field of view differs in size from its photograph."""
     if mask.shape != photograph.shape[:2]:
         (height, width), (rows, columns) = photograph.shape[:2], mask.shape
         raise DatasetError(
-            f"{file!r} is {columns} x {rows} pixels, its photograph {sample.image.name!r} "
-            f"{width} x {height}; they have to be of one size."
+            f"{file!r} is {columns} x {rows} pixels, but its photograph {sample.image.name!r} is "
+            f"{width} x {height}; they must have the same size."
         )
 
 
-def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """All scores in one array; the parts are let go."""
-    joined = np.concatenate(parts)
-    parts.clear()
-    return joined
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
+def mean(values: list[float]) -> float:
+    """Mean of numbers; NaN if there are none."""
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def _std(values: list[float]) -> float:
+def standard_deviation(values: list[float]) -> float:
+    """Standard deviation with n - 1 in the denominator; NaN for fewer than two numbers."""
     if len(values) < 2:
         return math.nan
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    center = mean(values)
+    return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))

@@ -9,37 +9,36 @@ import math
 
 import numpy as np
 import pytest
-import synthetic
+from support import drawn, models
 
 from vesselseg import OutputError, metrics
-from vesselseg.evaluation import summary
-from vesselseg.evaluation.datasets import read_dataset
-from vesselseg.evaluation.pairs import read_pairs
-from vesselseg.evaluation.scores import evaluate, evaluate_second_observer
+from vesselseg.evaluation import report
+from vesselseg.evaluation.datasets import read_dataset, read_pairs
+from vesselseg.evaluation.scores import evaluate, evaluate_other_observer
 from vesselseg.files import sha256
 from vesselseg.spec import Source
 
 
 @pytest.fixture
-def record(tmp_path):
-    """Record of a model whose Dice on CHASE_DB1 is published, with the digest of its file."""
-    digest = sha256(synthetic.tiny_weights(tmp_path / "tiny.pth"))
+def spec(tmp_path):
+    """Spec of a model whose Dice on CHASE_DB1 is published, with the digest of its file."""
+    digest = sha256(models.tiny_weights(tmp_path / "tiny.pth"))
     source = Source("https://example.org/tiny.pth", digits=digest[:8])
     return dataclasses.replace(
-        synthetic.TINY, name="known", dataset="chase_db1", dice=80.24, sources=(source,)
+        models.TINY, name="known", dataset="chase_db1", dice=80.24, sources=(source,)
     )
 
 
 def chase_db1(tmp_path, split="test"):
-    return read_dataset(synthetic.chase_db1(tmp_path / "data"), "chase_db1", split=split)
+    return read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1", split=split)
 
 
-def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, record):
+def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, spec):
     dataset = chase_db1(tmp_path)
-    evaluation = evaluate(synthetic.tiny_model(tmp_path, record), dataset)
-    second = evaluate_second_observer(dataset)
+    evaluation = evaluate(models.tiny_model(tmp_path, spec), dataset)
+    second = evaluate_other_observer(dataset)
 
-    text = summary.to_text(dataset, [evaluation, second])
+    text = report.to_text(dataset, [evaluation, second])
 
     head, whole, inside, each = text.split("\n\n")
     assert head.splitlines() == [
@@ -61,26 +60,26 @@ def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, rec
     assert each.splitlines()[2].split() == ["known", *expected.split()]
 
 
-def test_columns_are_aligned(tmp_path, record):
+def test_columns_are_aligned(tmp_path, spec):
     dataset = chase_db1(tmp_path)
-    evaluation = evaluate(synthetic.tiny_model(tmp_path, record), dataset)
+    evaluation = evaluate(models.tiny_model(tmp_path, spec), dataset)
 
-    for table in summary.tables(dataset, [evaluation, evaluate_second_observer(dataset)]):
+    for table in report.to_tables(dataset, [evaluation, evaluate_other_observer(dataset)]):
         _, *lines = str(table).splitlines()
         assert len({len(line) for line in lines}) == 1
 
 
-def test_training_images_are_called_so_in_every_table(tmp_path, record):
+def test_training_images_are_called_so_in_every_table(tmp_path, spec):
     dataset = chase_db1(tmp_path, split="train")
-    evaluation = evaluate(synthetic.tiny_model(tmp_path, record), dataset)
+    evaluation = evaluate(models.tiny_model(tmp_path, spec), dataset)
 
-    text = summary.to_text(dataset, [evaluation])
+    text = report.to_text(dataset, [evaluation])
 
     headings = [block.splitlines()[0] for block in text.split("\n\n")]
     assert all("training images, not a test" in heading for heading in headings[:4])
     assert headings[4] == (
-        "known: not to be compared with the published figure: it is for the test images, not "
-        "for training images."
+        "known: the published figure cannot be compared: it is for the test images, not for "
+        "training images."
     )
 
 
@@ -91,50 +90,59 @@ def test_training_images_are_called_so_in_every_table(tmp_path, record):
         ({}, {"threshold": 0.4}, ["it is for threshold 0.5"]),
         ({}, {"scale": 0.5}, ["it is for scale native"]),
         ({"sources": ()}, {},
-         ["the digest of these weights is not that of the published file's name"]),
+         ["the digest of these weights differs from the published file's name"]),
     ],
 )  # fmt: skip
-def test_what_the_published_figure_is_not_for_is_said(
-    tmp_path, record, change, options, difference
-):
+def test_what_the_published_figure_is_not_for_is_said(tmp_path, spec, change, options, difference):
     dataset = chase_db1(tmp_path)
-    model = synthetic.tiny_model(tmp_path, dataclasses.replace(record, **change))
+    model = models.tiny_model(tmp_path, dataclasses.replace(spec, **change))
     evaluation = evaluate(model, dataset, **options)
 
-    assert summary.beside_published(evaluation, dataset) == (0.8024, difference)
+    assert report.compare_with_published(evaluation, dataset) == (0.8024, difference)
 
 
-def test_of_an_incomplete_test_split_the_missing_images_are_named(tmp_path, record):
-    for path in synthetic.chase_db1(tmp_path / "data").glob("Image_1[34]*"):
+def test_of_an_incomplete_test_split_the_missing_images_are_named(tmp_path, spec):
+    for path in drawn.chase_db1(tmp_path / "data").glob("Image_1[34]*"):
         path.unlink()
     dataset = read_dataset(tmp_path / "data", "chase_db1")
-    evaluation = evaluate(synthetic.tiny_model(tmp_path, record), dataset)
+    evaluation = evaluate(models.tiny_model(tmp_path, spec), dataset)
 
-    text = summary.to_text(dataset, [evaluation])
+    text = report.to_text(dataset, [evaluation])
 
     assert "CHASE_DB1, test split: 4 of 8 images" in text
-    assert "Not in the folder: Image_13L, Image_13R, Image_14L, Image_14R." in text
-    assert text.endswith("not to be compared with the published figure: it is for 8 test images.")
+    assert "Not evaluated: Image_13L, Image_13R, Image_14L, Image_14R." in text
+    assert text.endswith("the published figure cannot be compared: it is for 8 test images.")
 
 
-def test_figures_published_for_another_data_set_are_not_shown(tmp_path, record):
+def test_figures_published_for_another_data_set_are_not_shown(tmp_path, spec):
     dataset = chase_db1(tmp_path)
-    model = synthetic.tiny_model(tmp_path, dataclasses.replace(record, dataset="drive"))
+    model = models.tiny_model(tmp_path, dataclasses.replace(spec, dataset="drive"))
     evaluation = evaluate(model, dataset)
 
-    published, _ = summary.beside_published(evaluation, dataset)
+    published, _ = report.compare_with_published(evaluation, dataset)
 
     assert math.isnan(published)
-    assert "80.24" not in summary.to_text(dataset, [evaluation])
+    assert "80.24" not in report.to_text(dataset, [evaluation])
+
+
+def test_a_single_image_has_no_standard_deviation(tmp_path):
+    drawn.pairs(tmp_path, names=("a",))
+    dataset = read_pairs(tmp_path / "images", tmp_path / "labels")
+    evaluation = evaluate(models.tiny_model(tmp_path), dataset)
+
+    text = report.to_text(dataset, [evaluation])
+
+    assert " ± -" not in text
+    assert "- ±" not in text
 
 
 def test_json_has_fractions_and_null_for_what_is_not_defined(tmp_path):
-    synthetic.pairs(tmp_path, names=("a", "b"))
-    synthetic.write(tmp_path / "labels" / "b.png", np.zeros_like(synthetic.disc()))
+    drawn.pairs(tmp_path, names=("a", "b"))
+    drawn.write(tmp_path / "labels" / "b.png", np.zeros_like(drawn.disc()))
     dataset = read_pairs(tmp_path / "images", tmp_path / "labels")
-    evaluation = evaluate(synthetic.tiny_model(tmp_path), dataset)
+    evaluation = evaluate(models.tiny_model(tmp_path), dataset)
 
-    summary.write_json(tmp_path / "figures.json", dataset, [evaluation])
+    report.write_json(tmp_path / "figures.json", dataset, [evaluation])
 
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["dataset"] == "pairs"
@@ -154,12 +162,12 @@ def test_json_has_fractions_and_null_for_what_is_not_defined(tmp_path):
     assert result["images"][1]["inside_field_of_view"]["auc"] is None
 
 
-def test_csv_has_a_row_for_each_image_and_model(tmp_path, record):
+def test_csv_has_a_row_for_each_image_and_model(tmp_path, spec):
     dataset = chase_db1(tmp_path, split="all")
-    evaluation = evaluate(synthetic.tiny_model(tmp_path, record), dataset)
-    second = evaluate_second_observer(dataset)
+    evaluation = evaluate(models.tiny_model(tmp_path, spec), dataset)
+    second = evaluate_other_observer(dataset)
 
-    summary.write_csv(tmp_path / "figures.csv", dataset, [evaluation, second])
+    report.write_csv(tmp_path / "figures.csv", dataset, [evaluation, second])
 
     with (tmp_path / "figures.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -177,9 +185,9 @@ def test_csv_has_a_row_for_each_image_and_model(tmp_path, record):
 
 
 def test_files_that_cannot_be_written(tmp_path):
-    dataset = read_pairs(synthetic.pairs(tmp_path) / "images", tmp_path / "labels")
-    evaluation = evaluate(synthetic.tiny_model(tmp_path), dataset)
+    dataset = read_pairs(drawn.pairs(tmp_path) / "images", tmp_path / "labels")
+    evaluation = evaluate(models.tiny_model(tmp_path), dataset)
 
-    for write in (summary.write_json, summary.write_csv):
+    for write in (report.write_json, report.write_csv):
         with pytest.raises(OutputError, match="folder does not exist"):
             write(tmp_path / "nowhere" / "figures", dataset, [evaluation])

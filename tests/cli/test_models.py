@@ -7,20 +7,20 @@ import sys
 
 import pytest
 
-from vesselseg import UnknownModelError, cache, checkpoints
-from vesselseg.cache.places import packaged
-from vesselseg.registry import REGISTRY, EMBEDDED, list_models
+import vesselseg
+from vesselseg import UnknownModelError, registry
 from vesselseg.cli import main
+from vesselseg.registry import EMBEDDED, REGISTRY, list_models
 
 NAME = "narrow"
 
 
 @pytest.fixture(autouse=True)
-def known(home, record, monkeypatch):
+def known(home, spec, monkeypatch):
     """The narrow model has a name; logging stays as it was."""
     assert home.parent.exists()
-    known = {EMBEDDED.name: EMBEDDED, record.name: record}
-    for module in ("cache", "checkpoints", "cache.places"):
+    known = {EMBEDDED.name: EMBEDDED, spec.name: spec}
+    for module in ("cache", "registry"):
         monkeypatch.setattr(f"vesselseg.{module}.REGISTRY", known)
     handlers, level = list(logging.root.handlers), logging.getLogger("vesselseg.cache").level
     yield
@@ -29,8 +29,8 @@ def known(home, record, monkeypatch):
 
 
 class TestModels:
-    def test_lists_each_with_what_it_takes_to_choose(self, capsys, record):
-        cache.download(record)
+    def test_lists_each_with_what_it_takes_to_choose(self, capsys, spec):
+        vesselseg.download(spec)
         assert main(["models"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].split("  ")[0] == "model"
@@ -44,16 +44,16 @@ class TestModels:
         line = capsys.readouterr().out.splitlines()[1]
         assert line.split() == f"{hrf.name} hrf 79.45 256 / 170 ~116 MB not cached".split()
 
-    def test_json(self, capsys, record):
+    def test_json(self, capsys, spec):
         for cached in (False, True):
             assert main(["models", "--json"]) == 0
             values = json.loads(capsys.readouterr().out)[1]
             assert values["state"] == ("cached" if cached else "not cached")
-            path = cache.download(record)
+            path = vesselseg.download(spec)
         assert values["path"] == str(path)
         assert values["size"] == path.stat().st_size
         assert len(values["sha256"]) == 64
-        assert values["sources"][0]["url"] == record.sources[0].url
+        assert values["sources"][0]["url"] == spec.sources[0].url
         assert (values["crop"], values["dataset"], values["dice"]) == (64, "test", None)
 
     def test_is_quick(self):
@@ -73,14 +73,14 @@ class TestDownload:
         assert capsys.readouterr().out == line
 
     def test_all(self, capsys, monkeypatch, tmp_path):
-        elsewhere = str(tmp_path / "cache" / "places.py")
-        monkeypatch.setattr("vesselseg.cache.places.__file__", elsewhere)
+        elsewhere = str(tmp_path / "cache" / "__init__.py")
+        monkeypatch.setattr("vesselseg.cache.__file__", elsewhere)
         assert main(["download", "--all"]) == 1  # the embedded one is not there
         said = capsys.readouterr()
         assert "installation is damaged" in said.err
         assert "current.pth" in said.out  # but the others are
-        packaged(EMBEDDED).parent.mkdir()
-        packaged(EMBEDDED).touch()
+        (tmp_path / "embedded").mkdir()
+        (tmp_path / "embedded" / EMBEDDED.filename).touch()
         assert main(["download", "--all"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == len(list_models())
 
@@ -93,7 +93,7 @@ class TestDownload:
         monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
         assert main(["download", NAME]) == 1
         said = capsys.readouterr().err
-        assert said.startswith(f"vesselseg: The weights of {NAME!r} could not be had")
+        assert said.startswith(f"vesselseg: The weights of {NAME!r} could not be downloaded")
         assert f"vesselseg import FILE --name {NAME}" in said
         assert "Traceback" not in said
 
@@ -118,35 +118,35 @@ class TestImport:
     def test_refuses_another_one(self, capsys, tmp_path):
         (tmp_path / "usb.pth").write_text("rubbish")
         assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 1
-        assert "was not taken into the cache" in capsys.readouterr().err
+        assert "was not imported" in capsys.readouterr().err
         assert main(["import", str(tmp_path / "absent.pth"), "--name", NAME]) == 1
         assert "There is no file" in capsys.readouterr().err
 
 
 class TestCache:
-    def test_shows_where_and_how_large(self, capsys, home, record):
+    def test_shows_where_and_how_large(self, capsys, home, spec):
         assert main(["cache"]) == 0
         assert capsys.readouterr().out == f"{home}: 0 files, 0.0 MB\n"
-        cache.download(record)
+        vesselseg.download(spec)
         (home / "current.pth.0123456789ab.part").write_bytes(bytes(1 << 18))
         assert main(["cache"]) == 0
         assert capsys.readouterr().out.splitlines() == [
             f"{home}: 2 files, 2.1 MB",
             "  current.pth: 1.9 MB",
-            "  current.pth.0123456789ab.part: 0.3 MB, a part that the next download continues",
+            "  current.pth.0123456789ab.part: 0.3 MB, part of a download that can be resumed",
         ]
 
     @pytest.mark.parametrize("names", [[], [NAME]])
-    def test_clear(self, names, capsys, home, record):
-        cache.download(record)
+    def test_clear(self, names, capsys, home, spec):
+        vesselseg.download(spec)
         assert main(["cache", "--clear", *names]) == 0
         assert capsys.readouterr().out == f"2 files removed from {home}\n"
-        assert cache.cached(record) is None
+        assert vesselseg.find_cached(spec) is None
 
-    def test_clear_knows_its_names(self, capsys, record):
-        cache.download(record)
+    def test_clear_knows_its_names(self, capsys, spec):
+        vesselseg.download(spec)
         assert main(["cache", "--clear", "narow"]) != 0
         assert "Did you mean" in capsys.readouterr().err
-        assert cache.cached(record)
+        assert vesselseg.find_cached(spec)
         with pytest.raises(UnknownModelError):
-            checkpoints.find_spec("narow")
+            registry.find_spec("narow")
