@@ -23,7 +23,7 @@ if __name__ == "__main__":
     masks = sys.argv[2] if len(sys.argv) > 2 else "masks"
     address = sys.argv[3] if len(sys.argv) > 3 else None
     summary = segment_dataset(
-        photographs, masks, address=address, workers=None if address else 2, report=tell
+        photographs, masks, address=address, workers=None if address else 2, on_row=tell
     )
     print(
         f"{summary.segmented} segmented, {summary.skipped} skipped, {summary.failed} failed; "

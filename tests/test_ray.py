@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import photograph, photographs, tiny_model, tree
+from support.drawn import photograph, photographs, tree
+from support.models import tiny_weights
 
 import vesselseg
 from vesselseg import DeviceError, MissingExtraError, OptionError, Segmenter, load_model
@@ -59,9 +60,9 @@ class Deadly(Segmenter):
 
     mark: Path
 
-    def segment_many(self, images: Any, **options: Any) -> Any:
+    def segment_keyed(self, images: Any, **options: Any) -> Any:
         def watched() -> Iterator[Any]:
-            for image in images:
+            for key, image in images:
                 if np.array_equal(image, photograph(KILLS_ALWAYS)):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if np.array_equal(image, photograph(KILLS_ONCE)) and not self.mark.exists():
@@ -69,19 +70,18 @@ class Deadly(Segmenter):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if np.array_equal(image, photograph(RAISES)):
                     raise KeyError("unforeseen")
-                yield image
+                yield key, image
 
-        return super().segment_many(watched(), **options)
+        return super().segment_keyed(watched(), **options)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return make_deadly, (*super().__reduce__(), self.mark)
+    def to(self, device: Any = None, precision: Any = None) -> Segmenter:
+        return make_deadly(super().to(device, precision), self.mark)
 
 
-def make_deadly(build: Any, state: Any, mark: Path) -> Segmenter:
-    model = build(*state)
-    model.__class__ = Deadly
-    model.mark = mark
-    return model
+def make_deadly(model: Segmenter, mark: Path) -> Segmenter:
+    deadly = Deadly.__new__(Deadly)
+    deadly.__dict__.update(model.__dict__, mark=mark)
+    return deadly
 
 
 def rows_of(path: Path) -> dict[str, dict[str, Any]]:
@@ -96,7 +96,7 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a collection, ``in``, and what a single process makes of it, ``single``."""
     folder = tmp_path_factory.mktemp("collection")
-    tiny_model(folder / "tiny.pth")
+    tiny_weights(folder / "tiny.pth")
     paths = photographs(folder / "in", [f"{i % 7}/{i:03}.png" for i in range(COUNT)])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -115,10 +115,10 @@ def first_run(ray: Any, here: Path) -> tuple[Summary, list[Any], dict[str, bytes
     summary = segment_dataset(
         ["in", "in/gone.png"],
         "out",
-        model=make_deadly(*load_model("tiny.pth", device="cpu").__reduce__(), here / "mark"),
+        model=make_deadly(load_model("tiny.pth", device="cpu"), here / "mark"),
         recursive=True,
         workers=2,
-        report=rows.append,
+        on_row=rows.append,
     )
     return summary, rows, tree(here / "out")
 
@@ -150,7 +150,7 @@ def test_every_image_is_on_the_record_with_what_went_wrong(first_run: Any, here:
     assert sorted(errors) == ["020.png", "077.png", "201.png", "gone.png"]
     assert "could not be decoded" in errors["020.png"]
     assert errors["077.png"] == "KeyError('unforeseen')"
-    assert "Each worker that had this image died" in errors["201.png"]
+    assert "Every worker that had this photograph died" in errors["201.png"]
     assert "There is no image" in errors["gone.png"]
     assert sorted(row["input"] for row in reported) == sorted(x["input"] for x in rows.values())
     row = rows["137.png"]
@@ -184,7 +184,6 @@ def test_addresses_are_read_and_written(ray: Any, here: Path) -> None:
     del ray
     photographs(here / "far", ["a/1.png", "a/2.png", ".hidden.png", "notes/3.txt.png"])
     (here / "far" / "a" / "2.png").write_bytes(b"no image")
-    # "file" is opened by pyarrow, "local" by fsspec.
     summary = segment_dataset(
         (here / "far").as_uri(),
         f"local://{here / 'near'}",
@@ -245,7 +244,7 @@ def test_wrong_options_are_refused_before_anything_starts(
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray.data", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'vesselseg\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install .vesselseg\[ray\]"):
         segment_dataset("in", "out")
 
 

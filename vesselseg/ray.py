@@ -1,4 +1,4 @@
-"""Collections that outgrow one machine, on Ray: ``pip install 'vesselseg[ray]'``.
+"""Collections that outgrow one machine, on Ray: ``pip install "vesselseg[ray]"``.
 
 ::
 
@@ -6,41 +6,40 @@
 
     segment_dataset("s3://eyes/photographs", "s3://eyes/vessels", address="auto")
 
-Ray Data hands lists of images to workers, one model each; a worker reads its images, segments
-them and writes the results. Pictures never pass through Ray's object store, which holds the
-model and some text. Every machine needs vesselseg and access to the files. To run the tests and
-the example of this module::
-
-    pip install 'vesselseg[ray,test]'
-    pytest tests/test_ray.py tests/batch/test_parquet.py tests/batch/test_storage.py
-    python examples/ray_collection.py
+Ray Data hands lists of photographs to workers, which hold a model each, read their photographs,
+segment them and write the results. Pictures never pass through Ray's object store, which holds
+the model and some text. Every machine needs vesselseg and access to the files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import logging
 import math
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .api import Model, load_model
-from .batch import storage
-from .batch.storage import Task
-from .batch.worker import Ledger, Worker
-from .errors import DeviceError, MissingExtraError, OptionError
+from .api import BackendName, Model, load_model
+from .backends import require
+from .batch.jobs import Job, join, plan_jobs
+from .batch.manifest import ParquetManifest, Row
+from .batch.pipeline import run
+from .errors import DeviceError, OptionError
 from .preprocess import check_scale
-from .result import KINDS, STYLES
+from .result import KINDS, STYLES, Style, check_threshold
 from .segmenter import Segmenter
+from .spec import Scale, is_integer
 
-if TYPE_CHECKING:
-    from .batch.parquet import Row
+logger = logging.getLogger(__name__)
 
-_MOST = 32  # images that are handed out together, and done again if their worker dies
-_STORE = 512 * 2**20  # bytes of object store in a Ray of our own: the model and text
+_BATCH = 32  # photographs handed out together, and again if their worker dies
+_STORE_BYTES = 512 * 2**20  # object store of a Ray of our own: the model and text
+_DEATHS = 2  # of a worker that had one photograph only, before it is given up
+_DIED = "Every worker that had this photograph died, out of memory or in a crash; see Ray's log."
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Summary:
     Attributes
     ----------
     segmented, skipped, failed : int
-        Images; skipped are those that the manifest had as done.
+        Numbers of photographs; skipped are those that the manifest already had.
     manifest : str
         Path or address of the manifest.
     """
@@ -68,65 +67,66 @@ def segment_dataset(
     model: Model | Segmenter | None = None,
     device: str | None = None,
     precision: str | None = None,
-    backend: str | None = None,
-    scale: str | float | None = None,
+    backend: BackendName | None = None,
+    scale: Scale | None = None,
     threshold: float = 0.5,
     kinds: Sequence[str] = ("mask",),
-    style: str = "tint",
+    style: Style = "tint",
     recursive: bool = False,
     manifest: str | os.PathLike[str] | None = None,
     resume: bool = True,
     workers: int | None = None,
     address: str | None = None,
-    report: Callable[[Row], None] = lambda _: None,
+    on_row: Callable[[Row], None] = lambda _: None,
 ) -> Summary:
     """Segment a collection of photographs on the workers of a Ray cluster.
 
-    The files are the same, byte for byte, as those of ``vesselseg segment`` on such a machine.
-    Images that cannot be segmented are recorded and skipped; so is an image whose worker dies of
-    it. Other images of a worker that dies are done again by another one.
+    The files are byte for byte those that ``vesselseg segment`` writes on such a machine.
+    Photographs that fail are recorded and skipped, and so is one that makes its worker die. The
+    other photographs of a worker that dies are done again by another one.
 
     Parameters
     ----------
     inputs : path, or sequence of paths
         Files, folders and glob patterns, or addresses of files and folders, such as
-        ``s3://bucket/folder``, that pyarrow or an installed fsspec can open. Paths have to mean
-        the same on all machines.
+        ``s3://bucket/folder``, that fsspec opens. Paths must mean the same on all machines.
     out : path
-        Folder, or its address, that results are written to, in the layout of the inputs.
+        Folder for the results, or its address. The layout is that of the inputs.
     model : str, path, ModelSpec, Segmenter or None
-        As for :func:`vesselseg.load_model`. Loaded here once and sent to the workers.
-    device, precision : str
-        As for :func:`vesselseg.load_model`, where the workers are. None: "auto" and "float32",
-        or those of a Segmenter. int8 takes a Segmenter that was loaded with it.
-    backend : {"torch", "openvino"}
-        As for :func:`vesselseg.load_model`; a Segmenter has its own. OpenVINO has to be installed
-        where the workers are, and here.
-    scale, threshold
-        As for :meth:`Segmenter.__call__`.
+        As :func:`vesselseg.load_model` takes it, or a loaded model. It is loaded here once and
+        sent to the workers.
+    device, precision : str, optional
+        For the workers. None means "auto" and "float32", or those of a loaded model. "int8"
+        needs a model that was loaded with it.
+    backend : {"torch", "onnxruntime", "openvino"}, optional
+        As :func:`vesselseg.load_model` takes it; a loaded model has its own.
+    scale : {"fit", "native", "fov"}, float or None
+        How to bring photographs to the network's scale; None uses the model's own rule.
+    threshold : float
+        Pixels with a higher probability are vessel, in [0, 1].
     kinds : sequence of {"mask", "probability", "overlay", "fov"}
-        Pictures to write for each image: "mask" and others.
+        Pictures to write for each photograph: "mask" and others.
     style : {"tint", "outline"}
-        Of overlays.
+        Style of overlays.
     recursive : bool
-        Whether the folders in folders are looked through too.
-    manifest : path
-        Parquet file, or its address, with a row per image: input, error, mask, probability,
-        overlay, fov (the files written), model, sha256 of its weights, scale, backend, device,
-        precision, threshold, seconds, and the fraction of the field of view that is vessel. None:
-        ``manifest.parquet`` in `out`.
+        Whether to search the folders in folders.
+    manifest : path, optional
+        Parquet file, or its address, with a row for each photograph: input, error, the files
+        written (mask, probability, overlay, fov), model, sha256 of its weights, scale, backend,
+        device, precision, threshold, seconds, and the fraction of the field of view that is
+        vessel. None means ``manifest.parquet`` in `out`.
     resume : bool
-        Whether images are skipped that the manifest has as done, with the same weights, scale,
-        backend, precision and threshold, to the same files. False: all are done and the manifest is
-        replaced.
-    workers : int
-        Processes with a model each. None: one for each GPU of the cluster, or, if there is none
-        or `device` is not CUDA, one for each CPU. Each takes one CPU.
-    address : str
-        Of a running cluster, as ``ray.init`` takes it. None: the Ray that this program has
-        initialised, or the environment's RAY_ADDRESS; else one on this machine, for this call.
-    report : callable
-        Called with the manifest's row of each image as it is finished, in any order.
+        Whether to skip photographs that the manifest has as done with the same weights, scale,
+        backend, precision and threshold, to the same files. False does all again and replaces
+        the manifest.
+    workers : int, optional
+        Processes with a model each. None means one for each GPU of the cluster or, if there is
+        none or `device` is not CUDA, one for each CPU. Each takes one CPU.
+    address : str, optional
+        Of a running cluster, as ``ray.init`` takes it. None uses the Ray that this program has
+        initialised, or RAY_ADDRESS, or else starts one on this machine for this call.
+    on_row : callable
+        Called with the manifest's row of each photograph when it is finished, in any order.
 
     Returns
     -------
@@ -141,128 +141,133 @@ def segment_dataset(
     OutputError
         If the manifest cannot be written.
     VesselsegError, FileNotFoundError
-        As :func:`vesselseg.load_model`.
+        If the model cannot be loaded; see :func:`vesselseg.load_model`.
     """
-    _import_ray()
-    from .batch.parquet import ParquetManifest
+    require("ray.data", "ray")
+    if "mask" not in kinds or set(kinds) - set(KINDS):
+        raise OptionError(f"kinds is {kinds!r}; allowed are 'mask' and others of {KINDS}.")
+    if style not in STYLES:
+        raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
+    if workers is not None and not is_integer(workers, 1, 10**6):
+        raise OptionError(f"workers is {workers!r}; it must be a positive integer.")
+    places = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    texts = [os.fspath(place) for place in places]
+    if "-" in texts:
+        raise OptionError("Standard input stays on this machine. Pass files or folders.")
+    target = os.fspath(out)
+    jobs = plan_jobs(texts, target, kinds=kinds, recursive=recursive)
+    folder = str(Path(target).parent) if target.lower().endswith(".png") else target
+    table = ParquetManifest(os.fspath(manifest or join(folder, "manifest.parquet")))
 
-    if isinstance(inputs, (str, os.PathLike)):
-        inputs = [inputs]
-    out = os.fspath(out)
-    _check(kinds, style, workers)
-    tasks = storage.make_tasks(
-        [os.fspath(place) for place in inputs], out, kinds=kinds, recursive=recursive
-    )
-    folder = os.path.dirname(out) if out.lower().endswith(".png") else out  # noqa: PTH120
-    record = ParquetManifest(os.fspath(manifest or storage.join(folder, "manifest.parquet")))
-
-    if not isinstance(model, Segmenter):
-        model = load_model(model, device="cpu", backend=backend or "torch")
+    if isinstance(model, Segmenter):
+        loaded = model
+        if backend not in (None, loaded.backend):
+            raise OptionError(
+                f"backend is {backend!r}, but the model was loaded with {loaded.backend!r}. Leave "
+                f"backend out, or load the model with it."
+            )
+    else:
+        loaded = load_model(model, device="cpu", backend=backend)
         device, precision = device or "auto", precision or "float32"
-    elif backend not in (None, model.backend):
-        raise OptionError(
-            f"backend is {backend!r}, but the model was loaded with {model.backend!r}. Leave backend "
-            f"out, or load the model with it."
-        )
-    if model.backend == "openvino" and device == "auto":
-        device = "cpu"  # no GPU of the cluster is of use
-    rule = check_scale(scale, model.spec)
-    model.segment_many([], scale=scale, threshold=threshold)  # refuses wrong values here
+    if loaded.backend == "openvino" and device == "auto":
+        device = "cpu"  # OpenVINO does not use a GPU of the cluster
+    rule = check_scale(scale, loaded.spec)
+    settings = {
+        "sha256": loaded.sha256,
+        "scale": str(rule),
+        "threshold": check_threshold(threshold),
+        "backend": loaded.backend,
+        "precision": precision or loaded.precision,
+    }
+    if settings["precision"] == "auto":
+        del settings["precision"]  # the worker chooses it
 
-    done = {"sha256": model.sha256, "scale": str(rule), "threshold": float(threshold)}
-    done.update(backend=model.backend, precision=precision or model.precision)
-
-    def is_done(task: Task) -> bool:
-        row = record.rows.get(task.name)
-        expected = {"error": None, **done, **task.outputs}
-        if expected["precision"] == "auto":  # the worker chooses
-            del expected["precision"]
+    def is_done(job: Job) -> bool:
+        row = table.rows.get(job.name)
+        expected = {"error": None, **settings, **job.outputs}
         return row is not None and all(row[name] == value for name, value in expected.items())
 
-    to_do = [task for task in tasks if not (resume and is_done(task))]
-    again = {task.name for task in to_do}
-    record.begin(row for name, row in record.rows.items() if resume and name not in again)
+    to_do = [job for job in jobs if not (resume and is_done(job))]
+    again = {job.name for job in to_do}
+    table.begin(row for name, row in table.rows.items() if resume and name not in again)
     failed = 0
     if to_do:
-        settings = {
+        options = {
             "device": device, "precision": precision, "scale": scale, "threshold": threshold,
             "style": style, "folder": str(Path.cwd()),
         }  # fmt: skip
         try:
-            with (
-                _connection(address),
-                contextlib.closing(_segment(to_do, model, settings, workers)) as rows,
-            ):
-                for row in rows:
-                    failed += row["error"] is not None
-                    record.add(row)
-                    report(row)
+            with connect(address):
+                for row in run_on_cluster(to_do, loaded, options, workers):
+                    failed += row.get("error") is not None
+                    table.add(row)
+                    on_row(row)
         finally:
-            record.flush()  # the next run goes on from here, however this one ended
-    record.finish()
-    return Summary(len(to_do) - failed, len(tasks) - len(to_do), failed, record.place)
+            table.flush()  # however this run ends, the next one resumes from here
+    table.finish()
+    return Summary(len(to_do) - failed, len(jobs) - len(to_do), failed, table.place)
 
 
-def _segment(
-    tasks: Sequence[Task], model: Segmenter, settings: dict[str, Any], workers: int | None
-) -> Generator[Row, None, None]:
-    """A row for every task, in any order."""
-    import pyarrow as pa
+def run_on_cluster(
+    jobs: Sequence[Job], model: Segmenter, options: dict[str, Any], workers: int | None
+) -> Iterator[Row]:
+    """A row for every job, in any order."""
+    import ray
+    import ray.data
 
-    ray = _import_ray()
-    there = ray.cluster_resources()
-    gpus = _use_gpus(settings["device"] or str(model.device), there)
-    if gpus:
-        settings = {**settings, "device": "cuda"}  # the one that Ray gives to the worker
-    pool = workers or max(int(there.get("GPU" if gpus else "CPU", 1)), 1)
+    resources = ray.cluster_resources()
+    device = options["device"] or str(model.device)
+    has_gpu = resources.get("GPU", 0) >= 1
+    if device.startswith("cuda") and not has_gpu:
+        raise DeviceError(
+            "The Ray cluster has no GPU. Pass device='cpu', or start its nodes with --num-gpus."
+        )
+    use_gpu = has_gpu and (device == "auto" or device.startswith("cuda"))
+    if use_gpu:
+        options = {**options, "device": "cuda"}  # the GPU that Ray gives to the worker
+    pool = workers or max(int(resources.get("GPU" if use_gpu else "CPU", 1)), 1)
     ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
-
-    columns = {"input": [task.name for task in tasks]}
-    for kind in tasks[0].outputs:
-        columns[kind] = [task.outputs[kind] for task in tasks]
-    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    size = min(_MOST, math.ceil(len(tasks) / (4 * pool)))
-    blocks = [table.slice(start, size) for start in range(0, len(tasks), size)]
-    dataset = ray.data.from_arrow(blocks)
+    size = min(_BATCH, math.ceil(len(jobs) / (4 * pool)))
+    batches = [{"jobs": [*jobs[start : start + size]]} for start in range(0, len(jobs), size)]
+    dataset = ray.data.from_items(batches, override_num_blocks=len(batches))
     dataset.context.enable_progress_bars = False
-    results = dataset.map_batches(
+    results = dataset.map(
         Worker,
-        fn_constructor_kwargs={**settings, "model": ray.put(model), "ledger": ledger},
-        batch_size=None,  # a block is a batch
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(pool, len(blocks))),
+        fn_constructor_kwargs={**options, "model": ray.put(model), "ledger": ledger},
+        compute=ray.data.ActorPoolStrategy(size=min(pool, len(batches))),
         num_cpus=1,
-        num_gpus=1 if gpus else 0,
+        num_gpus=1 if use_gpu else 0,
     )
     try:
-        for result in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from result.to_pylist()
-    except ray.exceptions.ActorDiedError as error:  # others than at their start do not end a run
+        for result in results.iter_rows():
+            yield from result["rows"]
+    except ray.exceptions.ActorDiedError as error:  # only a worker that cannot start ends a run
         reason = str(error).strip().rpartition("\n")[2]
         raise DeviceError(f"The workers cannot start: {reason}") from error
 
 
 @contextlib.contextmanager
-def _connection(address: str | None) -> Iterator[None]:
-    """A Ray to work with; what was started or connected here is left again."""
-    ray = _import_ray()
+def connect(address: str | None) -> Iterator[None]:
+    """A Ray to work with; one that was started or connected here is left at the end."""
+    import ray
+
     if ray.is_initialized():
         if address is not None:
             raise OptionError(
-                "This program has initialised Ray already, so address cannot be chosen: leave it "
-                "out, or call ray.shutdown() before."
+                "This program has initialised Ray already, so address cannot be chosen. Leave it "
+                "out, or call ray.shutdown() first."
             )
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
-    if address == "local":
-        options.update(include_dashboard=False, object_store_memory=_STORE)
+    if chosen == "local":
+        options.update(include_dashboard=False, object_store_memory=_STORE_BYTES)
     try:
-        ray.init(address, **options)
+        ray.init(chosen, **options)
     except (ConnectionError, ValueError) as error:
         raise OptionError(
-            f"There is no Ray cluster at {address!r}: {error}. `ray status` says where one runs."
+            f"There is no Ray cluster at {chosen!r}: {error}. `ray status` says where one runs."
         ) from error
     try:
         yield
@@ -270,29 +275,82 @@ def _connection(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _use_gpus(device: str, resources: dict[str, float]) -> bool:
-    there = resources.get("GPU", 0) >= 1
-    if device.startswith("cuda") and not there:
-        raise DeviceError(
-            "The Ray cluster has no GPU. Give device='cpu', or start its nodes with --num-gpus."
-        )
-    return there and (device == "auto" or device.startswith("cuda"))
+class Ledger:
+    """An actor that records which photographs workers died of, since they cannot say so.
+
+    Ray retries the photographs of a worker that died, without end. At first they share batches
+    and threads; after a death they come one by one, and the ledger records which one was running.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: Counter[str] = Counter()
+        self.started: Counter[str] = Counter()
+
+    def attempt(self, names: list[str]) -> tuple[int, dict[str, int]]:
+        """Record an attempt; return how many there were, and the deaths of each photograph."""
+        self.attempts[names[0]] += 1
+        return self.attempts[names[0]], {name: self.started[name] for name in names}
+
+    def start(self, name: str) -> None:
+        """Record that a worker has this photograph and no other."""
+        self.started[name] += 1
+
+    def finish(self, name: str) -> None:
+        """Record that it survived."""
+        del self.started[name]
 
 
-def _check(kinds: Sequence[str], style: str, workers: int | None) -> None:
-    if "mask" not in kinds or set(kinds) - set(KINDS):
-        raise OptionError(f"kinds is {kinds!r}; allowed are 'mask' and others of {KINDS}.")
-    if style not in STYLES:
-        raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise OptionError(f"workers is {workers!r}; it has to be a whole number from 1 up.")
+class Worker:
+    """A model in a process of Ray: jobs in, rows of the manifest out.
 
+    Parameters
+    ----------
+    model : ray.ObjectRef
+        Of the Segmenter.
+    ledger : ray.ActorHandle
+        Of the run's :class:`Ledger`.
+    device, precision : str or None
+        For this worker; None keeps the Segmenter's.
+    options : dict
+        Arguments of :func:`vesselseg.batch.pipeline.run`.
+    """
 
-def _import_ray() -> Any:
-    try:
-        importlib.import_module("ray.data")
-    except ImportError as error:
-        raise MissingExtraError(
-            "Runs on Ray need Ray Data: pip install 'vesselseg[ray]'."
-        ) from error
-    return importlib.import_module("ray")
+    def __init__(
+        self, model: Any, ledger: Any, device: str | None, precision: str | None, **options: Any
+    ) -> None:
+        import ray
+
+        self.model: Segmenter = ray.get(model)
+        if device or precision:
+            self.model = self.model.to(device, precision)
+        self.ledger = ledger
+        self.options = options
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        jobs: list[Job] = batch["jobs"]
+        attempt, deaths = ray.get(self.ledger.attempt.remote([job.name for job in jobs]))
+        if attempt == 1:
+            try:
+                return {"rows": self.segment(jobs)}
+            except Exception as error:  # it comes again below, with its photograph
+                logger.warning("%r; the photographs are tried one by one.", error)
+        rows: list[Row] = []
+        for job in jobs:
+            if deaths[job.name] >= _DEATHS:
+                rows.append({"input": job.name, "error": _DIED})
+                continue
+            ray.get(self.ledger.start.remote(job.name))
+            try:
+                rows += self.segment([job])
+            except Exception as error:
+                rows.append({"input": job.name, "error": repr(error)})
+            ray.get(self.ledger.finish.remote(job.name))
+        return {"rows": rows}
+
+    def segment(self, jobs: Sequence[Job]) -> list[Row]:
+        """Run jobs; return their rows."""
+        rows: list[Row] = []
+        run(jobs, self.model, lambda _, row: rows.append(row), **self.options)
+        return rows

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from folders import photograph, photographs, pixels, tiny_model, tree
 from PIL import Image
+from support.drawn import photograph, photographs, pixels, tree
+from support.models import TINY, tiny_weights
 
 import vesselseg
 from vesselseg.cli import main
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_model(tmp_path_factory.mktemp("model") / "tiny.pth"))
+    return str(tiny_weights(tmp_path_factory.mktemp("model") / "tiny.pth"))
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +110,8 @@ def test_folders_keep_their_places(model: str, capsys: pytest.CaptureFixture[str
 def test_options_reach_the_model(model: str) -> None:
     photographs(Path(), ["eye.jpg"])
     options = ["--scale", "0.5", "--precision", "bfloat16", "--device", "cpu", "--batch-size", "2"]
-    record = ["--manifest", "run.jsonl", "--threshold", "0.3"]
-    assert main(["eye.jpg", "-o", "out", "--model", model, *options, *record]) == 0
+    more = ["--manifest", "run.jsonl", "--threshold", "0.3"]
+    assert main(["eye.jpg", "-o", "out", "--model", model, *options, *more]) == 0
     (line,) = lines("run.jsonl")
     expected = vesselseg.load_model(model, precision="bfloat16", device="cpu", batch_size=2)
     result = expected("eye.jpg", scale=0.5, threshold=0.3)
@@ -200,9 +202,11 @@ def test_standard_input_that_is_no_image(
     ("words", "said"),
     [
         (["a/eye.png"], "There is no place for the results"),
+        (["a/eye.png", "-o", "x.jpg"], "results are written as .png"),
+        (["s3://bucket/a.png", "-o", "out"], "Addresses need --executor ray"),
         (["a/eye.png", "b/eye.png", "-o", "out"], "'a/eye.png' and 'b/eye.png' would both write"),
         (["a", "-o", "a"], "'a/eye.png' would be overwritten"),
-        (["a/eye.png", "b/eye.png", "-o", "out.png"], "a single image file"),
+        (["a/eye.png", "b/eye.png", "-o", "out.png"], "a single photograph"),
         (["a/eye.png", "b/eye.png", "-o", "-"], "the mask of one image file"),
         (["a/eye.png", "-o", "-", "--overlay"], "the mask alone"),
         (["a/*.tif", "-o", "out"], "nothing to segment"),
@@ -261,15 +265,7 @@ def test_unreadable_images_are_told_and_the_rest_goes_on(
 
 
 def test_warnings_name_their_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from dataclasses import replace
-
-    from folders import RECORD
-
-    from vesselseg import weights
-
-    content = weights.read(tiny_model(tmp_path / "tiny.pth"))
-    record = replace(RECORD, fov_diameter=600.0)
-    weights.save(tmp_path / "wide.pth", weights.to_network(content, RECORD), record)
+    tiny_weights(tmp_path / "wide.pth", replace(TINY, fov_diameter=600.0))
     photographs(Path("p"), ["100%s.png", "b.png"])
     assert main(["p", "-o", "out", "--model", "wide.pth"]) == 0
     told = [record.getMessage().partition(" The field of view is")[0] for record in caplog.records]
@@ -328,8 +324,13 @@ def test_a_manifest_goes_on_where_results_are_skipped(model: str) -> None:
 
 
 def start(*words: str) -> subprocess.Popen[str]:
+    """Start the command. Ctrl-C reaches it even if this process ignores it, as in a background."""
+    launch = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from vesselseg.cli import main; sys.exit(main())"
+    )
     return subprocess.Popen(
-        [sys.executable, "-m", "vesselseg", *words],
+        [sys.executable, "-c", launch, *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -401,3 +402,32 @@ def test_ctrl_c_ends_with_130_and_whole_files_only(model: str) -> None:
     written = sorted(Path("out").iterdir())
     assert all(pixels(path).shape == photograph(0).shape[:2] for path in written)
     assert [line["outputs"]["mask"] for line in lines("m.jsonl")] == list(map(str, written))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_ends_a_run_with_one_message(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vesselseg.batch import manifest
+
+    class Full(manifest.Manifest):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.stream.close()
+            self.stream = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
+
+    photographs(Path("p"), ["1.png", "2.png"])
+    monkeypatch.setattr(manifest, "Manifest", Full)
+    assert main(["p", "-o", "out", "--model", model, "--manifest", "m.jsonl"]) == 1
+    errors = capsys.readouterr().err
+    assert "The manifest 'm.jsonl' cannot be written: No space left on device" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_place_that_cannot_be_written_is_reported_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photographs(Path("p"), ["1.png"])
+    Path("file").touch()
+    assert main(["p", "-o", "file/out", "--model", "missing.pth"]) == 1
+    assert "The folder 'file/out' cannot be created" in capsys.readouterr().err

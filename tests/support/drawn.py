@@ -101,3 +101,27 @@ def pairs(folder: Path, *, names: tuple[str, ...] = ("a", "b", "c")) -> Path:
         write(folder / "images" / f"{name}.png", photograph(seed))
         write(folder / "labels" / f"{name}.png", vessels(seed))
     return folder
+
+
+def photographs(folder: Path, names: list[str]) -> list[Path]:
+    """Write a different photograph under every name below the folder."""
+    paths = [folder / name for name in names]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph(seed)).save(path)
+    return paths
+
+
+def pixels(path: Path) -> NDArray[np.generic]:
+    """The pixels in a picture's file."""
+    with Image.open(path) as opened:
+        return np.asarray(opened)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, hidden ones too: their place and their bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,1 +1,1 @@
-"""Many images from files to files: what is to be done, doing it, and the record of it."""
+"""Many photographs from files to files: jobs, the pipeline that runs them, and the manifest."""

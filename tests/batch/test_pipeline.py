@@ -8,45 +8,46 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import photographs, pixels, tiny_model, tree
+from support.drawn import photographs, pixels, tree
+from support.models import tiny_weights
 from torch import Tensor
 
 from vesselseg import OptionError, Segmenter, load_model
-from vesselseg.batch import run as batches
-from vesselseg.batch.manifest import Line
-from vesselseg.batch.plan import Job
 from vesselseg.backends.pytorch import TorchBackend
+from vesselseg.batch import pipeline
+from vesselseg.batch.jobs import Job
+from vesselseg.batch.manifest import Row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    file = tiny_model(tmp_path_factory.mktemp("model") / "tiny.pth")
+    file = tiny_weights(tmp_path_factory.mktemp("model") / "tiny.pth")
     return load_model(file, device="cpu", batch_size=3)
 
 
 def jobs_of(folder: Path, count: int) -> list[Job]:
     paths = photographs(folder / "in", [f"{i:02}.png" for i in range(count)])
-    return [Job(p.name, p, {"mask": folder / "out" / "sub" / p.name}) for p in paths]
+    return [Job(str(p), {"mask": str(folder / "out" / "sub" / p.name)}) for p in paths]
 
 
-def run(jobs: Any, model: Segmenter, **options: Any) -> list[tuple[str, Line]]:
-    reports: list[tuple[str, Line]] = []
-    batches.run(jobs, model, lambda job, line: reports.append((job.name, line)), **options)
-    return reports
+def run(jobs: Any, model: Segmenter, **options: Any) -> list[tuple[str, Row]]:
+    rows: list[tuple[str, Row]] = []
+    pipeline.run(jobs, model, lambda job, row: rows.append((Path(job.name).name, row)), **options)
+    return rows
 
 
 def test_every_image_gets_its_own_result_and_a_report(model: Segmenter, tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, 12)
     reports = run(jobs, model, threshold=0.4)
-    assert [name for name, _ in reports] == [job.name for job in jobs]
-    for job, (_, line) in zip(jobs, reports, strict=True):
-        assert (pixels(job.outputs["mask"]) > 0).tolist() == (
-            model(job.image, threshold=0.4).mask.tolist()
+    assert [name for name, _ in reports] == [Path(job.name).name for job in jobs]
+    for job, (_, row) in zip(jobs, reports, strict=True):
+        assert (pixels(Path(job.outputs["mask"])) > 0).tolist() == (
+            model(job.name, threshold=0.4).mask.tolist()
         )
-        assert line["threshold"] == 0.4
-        assert line["seconds"] >= 0
+        assert row["threshold"] == 0.4
+        assert row["seconds"] >= 0
 
 
 def test_files_do_not_depend_on_how_the_images_were_grouped(
@@ -78,14 +79,14 @@ def test_windows_of_several_small_images_share_batches(
 
 def test_an_image_that_fails_does_not_stop_the_others(model: Segmenter, tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, 9)
-    jobs[0].image.write_bytes(b"")  # type: ignore[union-attr]
-    jobs[4].image.write_bytes(b"no image")  # type: ignore[union-attr]
-    jobs[8].image.unlink()  # type: ignore[union-attr]
+    Path(jobs[0].name).write_bytes(b"")
+    Path(jobs[4].name).write_bytes(b"no image")
+    Path(jobs[8].name).unlink()
     reports = dict(run(jobs, model))
     assert "is empty" in reports["00.png"]["error"]
     assert "could not be decoded" in reports["04.png"]["error"]
     assert "There is no image" in reports["08.png"]["error"]
-    assert sum("error" not in line for line in reports.values()) == 6
+    assert sum("error" not in row for row in reports.values()) == 6
     assert len(tree(tmp_path / "out")) == 6
 
 
@@ -94,9 +95,9 @@ def test_an_output_that_cannot_be_written_does_not_stop_the_others(
 ) -> None:
     jobs = jobs_of(tmp_path, 3)
     (tmp_path / "file").touch()
-    jobs[1].outputs["mask"] = tmp_path / "file" / "01.png"
+    jobs[1].outputs["mask"] = str(tmp_path / "file" / "01.png")
     reports = dict(run(jobs, model))
-    assert "cannot be made" in reports["01.png"]["error"]
+    assert "cannot be created" in reports["01.png"]["error"]
     assert len(tree(tmp_path / "out")) == 2
 
 
@@ -106,7 +107,7 @@ def test_an_image_too_large_for_the_memory_fails_alone(
     jobs = jobs_of(tmp_path, 8)
     run(jobs, model)
     expected = tree(tmp_path / "out")
-    too_large = batches.to_rgb(jobs[3].image)
+    too_large = pipeline.to_rgb(jobs[3].name)
     compute = TorchBackend.__call__
 
     def limited(self: TorchBackend, windows: Tensor) -> Tensor:
@@ -117,10 +118,10 @@ def test_an_image_too_large_for_the_memory_fails_alone(
 
     monkeypatch.setattr(TorchBackend, "__call__", limited)
     for job in jobs:
-        job.outputs["mask"].unlink()
+        Path(job.outputs["mask"]).unlink()
     reports = dict(run(jobs, model))
     assert "too much" in reports.pop("03.png")["error"]
-    assert not any("error" in line for line in reports.values())
+    assert not any("error" in row for row in reports.values())
     del expected["sub/03.png"]
     assert tree(tmp_path / "out") == expected
 
@@ -136,7 +137,7 @@ def test_only_a_few_images_are_held_at_once(model: Segmenter, tmp_path: Path) ->
             taken += 1
             yield job
 
-    batches.run(counted(), model, lambda *_: seen.append(taken))
+    pipeline.run(counted(), model, lambda *_: seen.append(taken))
     ahead = max(taken_then - done for done, taken_then in enumerate(seen))
     assert ahead < 20  # decoded, in a batch, being written
     assert len(seen) == 60
@@ -154,9 +155,9 @@ def test_decoding_and_encoding_run_beside_the_network(
 
         return call
 
-    monkeypatch.setattr(batches, "to_rgb", noted("decode", batches.to_rgb))
-    monkeypatch.setattr(batches, "_write", noted("encode", batches._write))
-    batches.run(jobs_of(tmp_path, 8), model, noted("report", lambda *_: None))
+    monkeypatch.setattr(pipeline, "to_rgb", noted("decode", pipeline.to_rgb))
+    monkeypatch.setattr(pipeline, "write_outputs", noted("encode", pipeline.write_outputs))
+    pipeline.run(jobs_of(tmp_path, 8), model, noted("report", lambda *_: None))
     here = threading.current_thread().name
     assert threads["report"] == {here}
     assert here not in threads["decode"] | threads["encode"]
@@ -180,7 +181,7 @@ def test_an_interruption_leaves_what_was_finished(
     monkeypatch.setattr(TorchBackend, "__call__", interrupted)
     reports: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        batches.run(jobs, model, lambda job, _: reports.append(job.name))
+        pipeline.run(jobs, model, lambda job, _: reports.append(Path(job.name).name))
     assert sorted(tree(tmp_path / "out")) == [f"sub/{name}" for name in reports]
     assert 0 < len(reports) < 20
 

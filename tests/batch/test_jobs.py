@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from folders import photographs
+from support.drawn import photographs
 
 from vesselseg import ImageError, OptionError, Segmentation
-from vesselseg.batch.plan import SUFFIXES, make_plan, share
+from vesselseg.batch import jobs as module
+from vesselseg.batch.jobs import SUFFIXES, Job, join, plan_jobs, share
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +19,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def planned(*inputs: str, out: str = "out", **options: object) -> dict[str, str]:
-    jobs = make_plan(inputs, out, **options)
-    return {Path(job.name).as_posix(): job.outputs["mask"].as_posix() for job in jobs}
+    jobs = plan_jobs(inputs, out, **options)
+    return {Path(job.name).as_posix(): Path(job.outputs["mask"]).as_posix() for job in jobs}
 
 
 def result_of_vesselseg(path: Path) -> None:
@@ -81,11 +82,11 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file() -> None:
 
 def test_a_single_image_may_have_a_file_as_out() -> None:
     photographs(Path(), ["eye.jpg"])
-    (job,) = make_plan(["eye.jpg"], "x/vessels.png", kinds=("mask", "overlay", "fov"))
+    (job,) = plan_jobs(["eye.jpg"], "x/vessels.png", kinds=("mask", "overlay", "fov"))
     assert job.outputs == {
-        "mask": Path("x/vessels.png"),
-        "overlay": Path("x/vessels_overlay.png"),
-        "fov": Path("x/vessels_fov.png"),
+        "mask": "x/vessels.png",
+        "overlay": "x/vessels_overlay.png",
+        "fov": "x/vessels_fov.png",
     }
     Path("folder.png").mkdir()
     assert planned("eye.jpg", out="folder.png") == {"eye.jpg": "folder.png/eye.png"}
@@ -94,8 +95,14 @@ def test_a_single_image_may_have_a_file_as_out() -> None:
 @pytest.mark.parametrize("inputs", [["a.jpg", "b.jpg"], ["folder"]])
 def test_several_images_or_a_folder_may_not_have_a_file_as_out(inputs: list[str]) -> None:
     photographs(Path(), ["a.jpg", "b.jpg", "folder/c.jpg"])
-    with pytest.raises(OptionError, match="takes the result of a single image file"):
-        make_plan(inputs, "out.png")
+    with pytest.raises(OptionError, match="takes the result of a single photograph"):
+        plan_jobs(inputs, "out.png")
+
+
+def test_an_ending_that_is_not_written_is_an_error_and_makes_no_folder() -> None:
+    photographs(Path(), ["eye.jpg"])
+    with pytest.raises(OptionError, match=r"OUT is 'x.jpg', but results are written as .png"):
+        plan_jobs(["eye.jpg"], "x.jpg")
 
 
 def test_standard_input_is_named_stdin() -> None:
@@ -105,37 +112,37 @@ def test_standard_input_is_named_stdin() -> None:
 def test_two_images_that_would_write_the_same_file_are_refused_by_name() -> None:
     photographs(Path(), ["a/eye.jpg", "b/eye.jpg", "c/eye.jpg", "c/eye.tif"])
     with pytest.raises(OptionError, match=r"'a/eye.jpg' and 'b/eye.jpg' would both write 'out"):
-        make_plan(["a/eye.jpg", "b/eye.jpg"], "out")
+        plan_jobs(["a/eye.jpg", "b/eye.jpg"], "out")
     with pytest.raises(OptionError, match=r"'c/eye.jpg' and 'c/eye.tif' would both"):
-        make_plan(["c"], "out")
+        plan_jobs(["c"], "out")
 
 
 def test_a_picture_of_one_image_and_the_mask_of_another_may_not_meet_either() -> None:
     photographs(Path(), ["eye.jpg", "eye_overlay.jpg"])
     assert len(planned("eye.jpg", "eye_overlay.jpg")) == 2
     with pytest.raises(OptionError, match=r"would both write 'out/eye_overlay.png'"):
-        make_plan(["eye.jpg", "eye_overlay.jpg"], "out", kinds=("mask", "overlay"))
+        plan_jobs(["eye.jpg", "eye_overlay.jpg"], "out", kinds=("mask", "overlay"))
 
 
 def test_the_same_image_given_twice_is_done_once() -> None:
     photographs(Path(), ["p/eye.jpg"])
-    assert len(make_plan(["p", "p/eye.jpg", "./p/../p/eye.jpg"], "out")) == 1
+    assert len(plan_jobs(["p", "p/eye.jpg", "./p/../p/eye.jpg"], "out")) == 1
 
 
 @pytest.mark.parametrize("out", ["p", "p/eye.png"])
 def test_no_photograph_is_overwritten(out: str) -> None:
     photographs(Path(), ["p/eye.png"])
     with pytest.raises(OptionError, match=r"'p/eye.png' would be overwritten by the result of"):
-        make_plan(["p/eye.png"], out)
+        plan_jobs(["p/eye.png"], out)
 
 
 def test_results_among_the_photographs_are_no_photographs() -> None:
     photographs(Path("p"), ["eye.jpg", "sub/other.png"])
-    before = make_plan(["p"], "p", recursive=False)
+    before = plan_jobs(["p"], "p", recursive=False)
     result_of_vesselseg(Path("p/eye.png"))
     Path("p/earlier").mkdir()
     result_of_vesselseg(Path("p/earlier/eye.png"))
-    assert make_plan(["p"], "p") == before
+    assert plan_jobs(["p"], "p") == before
     assert list(planned("p", recursive=True)) == ["p/eye.jpg", "p/sub/other.png"]
     assert list(planned("p/**/*")) == ["p/eye.jpg", "p/sub/other.png"]
     assert list(planned("p/eye.png")) == ["p/eye.png"]  # by name it is meant
@@ -145,14 +152,14 @@ def test_results_among_the_photographs_are_no_photographs() -> None:
 def test_where_there_is_no_image_at_all_it_is_said_what_is_taken(text: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(OptionError, match=r"nothing to segment in .*\.jpg.*--recursive"):
-        make_plan([text], "out")
+        plan_jobs([text], "out")
 
 
 def test_one_empty_folder_among_others_is_told(caplog: pytest.LogCaptureFixture) -> None:
     photographs(Path("p"), ["eye.jpg"])
     Path("empty").mkdir()
-    assert len(make_plan(["empty", "p"], "out")) == 1
-    assert "no images in 'empty'" in caplog.text
+    assert len(plan_jobs(["empty", "p"], "out")) == 1
+    assert "no photographs in 'empty'" in caplog.text
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,14 +171,89 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("os.walk", walk)
     with pytest.raises(ImageError, match=r"folder 'p' cannot be read: Permission denied"):
-        make_plan(["p"], "out")
+        plan_jobs(["p"], "out")
 
 
 def test_shares_are_disjoint_complete_and_of_even_size() -> None:
     photographs(Path("p"), [f"{i}.png" for i in range(10)])
-    jobs = make_plan(["p"], "out")
+    jobs = plan_jobs(["p"], "out")
     shares = [share(jobs, part, 3) for part in (1, 2, 3)]
     assert sorted(map(len, shares)) == [3, 3, 4]
     assert sorted((job for some in shares for job in some), key=lambda job: job.name) == jobs
     assert share(jobs, 1, 1) == jobs
     assert share(jobs[:1], 2, 2) == []
+
+
+# Addresses
+
+NAMES = ["1.jpg", "sub/2.TIF", "sub/.hidden.png", ".git/3.png", "notes.txt", "out/old.png"]
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> str:
+    """Address of a folder."""
+    for name in NAMES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path.as_uri()
+
+
+def test_local_photographs_can_have_results_at_an_address() -> None:
+    photographs(Path("in"), ["a/1.jpg", "2.png"])
+    _, job = plan_jobs(["in"], "s3://bucket/out", kinds=("mask", "fov"), recursive=True)
+    assert job.outputs == {
+        "mask": "s3://bucket/out/a/1.png",
+        "fov": "s3://bucket/out/a/1_fov.png",
+    }
+
+
+def test_images_behind_an_address_keep_their_place(far: str) -> None:
+    jobs = plan_jobs([far], f"{far}/out", recursive=True)
+    assert jobs == [
+        Job(f"{far}/1.jpg", {"mask": f"{far}/out/1.png"}),
+        Job(f"{far}/sub/2.TIF", {"mask": f"{far}/out/sub/2.png"}),
+    ]
+    assert [t.name for t in plan_jobs([far], f"{far}/out")] == [f"{far}/1.jpg"]
+
+
+def test_a_file_behind_an_address_goes_to_out_itself(far: str) -> None:
+    (job,) = plan_jobs([f"{far}/sub/2.TIF"], "out", kinds=("mask", "overlay"))
+    expected = {"mask": str(Path("out/2.png")), "overlay": str(Path("out/2_overlay.png"))}
+    assert job == Job(f"{far}/sub/2.TIF", expected)
+    (missing,) = plan_jobs([f"{far}/gone.png"], "out")  # told when its turn comes
+    assert missing.name == f"{far}/gone.png"
+
+
+def test_two_images_may_not_write_one_file(far: str) -> None:
+    with pytest.raises(OptionError, match="would both write"):
+        plan_jobs([f"{far}/1.jpg", f"{far}/sub/1.png"], "out")
+    assert len(plan_jobs([f"{far}/1.jpg", f"{far}/1.jpg"], "out")) == 1
+
+
+def test_an_image_is_not_overwritten_by_its_result(far: str) -> None:
+    with pytest.raises(OptionError, match="overwritten"):
+        plan_jobs([f"{far}/out/old.png"], f"{far}/out")
+
+
+def test_results_of_an_earlier_run_at_an_address_are_no_photographs(far: str) -> None:
+    with pytest.raises(OptionError, match="nothing to segment"):
+        plan_jobs([f"{far}/sub"], f"{far}/sub")
+
+
+def test_an_unknown_scheme_is_told(far: str) -> None:
+    del far
+    with pytest.raises(OptionError, match="not an address that can be opened"):
+        plan_jobs(["nonsense://bucket/eye.png"], "out")
+
+
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_files_at_addresses_are_read_and_written(far: str, scheme: str) -> None:
+    folder = far.replace("file://", f"{scheme}://")
+    module.write_bytes(f"{folder}/new/folder/file", b"content")
+    assert module.read_bytes(f"{folder}/new/folder/file") == b"content"
+    with pytest.raises(FileNotFoundError):
+        module.read_bytes(f"{folder}/gone")
+
+
+def test_a_place_below_an_address() -> None:
+    assert join("s3://bucket/eyes/", "a", "1.png") == "s3://bucket/eyes/a/1.png"
