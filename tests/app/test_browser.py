@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 import requests
-from conftest import EXAMPLE
 from PIL import Image
 
 import vesselseg
@@ -17,6 +16,7 @@ import vesselseg
 pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
 from browser import chromium
+from support import EXAMPLE
 
 
 @pytest.fixture(scope="module")

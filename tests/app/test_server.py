@@ -2,7 +2,11 @@
 
 import io
 import re
+import socket
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +17,8 @@ pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
 from serving_app import served
 
-from vesselseg.app.models import Models
+from vesselseg.app import server
+from vesselseg.app.memory import OfferedModels
 from vesselseg.app.server import make_app
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +43,7 @@ def url(model, asked):
     def load(name):
         raise AssertionError(f"{name} was loaded")
 
-    with served(make_app(Models(counting, "narrow", load), max_upload=100_000,
+    with served(make_app(OfferedModels(counting, "narrow", load), max_upload=100_000,
                          hosts=("127.0.0.1", "localhost"))) as url:  # fmt: skip
         yield url
 
@@ -137,7 +142,11 @@ def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
     [
         ("segment", b"no image", "could not be decoded"),
         ("segment", b"", "is empty"),
-        ("segment?model=unet", b"x", "The model 'unet' is not on this machine. Here are: narrow"),
+        (
+            "segment?model=unet",
+            b"x",
+            "'unet' is not on this machine. Available are: narrow",
+        ),
     ],
 )
 def test_errors_of_the_library_are_told(url, path, content, told):
@@ -150,10 +159,10 @@ def test_errors_of_the_library_are_told(url, path, content, told):
 @pytest.mark.parametrize(
     ("query", "told"),
     [
-        ("threshold=2", "threshold is 2.0; it has to be"),
-        ("threshold=nan", "threshold is nan; it has to be"),
-        ("threshold=half", "threshold is 'half'; it has to be"),
-        ("opacity=-1", "opacity is -1.0; it has to be"),
+        ("threshold=2", "threshold is 2.0; it must be"),
+        ("threshold=nan", "threshold is nan; it must be"),
+        ("threshold=half", "threshold is 'half'; it must be"),
+        ("opacity=-1", "opacity is -1.0; it must be"),
     ],
 )
 def test_numbers_out_of_range_are_told(url, content, query, told):
@@ -177,10 +186,10 @@ def test_what_was_not_expected_is_told_without_details():
     def broken(content):
         raise RuntimeError(f"/a/path/of/the/server: {content}")
 
-    with served(make_app(Models(broken, "narrow", None), max_upload=10)) as url:
+    with served(make_app(OfferedModels(broken, "narrow", None), max_upload=10)) as url:
         answer = requests.post(f"{url}/segment", data=b"x", timeout=30)
     assert answer.status_code == 500
-    assert answer.text == "This was not expected: RuntimeError. The terminal has more."
+    assert answer.text == "Unexpected error: RuntimeError. The terminal shows more."
 
 
 def test_page_names_no_other_host_and_the_browser_is_told_to_ask_none(url):
@@ -198,12 +207,81 @@ def test_page_names_no_other_host_and_the_browser_is_told_to_ask_none(url):
 
 
 def test_other_web_sites_cannot_ask_through_the_browser(url, content, asked):
-    for headers in ({"Origin": "https://example.org"}, {"Origin": "null"}, {"Host": "example.org"}):
+    for headers, status in (
+        ({"Origin": "https://example.org"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://[bad"}, 403),
+        ({"Host": "example.org"}, 400),
+        ({"Host": "example.org:80"}, 400),
+    ):
         answer = requests.post(f"{url}/segment", data=content, headers=headers, timeout=30)
-        assert answer.status_code == 403
+        assert answer.status_code == status
+        assert answer.headers["cache-control"] == "no-store"
     assert asked == []
     answer = requests.post(f"{url}/segment", data=content, headers={"Origin": url}, timeout=30)
     assert answer.status_code == 200
+
+
+def test_a_malformed_host_is_rejected_with_the_headers_of_every_answer(url):
+    address = url.removeprefix("http://").rsplit(":", 1)
+    with socket.create_connection((address[0], int(address[1])), timeout=30) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: bad[\r\n\r\n")
+        answer = connection.recv(2000)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"content-security-policy" in answer
+
+
+@pytest.fixture
+def held(model):
+    """A page whose network waits until `go` is set; `running` says that it was reached."""
+    running, go, seen = threading.Event(), threading.Event(), []
+
+    def wait(content):
+        seen.append(content)
+        running.set()
+        assert go.wait(30)
+        return model(content)
+
+    with served(make_app(OfferedModels(wait, "narrow", None), max_upload=100_000)) as url:
+        yield url, running, go, seen
+        go.set()
+
+
+def test_the_page_and_a_full_queue_answer_at_once(held, content, monkeypatch):
+    url, running, go, _ = held
+    monkeypatch.setattr(server, "_QUEUE", 3)
+    with ThreadPoolExecutor(3) as senders:
+        answers = [senders.submit(segmented, url, content) for _ in range(3)]
+        assert running.wait(30)
+        while (answer := requests.post(f"{url}/segment", data=content, timeout=30)).ok:
+            pass  # the third has not arrived yet
+        assert answer.status_code == 503
+        assert requests.get(url, timeout=30).status_code == 200
+        go.set()
+        assert [answer.result()["width"] for answer in answers] == [130] * 3
+
+
+def test_a_photograph_whose_sender_has_gone_is_not_computed(held, content):
+    url, running, go, seen = held
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    with ThreadPoolExecutor(1) as senders:
+        first = senders.submit(segmented, url, content)
+        assert running.wait(30)
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+            connection.sendall(head.encode() + content)
+        time.sleep(2)  # the server looks twice a second whether the sender is still there
+        go.set()
+        first.result()
+        assert segmented(url, content)
+    assert len(seen) == 2
+
+
+def test_warnings_of_the_library_are_answered(url):
+    stream = io.BytesIO()
+    Image.fromarray(np.full((50, 60, 3), 128, np.uint8)).save(stream, "PNG")
+    (warning,) = segmented(url, stream.getvalue())["warnings"]
+    assert warning.startswith("No field of view was found")
 
 
 def test_models_on_this_machine_are_offered(url):

@@ -38,7 +38,7 @@ from .openvino import load_openvino, pack, read_network
 
 logger = logging.getLogger(__name__)
 
-PHOTOGRAPH = Path(__file__).with_name("calibration.jpg")
+PHOTOGRAPH = Path(__file__).parents[1] / "embedded" / "fundus.jpg"
 """The photograph for calibration if the caller gives none.
 
 A normal left eye, by Mikael Häggström, 2014 (doi:10.15347/wjm/2014.008), in the public domain

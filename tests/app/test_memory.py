@@ -3,11 +3,11 @@
 import pytest
 
 from vesselseg import list_models
-from vesselseg.app import models as module
-from vesselseg.app.models import Models
+from vesselseg.app import memory
+from vesselseg.app.memory import OfferedModels
 from vesselseg.errors import UnknownModelError
 
-EMBEDDED, CACHED, ABSENT = (record.name for record in list_models()[:3])
+EMBEDDED, CACHED, ABSENT = (spec.name for spec in list_models()[:3])
 
 
 class Model:
@@ -21,7 +21,7 @@ class Model:
 @pytest.fixture
 def loaded(monkeypatch):
     """Names of the models that were loaded, where the cache holds two."""
-    monkeypatch.setattr(module.cache, "cached", lambda record: record.name in (EMBEDDED, CACHED))
+    monkeypatch.setattr(memory, "find_cached", lambda spec: spec.name in (EMBEDDED, CACHED))
     return []
 
 
@@ -31,7 +31,7 @@ def models(loaded):
         loaded.append(name)
         return Model(name)
 
-    return Models(Model("given"), "given (eye.pth)", load)
+    return OfferedModels(Model("given"), "given (eye.pth)", load)
 
 
 def test_the_given_one_then_those_in_the_cache(models):
@@ -39,23 +39,23 @@ def test_the_given_one_then_those_in_the_cache(models):
 
 
 def test_the_given_one_is_not_offered_twice(loaded):
-    assert Models(Model("x"), CACHED, Model).names() == [CACHED, EMBEDDED]
+    assert OfferedModels(Model("x"), CACHED, Model).names() == [CACHED, EMBEDDED]
     assert loaded == []
 
 
 @pytest.mark.parametrize("name", ["", "given (eye.pth)"])
 def test_the_given_one_is_not_loaded_again(models, loaded, name):
-    assert models.segment(name, b"image") == ("given", b"image")
+    assert models.get(name)(b"image") == ("given", b"image")
     assert loaded == []
 
 
 def test_another_is_loaded_when_chosen_and_kept(models, loaded):
     for name in (CACHED, "", CACHED, EMBEDDED):
-        models.segment(name, b"image")
+        models.get(name)
     assert loaded == [CACHED, EMBEDDED]
 
 
 def test_one_that_is_not_here_is_refused_and_not_downloaded(models, loaded):
     with pytest.raises(UnknownModelError, match=f"'{ABSENT}' is not on this machine"):
-        models.segment(ABSENT, b"image")
+        models.get(ABSENT)
     assert loaded == []
