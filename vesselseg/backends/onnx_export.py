@@ -65,7 +65,7 @@ def export(
         "license": spec.license,
         "data_terms": spec.data_terms,
         "weights_sha256": weights_sha256,
-        # Everything again, and the rest, for programs that can parse JSON.
+        # The whole model spec, for programs that can parse JSON.
         "spec": json.dumps(spec.to_dict()),
     }
     model.producer_version = __version__
