@@ -1,4 +1,4 @@
-"""From names, files and records to models; and ``segment``."""
+"""From names, files and specs to models; and ``segment``."""
 
 import dataclasses
 import threading
@@ -6,11 +6,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW
-from published_layout import SHAPES, seeded_state
+from support.models import NARROW, SHAPES, seeded_state
 
 import vesselseg
-from vesselseg import ModelSpec, CheckpointError, OptionError, UnknownModelError, files, loading
+from vesselseg import CheckpointError, ModelSpec, OptionError, UnknownModelError, api, files
 from vesselseg.registry import EMBEDDED
 
 
@@ -33,8 +32,8 @@ class TestLoadModel:
             vesselseg.load_model("unet_s5-d16_drive", weights=full_size_file)
 
     def test_a_record_of_ones_own(self, published_file):
-        record = ModelSpec(name="mine", dataset="my clinic", crop=48, stride=32, width=8)
-        assert vesselseg.load_model(record, weights=str(published_file)).spec is record
+        spec = ModelSpec(name="mine", dataset="my clinic", crop=48, stride=32, width=8)
+        assert vesselseg.load_model(spec, weights=str(published_file)).spec is spec
 
     def test_a_saved_model_says_what_it_is(self, model, tmp_path):
         model.save(tmp_path / "mine.pth")
@@ -44,16 +43,16 @@ class TestLoadModel:
 
     def test_a_saved_model_may_follow_another_record(self, model, tmp_path):
         model.save(tmp_path / "mine.pth")
-        record = dataclasses.replace(NARROW, name="other", stride=64)
-        other = vesselseg.load_model(record, weights=tmp_path / "mine.pth")
+        spec = dataclasses.replace(NARROW, name="other", stride=64)
+        other = vesselseg.load_model(spec, weights=tmp_path / "mine.pth")
         assert other.spec.stride == 64
 
     def test_a_published_file_alone_is_known_by_its_digest(self, published_file, monkeypatch):
         digest = files.sha256(published_file)
         source = vesselseg.Source(f"https://example.org/a-{digest[:8]}.pth", digest[:8])
-        record = dataclasses.replace(NARROW, name="known", sources=(source,))
-        monkeypatch.setattr(loading, "REGISTRY", {"known": record})
-        assert vesselseg.load_model(published_file).spec is record
+        spec = dataclasses.replace(NARROW, name="known", sources=(source,))
+        monkeypatch.setattr(api, "REGISTRY", {"known": spec})
+        assert vesselseg.load_model(published_file).spec is spec
 
     def test_an_unknown_file_alone_asks_for_its_name(self, published_file):
         with pytest.raises(CheckpointError, match=r"load_model\('unet_s5-d16_drive', weights="):
@@ -69,7 +68,7 @@ class TestLoadModel:
             vesselseg.load_model(model)
 
     def test_two_files_are_refused(self, published_file):
-        with pytest.raises(OptionError, match="give the model's name"):
+        with pytest.raises(OptionError, match="Pass the model's name"):
             vesselseg.load_model(published_file, weights=published_file)
 
     @pytest.mark.parametrize("model", [3, ["unet"], object()])
@@ -86,7 +85,7 @@ class TestLoadModel:
 class TestSegment:
     @pytest.fixture(autouse=True)
     def fresh(self, monkeypatch):
-        monkeypatch.setattr(loading, "_MODELS", loading._Models(most=2))
+        monkeypatch.setattr(api, "_MODELS", api.ModelCache(size=2))
 
     @pytest.fixture
     def counted(self, monkeypatch):
@@ -97,7 +96,7 @@ class TestSegment:
             calls.append(model)
             return vesselseg.load_model(model, **options)
 
-        monkeypatch.setattr(loading, "load_model", load)
+        monkeypatch.setattr(api, "load_model", load)
         return calls
 
     @pytest.fixture
@@ -131,6 +130,31 @@ class TestSegment:
         assert len(masks) == 8
         assert all(np.array_equal(mask, masks[0]) for mask in masks)
 
+    def test_loading_one_model_lets_other_threads_segment(
+        self, saved, model, photograph, monkeypatch
+    ):
+        vesselseg.segment(photograph, model=saved)
+        loading, go = threading.Event(), threading.Event()
+
+        def load(*_, **__):
+            loading.set()
+            assert go.wait(60)
+            return model
+
+        monkeypatch.setattr(api, "load_model", load)
+        slow = threading.Thread(target=vesselseg.segment, args=(photograph,))
+        slow.start()
+        assert loading.wait(60)
+        vesselseg.segment(photograph, model=saved)  # would wait for ever behind a common lock
+        go.set()
+        slow.join()
+
+    def test_a_model_that_fails_to_load_is_tried_again(self, saved, photograph, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            vesselseg.segment(photograph, model=tmp_path / "later.pth")
+        saved.rename(tmp_path / "later.pth")
+        assert vesselseg.segment(photograph, model=tmp_path / "later.pth").mask.shape == (283, 283)
+
     def test_keeps_the_last_few(self, photograph, counted, model, tmp_path):
         for name in ("a", "b", "c"):
             model.save(tmp_path / f"{name}.pth")
@@ -138,10 +162,10 @@ class TestSegment:
             vesselseg.segment(photograph, model=tmp_path / f"{name}.pth")
         assert [path.stem for path in counted] == ["a", "b", "c", "b"]
 
-    def test_a_file_that_was_replaced_is_loaded_again(self, saved, photograph, model):
+    def test_a_file_that_was_replaced_is_loaded_again(self, saved, photograph, published_file):
         vesselseg.segment(photograph, model=saved)
         changed = dataclasses.replace(NARROW, name="changed")
-        vesselseg.weights.save(saved, model._runtime.network("saved"), changed)
+        vesselseg.load_model(changed, weights=published_file).save(saved)
         result = vesselseg.segment(photograph, model=saved)
         assert result.provenance["model"] == "changed"
 
@@ -150,12 +174,22 @@ class TestSegment:
         assert result.provenance["model"] == EMBEDDED.name
 
 
-@pytest.mark.parametrize("backend", ["opnvino", "onnx", None])
-def test_unknown_engines_are_refused(backend):
-    with pytest.raises(vesselseg.OptionError, match="allowed are 'torch', 'openvino'"):
-        vesselseg.load_model(backend=backend)
+class TestBackend:
+    @pytest.mark.parametrize("backend", ["cuda", "tensorflow", ""])
+    def test_an_unknown_one_is_rejected(self, backend):
+        with pytest.raises(OptionError, match="allowed are 'torch', 'onnxruntime', 'openvino'"):
+            vesselseg.load_model(backend=backend)
 
+    def test_a_misspelt_one_is_recognised(self):
+        with pytest.raises(OptionError, match="Did you mean 'openvino'"):
+            vesselseg.segment("eye.jpg", backend="open-vino")
 
-def test_a_misspelt_engine_is_recognised():
-    with pytest.raises(vesselseg.OptionError, match="Did you mean 'openvino'"):
-        vesselseg.segment("eye.jpg", backend="open-vino")
+    @pytest.mark.parametrize("backend", ["torch", "openvino"])
+    def test_an_onnx_file_with_another_backend_is_an_error(self, backend):
+        for arguments in ({"model": "x.onnx"}, {"weights": "x.onnx"}):
+            with pytest.raises(OptionError, match=f"not '{backend}'"):
+                vesselseg.load_model(**arguments, backend=backend)
+
+    def test_onnxruntime_runs_onnx_files_only(self):
+        with pytest.raises(OptionError, match=r"model\.export"):
+            vesselseg.load_model(backend="onnxruntime")

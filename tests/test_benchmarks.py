@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW
+from support.models import NARROW
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vesselseg.registry import REGISTRY, EMBEDDED, find_spec
+from vesselseg.registry import EMBEDDED, REGISTRY, find_spec
+from vesselseg.sliding import windows
 from vesselseg.unet import UNet
-from vesselseg.windows import windows
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DRIVE = find_spec("unet_s5-d16_drive")
@@ -32,7 +32,7 @@ def load(name):
 
 class TestFlop:
     def test_by_hand(self):
-        record = dataclasses.replace(NARROW, width=4, depth=2, crop=8, stride=8)
+        spec = dataclasses.replace(NARROW, width=4, depth=2, crop=8, stride=8)
         map1, map2 = 8 * 8, 4 * 4  # pixels
         units = [
             9 * 3 * 4 * map1, 9 * 4 * 4 * map1,  # encoder, two stages
@@ -40,7 +40,7 @@ class TestFlop:
             9 * 8 * 4 * map1, 9 * 4 * 4 * map1,  # decoder, behind the concatenation
             9 * 4 * 4 * map1, 4 * 2 * map1,  # head
         ]  # fmt: skip
-        nominal, executed = load("flops").window_flop(record, 8, 8)
+        nominal, executed = load("flops").window_flop(spec, 8, 8)
         assert executed == 2 * (sum(units) + 8 * 4 * map2)
         assert nominal == 2 * (sum(units) + 8 * 4 * map1)
 
@@ -50,8 +50,8 @@ class TestFlop:
          ("chase_db1", (960, 999), 1.67), ("hrf", (2336, 3504), 14.9)],
     )  # fmt: skip
     def test_published_models_per_image(self, dataset, size, tera):
-        record = find_spec(f"unet_s5-d16_{dataset}")
-        cost = load("flops").cost(record, *size, batch_size=1)
+        spec = find_spec(f"unet_s5-d16_{dataset}")
+        cost = load("flops").cost(spec, *size, batch_size=1)
         assert cost.nominal / 2e12 == pytest.approx(tera, rel=0.01)  # multiplications with addition
         assert cost.executed < cost.nominal
 
@@ -100,11 +100,11 @@ class TestReference:
 
 
 class TestMonai:
-    @pytest.mark.parametrize("record", {r.crop: r for r in REGISTRY.values()}.values())
+    @pytest.mark.parametrize("spec", {r.crop: r for r in REGISTRY.values()}.values())
     @pytest.mark.filterwarnings("ignore")
-    def test_its_grid_is_the_same(self, record):
+    def test_its_grid_is_the_same(self, spec):
         inferers = pytest.importorskip("monai.inferers.utils", reason="MONAI is not installed")
-        size = (2 * record.crop + 37, record.crop + 5)
+        size = (2 * spec.crop + 37, spec.crop + 5)
         seen = []
 
         def where(x):
@@ -114,12 +114,12 @@ class TestMonai:
         rows, columns = np.indices(size, dtype=np.float32)
         inferers.sliding_window_inference(
             torch.from_numpy(np.stack([rows, columns]))[None],
-            roi_size=(record.crop, record.crop),
+            roi_size=(spec.crop, spec.crop),
             sw_batch_size=3,
             predictor=where,
-            overlap=load("candidates").overlap(record.crop, record.stride),
+            overlap=load("candidates").overlap(spec.crop, spec.stride),
         )
-        assert seen == [(w.top, w.left) for w in windows(*size, record.crop, record.stride)]
+        assert seen == [(w.top, w.left) for w in windows(*size, spec.crop, spec.stride)]
 
 
 class TestLimit:
@@ -190,7 +190,7 @@ class TestSpeed:
         """A narrow model in place of a published one; mmsegmentation is not there."""
         cases = load("cases")
         monkeypatch.setitem(cases.PLANS, "small", cases.Plan("small", (70, 66), "a note"))
-        monkeypatch.setattr(cases.Plan, "record", NARROW)
+        monkeypatch.setattr(cases.Plan, "spec", NARROW)
         monkeypatch.setattr(cases.Case, "_draw", lambda _: published_file)
         monkeypatch.setattr("reference.build", _not_installed)
 
@@ -238,10 +238,10 @@ class TestCases:
     def test_plans(self):
         plans = load("cases").PLANS
         for plan in plans.values():
-            assert plan.record in (EMBEDDED, *REGISTRY.values())
-        part, record = plans["hrf"], plans["hrf"].record
-        assert len(windows(*part.size, record.crop, record.stride)) == 36
-        assert len(windows(*record.fit_size, record.crop, record.stride)) == 294
+            assert plan.spec in (EMBEDDED, *REGISTRY.values())
+        part, spec = plans["hrf"], plans["hrf"].spec
+        assert len(windows(*part.size, spec.crop, spec.stride)) == 36
+        assert len(windows(*spec.fit_size, spec.crop, spec.stride)) == 294
         assert "36" in part.note
         assert "294" in part.note
 

@@ -6,9 +6,12 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
+from support.models import NARROW
 
 import vesselseg
-from vesselseg import api
+from vesselseg import api, weights
+from vesselseg.backends.pytorch import TorchBackend
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +31,14 @@ def test_sixteen_threads_share_a_model(model, photographs):
 
 
 def test_sixteen_threads_call_segment_for_the_first_time(photographs, monkeypatch):
-    monkeypatch.setattr(loading, "_MODELS", loading._Models(most=4))
+    monkeypatch.setattr(api, "_MODELS", api.ModelCache(size=4))
     loads = []
 
     def load(*arguments, **options):
         loads.append(arguments)
         return vesselseg.load_model(*arguments, **options)
 
-    monkeypatch.setattr(loading, "load_model", load)
+    monkeypatch.setattr(api, "load_model", load)
     small = [image[::2, ::2] for image in photographs]
     with ThreadPoolExecutor(16) as pool:
         together = masks(pool.map(lambda image: vesselseg.segment(image, scale=1.0), small))
@@ -97,12 +100,19 @@ def test_a_model_comes_back_from_a_pickle(model, photograph):
     assert np.array_equal(again(photograph).probability, model(photograph).probability)
 
 
-def test_a_model_of_a_missing_device_says_so(model):
-    function, arguments = model.__reduce__()
-    elsewhere = [*arguments]
-    elsewhere[3] = "cuda:99"
+class Elsewhere(TorchBackend):
+    """A network that was pickled on a machine with a hundred GPUs."""
+
+    def __reduce__(self):
+        function, (*first, _, precision) = super().__reduce__()
+        return function, (*first, torch.device("cuda:99"), precision)
+
+
+def test_a_backend_of_a_missing_device_says_so(published_file):
+    network = weights.load_network(published_file, NARROW)
+    pickled = pickle.dumps(Elsewhere(network, NARROW, "cpu", "float32"))
     with pytest.raises(vesselseg.DeviceError, match="not available here"):
-        function(*elsewhere)
+        pickle.loads(pickled)
 
 
 def test_a_record_and_a_result_come_back_from_a_pickle(model, photograph):

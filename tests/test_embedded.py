@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLE
 from PIL import Image, ImageFilter
+from support import EXAMPLE
 
 import vesselseg
 from vesselseg import weights
-from vesselseg.registry import EMBEDDED
 from vesselseg.files import sha256
+from vesselseg.registry import EMBEDDED
 
 FOLDER = Path(vesselseg.__file__).parent / "embedded"
 FILE = FOLDER / EMBEDDED.filename
@@ -25,12 +25,12 @@ def test_is_the_file_that_the_record_pins():
 
 def test_is_in_our_own_layout_in_float16():
     file = weights.read(FILE)
-    assert file.record == dataclasses.replace(EMBEDDED, sources=())
+    assert file.spec == dataclasses.replace(EMBEDDED, sources=())
     assert {value.dtype for value in file.state.values()} == {torch.float16}
 
 
 def test_nothing_else_is_shipped():
-    assert {path.name for path in FOLDER.iterdir()} == {FILE.name, "MODEL_CARD.md"}
+    assert {path.name for path in FOLDER.iterdir()} == {FILE.name, "MODEL_CARD.md", "fundus.jpg"}
 
 
 def test_card_names_model_data_and_limits():

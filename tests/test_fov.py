@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLE
 from PIL import Image
+from support import EXAMPLE
 
-from vesselseg.fov import find
+from vesselseg.fov import find_field_of_view
 
 SIZE, RADIUS = 600, 280
 
@@ -39,7 +39,7 @@ class TestExample:
     """The example photograph: a disc of 1,397 pixels with a tab."""
 
     def test_is_found(self, example):
-        found = find(example)
+        found = find_field_of_view(example)
         assert found.diameter == pytest.approx(1397, abs=6)
         assert found.mask[705, 705]
         assert found.mask[165, 1180]  # the tab
@@ -50,15 +50,15 @@ class TestExample:
     def test_at_other_sizes(self, example, factor):
         side = round(1411 * factor)
         image = np.asarray(Image.fromarray(example).resize((side, side)))
-        assert find(image).diameter == pytest.approx(1397 * factor, rel=0.01)
+        assert find_field_of_view(image).diameter == pytest.approx(1397 * factor, rel=0.01)
 
     def test_cut_at_top_and_bottom_it_keeps_its_diameter(self, example):
-        cut = find(example[150:1250])
+        cut = find_field_of_view(example[150:1250])
         assert cut.diameter == pytest.approx(1397, rel=0.01)
-        assert iou(cut.mask, find(example).mask[150:1250]) > 0.99
+        assert iou(cut.mask, find_field_of_view(example).mask[150:1250]) > 0.99
 
     def test_a_piece_from_the_middle_has_no_border(self, example):
-        piece = find(example[250:1150, 250:1150])
+        piece = find_field_of_view(example[250:1150, 250:1150])
         assert piece.diameter is None
         assert piece.mask.all()
 
@@ -80,7 +80,7 @@ class TestExample:
 )
 def test_discs(options):
     image, truth = camera(**options)
-    found = find(image)
+    found = find_field_of_view(image)
     assert iou(found.mask, truth) > 0.98
     assert found.diameter == pytest.approx(2 * options.get("radius", RADIUS), rel=0.02)
 
@@ -88,14 +88,14 @@ def test_discs(options):
 def test_a_label_in_the_corner_is_not_part_of_it():
     image, truth = camera()
     image[5:25, 5:120] = 255
-    assert iou(find(image).mask, truth) > 0.99
+    assert iou(find_field_of_view(image).mask, truth) > 0.99
 
 
 def test_a_notch_and_dark_vessels_do_not_matter():
     image, truth = camera()
     image[560:, 280:320] = 0  # a notch in the border
     image[290:310, 100:500] = 5  # something dark across the middle
-    found = find(image)
+    found = find_field_of_view(image)
     assert iou(found.mask, truth) > 0.98
     assert found.mask[300, 300]
     assert found.diameter == pytest.approx(2 * RADIUS, rel=0.02)
@@ -114,7 +114,7 @@ def test_a_notch_and_dark_vessels_do_not_matter():
     ids=["black", "bright", "noise", "one pixel", "one row", "tiny"],
 )
 def test_without_a_border_everything_is_inside(image):
-    found = find(image)
+    found = find_field_of_view(image)
     assert found.diameter is None
     assert found.mask.shape == image.shape[:2]
     assert found.mask.all()
@@ -133,4 +133,4 @@ def test_the_masks_of_hrf():
     for path in images:
         with Image.open(path) as image, Image.open(masks[path.stem]) as mask:
             truth = np.asarray(mask.convert("L")) > 127
-            assert iou(find(np.asarray(image)).mask, truth) >= 0.98, path.name
+            assert iou(find_field_of_view(np.asarray(image)).mask, truth) >= 0.98, path.name

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published_layout import GOLDENS, SHAPES, seeded_state
+from support.models import GOLDENS, SHAPES, seeded_state
 from torch.nn import functional
 
 import vesselseg
@@ -30,8 +30,8 @@ def load(name: str, folder: Path) -> tuple[dict[str, np.ndarray], Segmenter]:
     state["decode_head.conv_seg.bias"] = torch.from_numpy(golden["bias"])
     path = folder / "golden.pth"
     torch.save({"meta": {}, "state_dict": state}, path)
-    record = f"unet_s5-d16_{dataset}" if head == "fcn" else f"unet_s5-d16_{head}_{dataset}"
-    return golden, vesselseg.load_model(record, weights=path, device="cpu")
+    spec = f"unet_s5-d16_{dataset}" if head == "fcn" else f"unet_s5-d16_{head}_{dataset}"
+    return golden, vesselseg.load_model(spec, weights=path, device="cpu")
 
 
 def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -101,8 +101,8 @@ class TestTheComparisonBites:
     @pytest.mark.parametrize("change", [-1, 1])
     def test_stride_off_by_one(self, loaded, change: int) -> None:
         golden, model = loaded
-        record = model.spec
-        model.spec = dataclasses.replace(record, stride=record.stride + change)
+        spec = model.spec
+        model.spec = dataclasses.replace(spec, stride=spec.stride + change)
         assert deviation(self.logits(model, golden["image"]), golden["logits"]) > TOLERANCE
 
     def test_bgr(self, loaded) -> None:

@@ -8,8 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLE
 from PIL import Image
+from support import EXAMPLE
 
 STATE = """
 import logging, os, random, signal, socket, sys, threading, warnings

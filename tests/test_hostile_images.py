@@ -4,14 +4,15 @@ import io
 import struct
 import warnings
 import zlib
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageMode
+from support.models import NARROW
 
 import vesselseg
 from vesselseg import ImageError, OptionError, Segmenter
@@ -106,7 +107,9 @@ class TestTooLarge:
             NARROW, weights=published_file, device="cpu", max_pixels=90_000
         )
         assert limited(photograph).mask.any()
-        with pytest.raises(OptionError, match=r"scale=2\.0 would make 566 x 566 pixels"):
+        with pytest.raises(
+            OptionError, match=r"scale=2\.0 would enlarge 283 x 283"
+        ):
             limited(photograph, scale=2)
         with pytest.raises(ImageError, match="at most 90,000"):
             limited(np.zeros((301, 300), np.uint8))
@@ -161,7 +164,10 @@ class TestOddButRight:
 
 
 class Pointwise:
-    """In place of the U-Net: a pixel's logits depend on the pixel alone."""
+    """A backend without context: the logits of a pixel depend on that pixel alone."""
+
+    name, device, precision, network = "pointwise", torch.device("cpu"), "float32", None
+    versions: ClassVar[dict[str, str]] = {}
 
     def __call__(self, windows):
         red = windows[:, :1].float() / 255
@@ -169,10 +175,8 @@ class Pointwise:
 
 
 @pytest.fixture(scope="module")
-def pointwise(published_file) -> Segmenter:
-    model = vesselseg.load_model(NARROW, weights=published_file, device="cpu")
-    model._backend = Pointwise()
-    return model
+def pointwise() -> Segmenter:
+    return Segmenter(Pointwise(), NARROW, sha256="")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

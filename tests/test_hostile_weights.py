@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published_layout import narrow_shapes, seeded_state
+from support.models import narrow_shapes, seeded_state
 
 from vesselseg import CheckpointError, weights
 
@@ -31,7 +31,7 @@ def path(tmp_path_factory):
 
 def load(path, content):
     path.write_bytes(content)
-    return weights.to_network(weights.read(path), RECORD)
+    return weights.build_network(weights.read(path), RECORD)
 
 
 def refused(path, content):
@@ -183,12 +183,12 @@ def test_overlapping_members_are_refused(path):
 def test_a_file_is_emptied_on_the_way_so_that_it_is_not_in_memory_twice(path):
     path.write_bytes(CONTENT["zip"])
     file = weights.read(path)
-    weights.to_network(file, RECORD)
+    weights.build_network(file, RECORD)
     assert not file.state
     with pytest.raises(CheckpointError, match="missing"):
-        weights.to_network(file, RECORD)
+        weights.build_network(file, RECORD)
 
 
 def test_narrow_records_do_not_fit_wide_files(published_file):
     with pytest.raises(CheckpointError, match="of another shape"):
-        weights.to_network(weights.read(published_file), RECORD)
+        weights.build_network(weights.read(published_file), RECORD)

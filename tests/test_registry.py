@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from published_layout import GOLDENS
+from support.models import GOLDENS
 
 import vesselseg
-from vesselseg.registry import REGISTRY, EMBEDDED, find_spec, list_models
+from vesselseg.registry import EMBEDDED, REGISTRY, find_spec, list_models
 
 PUBLISHED = json.loads((GOLDENS / "published.json").read_text())
 
@@ -16,13 +16,13 @@ def test_record_is_what_mmsegmentation_lists(row):
     loss = "" if row["loss"] == "ce" else "ce-dice"
     head = "" if row["head"] == "fcn" else row["head"]
     name = "_".join(part for part in ("unet_s5-d16", head, loss, row["dataset"]) if part)
-    record = find_spec(name)
-    assert (record.head, record.loss, record.dataset) == (row["head"], row["loss"], row["dataset"])
-    assert (record.dice, record.mdice) == (row["dice"], row["mdice"])
-    assert record.config.endswith("/" + row["config"])
+    spec = find_spec(name)
+    assert (spec.head, spec.loss, spec.dataset) == (row["head"], row["loss"], row["dataset"])
+    assert (spec.dice, spec.mdice) == (row["dice"], row["mdice"])
+    assert spec.config.endswith("/" + row["config"])
     addresses = [row["current"], *([row["original"]] if "original" in row else [])]
-    assert [source.url for source in record.sources] == addresses
-    for source in record.sources:
+    assert [source.url for source in spec.sources] == addresses
+    for source in spec.sources:
         assert source.url.endswith(f"-{source.digits}.pth")
         assert source.filename == source.url.rpartition("/")[2]
 
@@ -42,17 +42,17 @@ def test_all_published_records_are_there_and_the_embedded_one_comes_first():
     ],
 )
 def test_the_four_that_the_project_starts_from(name, fit_size, crop, stride, dice):
-    record = find_spec(name)
-    assert record.scale == "fit"
-    assert (record.fit_size, record.crop, record.stride) == (fit_size, crop, stride)
-    assert record.dice == dice
-    assert not record.mask_outside_fov
+    spec = find_spec(name)
+    assert spec.scale == "fit"
+    assert (spec.fit_size, spec.crop, spec.stride) == (fit_size, crop, stride)
+    assert spec.dice == dice
+    assert not spec.mask_outside_fov
 
 
 def test_every_record_states_its_licence_and_the_terms_of_its_data():
-    for record in list_models():
-        assert record.license == "Apache-2.0"
-        assert record.data_terms
+    for spec in list_models():
+        assert spec.license == "Apache-2.0"
+        assert spec.data_terms
 
 
 def test_unknown_name_is_refused_with_the_nearest_ones():

@@ -93,7 +93,7 @@ class TestSave:
 
     @pytest.mark.parametrize("name", ["mask.jpg", "mask", "mask.tif"])
     def test_other_formats_are_refused(self, name, result, tmp_path):
-        with pytest.raises(OptionError, match=r"has to end in \.png"):
+        with pytest.raises(OptionError, match=r"must end in \.png"):
             result.save(tmp_path / name)
 
     def test_unknown_kind(self, result, tmp_path):
@@ -109,7 +109,7 @@ class TestSave:
         target.write_bytes(b"older")
 
         def full(_, path, **__):
-            path.write_bytes(b"half")
+            path.write(b"half")
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Image.Image, "save", full)

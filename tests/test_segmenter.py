@@ -7,11 +7,12 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLE, NARROW
 from PIL import Image
+from support import EXAMPLE
+from support.models import NARROW
 
 import vesselseg
-from vesselseg import DeviceError, ImageError, OptionError, Segmenter, fov, prepare
+from vesselseg import DeviceError, ImageError, OptionError, Segmenter, fov, preprocess
 
 
 def identical(first, second):
@@ -39,10 +40,11 @@ class TestResult:
 
     def test_the_network_sees_the_colours_of_the_record(self, model, photograph, published_file):
         means = (120.0, 90.0, 60.0)
-        record = dataclasses.replace(NARROW, fov_rgb_mean=means)
-        balanced = vesselseg.load_model(record, weights=published_file, device="cpu")
-        seen = preprocess.apply_gains(
-            photograph, preprocess.gains(photograph, fov.find(photograph), means)
+        spec = dataclasses.replace(NARROW, fov_rgb_mean=means)
+        balanced = vesselseg.load_model(spec, weights=published_file, device="cpu")
+        seen = preprocess.apply_channel_gains(
+            photograph,
+            preprocess.channel_gains(photograph, fov.find_field_of_view(photograph), means),
         )
         assert not np.array_equal(seen, photograph)
         assert torch.equal(balanced.logits(photograph), model.logits(seen))
@@ -107,12 +109,20 @@ class TestSegmentMany:
         for image, result in zip(images, together, strict=True):
             assert identical(model(image), result)
 
-    def test_as_on_a_gpu_one_image_ahead(self, model, photograph, monkeypatch):
+    def test_as_on_a_gpu_one_image_ahead(self, model, photograph):
         images = [photograph, photograph[:100], photograph[:, :90]]
         expected = [result.probability for result in model.segment_many(images)]
-        monkeypatch.setattr(model, "_apart", True)
-        ahead = [result.probability for result in model.segment_many(images)]
+        prefetching = model.to("cpu")
+        prefetching.prefetch = 1
+        ahead = [result.probability for result in prefetching.segment_many(images)]
         assert all(map(np.array_equal, ahead, expected))
+
+    def test_keys_come_back_with_their_results(self, model, images):
+        pairs = [(f"{i}.png", image) for i, image in enumerate(images)]
+        results = dict(model.segment_keyed(pairs))
+        assert list(results) == [key for key, _ in pairs]
+        for key, image in pairs:
+            assert identical(results[key], model(image))
 
     def test_is_lazy(self, model, photograph):
         def endless():
@@ -147,8 +157,8 @@ def test_wrong_threshold_is_refused(threshold, model, photograph):
 def test_outside_the_field_of_view_is_background_where_the_record_says_so(
     published_file, photograph
 ):
-    record = dataclasses.replace(NARROW, mask_outside_fov=True)
-    model = vesselseg.load_model(record, weights=published_file, device="cpu")
+    spec = dataclasses.replace(NARROW, mask_outside_fov=True)
+    model = vesselseg.load_model(spec, weights=published_file, device="cpu")
     result = model(photograph, threshold=0)
     outside = ~result.field_of_view
     assert outside.mean() > 0.2
@@ -180,6 +190,12 @@ class TestSaveAndMove:
         assert isinstance(moved, Segmenter)
         assert moved is not model
         assert identical(moved(photograph), model(photograph))
+
+    def test_to_another_precision(self, model, photograph):
+        rounded = model.to(precision="bfloat16")
+        assert (rounded.precision, model.precision) == ("bfloat16", "float32")
+        assert not identical(rounded(photograph), model(photograph))
+        assert identical(rounded.to(precision="float32")(photograph), model(photograph))
 
     def test_to_a_device_that_is_not_there(self, model):
         with pytest.raises(DeviceError):

@@ -1,11 +1,13 @@
-"""Sliding with networks whose right answer is plain to see."""
+"""Window geometry, and stitching with networks whose right answer is easy to see."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesselseg.sliding import slide
+from vesselseg.registry import find_spec
+from vesselseg.sliding import round_up, slide, starts, windows
 
 
 def pointwise(windows):
@@ -13,8 +15,8 @@ def pointwise(windows):
     return windows.float() + 1
 
 
-def one(image, net, **options):
-    (logits,) = slide([image], net, **options)
+def one(image, network, **options):
+    ((_, logits),) = slide([(0, image)], network, **options)
     return logits
 
 
@@ -23,12 +25,12 @@ sizes = st.integers(1, 40)
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(sizes, sizes, st.integers(1, 24), st.data(), st.integers(1, 9), st.sampled_from([1, 4, 16]))
-def test_stitching_is_the_identity(height, width, crop, data, batch_size, multiple):
+def test_stitching_is_the_identity(height, width, crop, data, batch_size, size_divisor):
     stride = data.draw(st.integers(1, crop))
     generator = torch.Generator().manual_seed(height * 100 + width)
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
     logits = one(
-        image, pointwise, crop=crop, stride=stride, batch_size=batch_size, multiple=multiple
+        image, pointwise, crop=crop, stride=stride, batch_size=batch_size, size_divisor=size_divisor
     )
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, image.float() + 1, rtol=1e-6)
@@ -53,11 +55,11 @@ def test_every_batch_has_the_same_shape(batch_size):
         shapes.add(tuple(windows.shape))
         return windows.float()
 
-    one(torch.zeros(3, 50, 70), net, crop=16, stride=11, batch_size=batch_size, multiple=16)
+    one(torch.zeros(3, 50, 70), net, crop=16, stride=11, batch_size=batch_size, size_divisor=16)
     assert shapes == {(batch_size, 3, 16, 16)}
 
 
-def test_short_sides_repeat_their_edge_up_to_the_multiple():
+def test_short_sides_repeat_their_edge_up_to_the_size_divisor():
     seen = []
 
     def net(windows):
@@ -65,7 +67,7 @@ def test_short_sides_repeat_their_edge_up_to_the_multiple():
         return windows.float()
 
     image = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3)
-    logits = one(image, net, crop=8, stride=8, batch_size=1, multiple=4)
+    logits = one(image, net, crop=8, stride=8, batch_size=1, size_divisor=4)
     assert seen[0][0, 0].tolist() == [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
     assert torch.equal(logits, image.float())
 
@@ -78,16 +80,18 @@ def test_images_share_batches_and_come_back_in_order():
         return windows.float()
 
     images = [torch.full((1, 8, 8), i, dtype=torch.uint8) for i in range(7)]
-    results = list(slide(images, net, crop=8, stride=8, batch_size=4))
-    assert [float(r.mean()) for r in results] == list(range(7))
+    results = list(slide(enumerate(images), net, crop=8, stride=8, batch_size=4))
+    assert [(key, float(r.mean())) for key, r in results] == [(i, i) for i in range(7)]
     assert calls == [4, 4]  # seven windows: the second batch is filled up
 
 
 def test_images_of_other_window_sizes_start_another_batch():
     images = [torch.full((1, h, 8), h, dtype=torch.uint8) for h in (8, 4, 4, 8)]
-    results = list(slide(images, lambda w: w.float(), crop=8, stride=8, batch_size=4))
-    assert [r.shape[1] for r in results] == [8, 4, 4, 8]
-    assert [float(r.mean()) for r in results] == [8, 4, 4, 8]
+    pairs = [(image.shape[1], image) for image in images]
+    results = list(slide(pairs, lambda w: w.float(), crop=8, stride=8, batch_size=4))
+    assert [(key, r.shape[1], float(r.mean())) for key, r in results] == [
+        (8, 8, 8), (4, 4, 4), (4, 4, 4), (8, 8, 8)
+    ]  # fmt: skip
 
 
 def test_images_are_read_only_as_windows_are_needed():
@@ -96,7 +100,7 @@ def test_images_are_read_only_as_windows_are_needed():
     def images():
         for i in range(5):
             read.append(i)
-            yield torch.zeros(1, 8, 8, dtype=torch.uint8)
+            yield i, torch.zeros(1, 8, 8, dtype=torch.uint8)
 
     results = slide(images(), lambda w: w.float(), crop=8, stride=8, batch_size=2)
     next(results)
@@ -105,11 +109,11 @@ def test_images_are_read_only_as_windows_are_needed():
 
 def test_what_came_before_a_failing_image_is_not_lost():
     def images():
-        yield torch.zeros(1, 8, 8, dtype=torch.uint8)
+        yield 0, torch.zeros(1, 8, 8, dtype=torch.uint8)
         raise ValueError("the second cannot be read")
 
     results = slide(images(), lambda w: w.float(), crop=8, stride=8, batch_size=4)
-    assert next(results).shape == (1, 8, 8)
+    assert next(results)[1].shape == (1, 8, 8)
     with pytest.raises(ValueError, match="the second"):
         next(results)
 
@@ -118,3 +122,69 @@ def test_images_are_not_changed():
     image = torch.full((3, 20, 20), 7, dtype=torch.uint8)
     one(image, lambda w: w.fill_(9).float(), crop=8, stride=5, batch_size=2)
     assert (image == 7).all()
+
+
+# Windows
+
+
+@pytest.mark.parametrize(
+    ("length", "crop", "stride", "expected"),
+    [
+        (64, 64, 42, [0]),  # exactly one window
+        (40, 64, 42, [0]),  # shorter than the crop: one window of that length
+        (65, 64, 42, [0, 1]),  # one pixel more: the second is shifted back
+        (106, 64, 42, [0, 42]),
+        (131, 64, 42, [0, 42, 67]),
+        (1, 64, 42, [0]),
+        (10, 4, 4, [0, 4, 6]),
+    ],
+)
+def test_starts(length, crop, stride, expected):
+    assert starts(length, crop, stride) == expected
+
+
+def test_windows_go_row_by_row_and_have_one_size():
+    grid = windows(10, 7, crop=4, stride=3)
+    assert [(w.top, w.left) for w in grid] == [(t, x) for t in (0, 3, 6) for x in (0, 3)]
+    assert {(w.bottom - w.top, w.right - w.left) for w in grid} == {(4, 4)}
+
+
+def test_short_sides_shorten_the_windows():
+    assert windows(3, 9, crop=4, stride=4) == [(0, 3, 0, 4), (0, 3, 4, 8), (0, 3, 5, 9)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("drive", 182), ("stare", 56), ("chase_db1", 132), ("hrf", 294)]
+)
+def test_published_grids(name, count):
+    spec = find_spec(f"unet_s5-d16_{name}")
+    assert len(windows(*spec.fit_size, spec.crop, spec.stride)) == count
+
+
+def mmsegmentation_starts(length, crop, stride):
+    """The grid as mmsegmentation writes it down: a count, then a shift of what hangs over."""
+    count = max(length - crop + stride - 1, 0) // stride + 1
+    ends = [min(i * stride + crop, length) for i in range(count)]
+    return [max(end - crop, 0) for end in ends]
+
+
+def test_equal_to_mmsegmentation_for_every_stride_up_to_the_crop():
+    for crop in (1, 5, 16, 64):
+        for stride in range(1, crop + 1):
+            for length in range(1, 3 * crop + 2):
+                assert starts(length, crop, stride) == mmsegmentation_starts(length, crop, stride)
+
+
+def test_every_pixel_is_covered():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        height, width, crop = (int(x) for x in rng.integers(1, 60, 3))
+        stride = int(rng.integers(1, crop + 1))
+        covered = np.zeros((height, width), dtype=bool)
+        for window in windows(height, width, crop, stride):
+            covered[window.top : window.bottom, window.left : window.right] = True
+        assert covered.all()
+
+
+def test_round_up():
+    assert [round_up(n, 16) for n in (1, 15, 16, 17, 32)] == [16, 16, 16, 32, 32]

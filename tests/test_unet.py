@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from published_layout import SHAPES
+from support.models import SHAPES
 
 from vesselseg.unet import HEADS, UNet, fold_batch_norm
 
@@ -26,7 +26,7 @@ def seeded(head, *, width=8, depth=3):
 @pytest.mark.parametrize("head", HEADS)
 def test_logits_have_the_size_of_the_image(head):
     network = seeded(head)
-    assert network.multiple == 4
+    assert network.size_divisor == 4
     with torch.inference_mode():
         assert network(torch.zeros(2, 3, 12, 20)).shape == (2, 2, 12, 20)
 

@@ -7,8 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import NARROW
-from published_layout import narrow_shapes, seeded_state
+from support.models import NARROW, narrow_shapes, seeded_state
 
 from vesselseg import CheckpointError, OutputError, weights
 from vesselseg.unet import HEADS
@@ -18,14 +17,14 @@ def state_of(head="fcn"):
     return seeded_state(narrow_shapes(head, 8), seed=1)
 
 
-def record_of(head="fcn"):
+def spec_of(head="fcn"):
     return dataclasses.replace(NARROW, head=head)
 
 
-def network_of(content, folder, record=NARROW, **options):
+def network_of(content, folder, spec=NARROW, **options):
     path = folder / "file.pth"
     torch.save(content, path, **options)
-    return weights.to_network(weights.read(path), record)
+    return weights.build_network(weights.read(path), spec)
 
 
 def same(network, other):
@@ -36,7 +35,7 @@ def same(network, other):
 class TestPublishedLayout:
     @pytest.mark.parametrize("head", HEADS)
     def test_maps_completely(self, head, tmp_path):
-        network = network_of({"state_dict": state_of(head)}, tmp_path, record_of(head))
+        network = network_of({"state_dict": state_of(head)}, tmp_path, spec_of(head))
         assert not network.training
         assert not any(p.requires_grad for p in network.parameters())
         assert all(p.dtype == torch.float32 for p in network.parameters())
@@ -109,7 +108,7 @@ class TestRefused:
 
     def test_of_another_shape(self, tmp_path):
         state = {**state_of(), "decode_head.conv_seg.bias": torch.zeros(3)}
-        self.refuse(state, tmp_path, r"conv_seg\.bias \(3,\) where \(2,\) is needed")
+        self.refuse(state, tmp_path, r"conv_seg\.bias \(3,\) instead of \(2,\)")
 
     def test_not_real_numbers(self, tmp_path):
         state = {**state_of(), "decode_head.conv_seg.bias": torch.tensor([1, 2])}
@@ -130,11 +129,11 @@ class TestRefused:
 class TestOurLayout:
     @pytest.mark.parametrize("head", HEADS)
     def test_comes_back_as_it_was(self, head, tmp_path):
-        network = network_of(state_of(head), tmp_path, record_of(head))
-        weights.save(tmp_path / "saved.pth", network, record_of(head))
+        network = network_of(state_of(head), tmp_path, spec_of(head))
+        weights.save(tmp_path / "saved.pth", network, spec_of(head))
         file = weights.read(tmp_path / "saved.pth")
-        assert file.record == record_of(head)
-        assert same(weights.to_network(file, file.record), network)
+        assert file.spec == spec_of(head)
+        assert same(weights.build_network(file, file.spec), network)
 
     def test_same_weights_give_the_same_bytes(self, tmp_path):
         network = network_of(state_of(), tmp_path)
@@ -147,18 +146,18 @@ class TestOurLayout:
         weights.save(tmp_path / "half.pth", network, NARROW, dtype=torch.float16)
         file = weights.read(tmp_path / "half.pth")
         assert all(value.dtype == torch.float16 for value in file.state.values())
-        back = weights.to_network(file, NARROW).state_dict()
+        back = weights.build_network(file, NARROW).state_dict()
         for key, value in network.state_dict().items():
             assert torch.equal(back[key], value.half().float())
 
     def test_of_a_newer_version_is_refused(self, tmp_path):
-        content = {"format": "vesselseg", "version": 2, "record": {}, "state_dict": state_of()}
+        content = {"format": "vesselseg", "version": 2, "spec": {}, "state_dict": state_of()}
         with pytest.raises(CheckpointError, match=r"version 2.*Update vesselseg"):
             network_of(content, tmp_path)
 
     def test_without_its_record_is_refused(self, tmp_path):
         content = {"format": "vesselseg", "version": 1, "state_dict": state_of()}
-        with pytest.raises(CheckpointError, match="no record"):
+        with pytest.raises(CheckpointError, match="no model spec"):
             network_of(content, tmp_path)
 
     def test_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
@@ -249,7 +248,7 @@ class TestHostile:
             network_of(content, tmp_path)
 
     def test_folder_and_missing_file(self, tmp_path):
-        with pytest.raises(CheckpointError, match="is a folder"):
+        with pytest.raises(CheckpointError, match="is not a file"):
             weights.read(tmp_path)
         with pytest.raises(FileNotFoundError, match=r"no weights file .*absent\.pth"):
             weights.read(tmp_path / "absent.pth")

@@ -5,7 +5,8 @@ import threading
 import pytest
 import torch
 
-from vesselseg.backends import pytorch as backend, onednn
+from vesselseg.backends import onednn
+from vesselseg.backends import pytorch as backend
 from vesselseg.unet import HEADS, UNet
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="needs oneDNN on an x86 CPU")
@@ -42,7 +43,7 @@ def test_bfloat16_rounds_no_more_than_the_plain_network_does():
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this CPU has no bfloat16")
     network, x = seeded(), images(1, 3, 64, 64)
-    plain = backend._copy(network, torch.device("cpu"), torch.bfloat16)
+    plain = backend.copy_network(network, torch.device("cpu"), torch.bfloat16)
     exact = network(x)
     packed, rounded = onednn.pack(network, torch.bfloat16)(x.bfloat16()), plain(x.bfloat16())
     assert packed.dtype == torch.float32
@@ -89,6 +90,6 @@ def test_threads_that_come_first_together_get_the_same():
     assert len(results) == 4
 
 
-def test_is_not_available_where_an_entrance_is_missing(monkeypatch):
-    monkeypatch.setattr(onednn, "_ENTRANCES", ("_convolution_pointwise", "_no_such_thing"))
+def test_is_not_available_where_an_operator_is_missing(monkeypatch):
+    monkeypatch.setattr(onednn, "_OPERATORS", ("_convolution_pointwise", "_no_such_thing"))
     assert not onednn.available()

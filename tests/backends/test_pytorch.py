@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import NARROW
+from support.models import NARROW
 
-from vesselseg import DeviceError, OptionError, ResourceError, onednn, weights
-from vesselseg.registry import find_spec
+from vesselseg import DeviceError, OptionError, ResourceError, weights
+from vesselseg.backends import onednn
 from vesselseg.backends.pytorch import (
     TorchBackend,
     choose_batch_size,
@@ -13,7 +13,8 @@ from vesselseg.backends.pytorch import (
     choose_precision,
     native_precisions,
 )
-from vesselseg.windows import windows
+from vesselseg.registry import find_spec
+from vesselseg.sliding import windows
 
 CPU = torch.device("cpu")
 CUDA = torch.cuda.is_available()
@@ -68,14 +69,14 @@ class TestPrecision:
             choose_precision(precision, CPU)
 
     def test_int8_is_another_engine_s(self):
-        with pytest.raises(OptionError, match="give backend='openvino', too"):
+        with pytest.raises(OptionError, match="also give backend='openvino'"):
             choose_precision("int8", CPU)
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
     def test_logits_stay_close_and_float32(self, precision, published_file):
         if precision not in native_precisions(CPU):
             pytest.skip(f"this CPU has no {precision}")
-        network = weights.to_network(weights.read(published_file), NARROW)
+        network = weights.build_network(weights.read(published_file), NARROW)
         generator = torch.Generator().manual_seed(0)
         windows = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
         exact = TorchBackend(network, NARROW, CPU, "float32")(windows)
@@ -85,17 +86,17 @@ class TestPrecision:
         assert all(p.dtype == torch.float32 for p in network.parameters())
 
     def test_is_the_same_without_onednns_own_entrances(self, published_file, monkeypatch):
-        network = weights.to_network(weights.read(published_file), NARROW)
+        network = weights.build_network(weights.read(published_file), NARROW)
         windows = torch.arange(2 * 64 * 64).remainder(251).byte().reshape(2, 1, 64, 64)
         windows = windows.expand(2, 3, 64, 64)
         packed = TorchBackend(network, NARROW, CPU, "float32")
         monkeypatch.setattr(onednn, "available", lambda: False)
         plain = TorchBackend(network, NARROW, CPU, "float32")
-        assert type(plain.network.head.unit).__name__ == "ConvUnit"
+        assert type(plain.placed.head.unit).__name__ == "ConvUnit"
         torch.testing.assert_close(packed(windows), plain(windows), rtol=1e-5, atol=1e-5)
 
     def test_float32_holds_inside_the_hosts_autocast(self, published_file):
-        network = weights.to_network(weights.read(published_file), NARROW)
+        network = weights.build_network(weights.read(published_file), NARROW)
         backend = TorchBackend(network, NARROW, CPU, "float32")
         windows = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -114,21 +115,21 @@ class TestBatchSize:
         ],
     )  # fmt: skip
     def test_suits_the_windows(self, name, precision, expected):
-        record = find_spec(f"unet_s5-d16_{name}")
-        assert choose_batch_size(None, record, CPU, precision) == expected
-        assert choose_batch_size(None, record, torch.device("cuda"), precision) > expected
+        spec = find_spec(f"unet_s5-d16_{name}")
+        assert choose_batch_size(None, spec, CPU, precision) == expected
+        assert choose_batch_size(None, spec, torch.device("cuda"), precision) > expected
 
     def test_fills_the_last_batch(self):
-        record = find_spec("unet_s5-d16_drive")
-        count = len(windows(*record.fit_size, record.crop, record.stride))
-        assert count % choose_batch_size(None, record, CPU, "float32") == 0
+        spec = find_spec("unet_s5-d16_drive")
+        count = len(windows(*spec.fit_size, spec.crop, spec.stride))
+        assert count % choose_batch_size(None, spec, CPU, "float32") == 0
 
     def test_asked_for(self):
         assert choose_batch_size(3, NARROW, CPU, "float32") == 3
 
     @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
     def test_refused(self, size):
-        with pytest.raises(OptionError, match="whole number from 1 up"):
+        with pytest.raises(OptionError, match="must be a positive integer"):
             choose_batch_size(size, NARROW, CPU, "float32")
 
 
@@ -137,11 +138,11 @@ class TestOutOfMemory:
 
     @pytest.fixture
     def backend(self, published_file):
-        network = weights.to_network(weights.read(published_file), NARROW)
+        network = weights.build_network(weights.read(published_file), NARROW)
         return TorchBackend(network, NARROW, CPU, "float32")
 
     def limit(self, backend, most, error):
-        network, sizes = backend.network, []
+        network, sizes = backend.placed, []
 
         def limited(windows):
             sizes.append(len(windows))
@@ -149,7 +150,7 @@ class TestOutOfMemory:
                 raise error
             return network(windows)
 
-        backend.network = limited
+        backend.placed = limited
         return sizes
 
     @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ class TestOutOfMemory:
 
 @needs_cuda
 def test_cuda_float32_equals_the_cpu_and_leaves_tf32_as_the_host_has_it(published_file):
-    network = weights.to_network(weights.read(published_file), NARROW)
+    network = weights.build_network(weights.read(published_file), NARROW)
     windows = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
     before = torch.backends.cudnn.conv.fp32_precision
     there = TorchBackend(network, NARROW, torch.device("cuda"), "float32")(windows).cpu()
@@ -194,9 +195,9 @@ def test_cuda_float32_equals_the_cpu_and_leaves_tf32_as_the_host_has_it(publishe
 
 
 def test_tf32_of_the_host_comes_back_when_the_last_thread_leaves():
-    from vesselseg.backends.pytorch import _IeeeConvolutions
+    from vesselseg.backends.pytorch import IeeeConvolutions
 
-    exact, setting = _IeeeConvolutions(), torch.backends.cudnn.conv
+    exact, setting = IeeeConvolutions(), torch.backends.cudnn.conv
     before = setting.fp32_precision
     with exact:
         with exact:

@@ -37,7 +37,7 @@ def direct(parts, weight, bias):
 def test_is_the_convolution_of_the_joined_maps(size, channels):
     parts = maps(*channels, size=size)
     weight, bias = weights(32, 24)
-    filters = winograd.transform(weight, size[0] * size[1] // 2, torch.float32)
+    filters = winograd.transform_filters(weight, size[0] * size[1] // 2, torch.float32)
     out = winograd.convolve(parts, filters, bias)
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out.double(), direct(parts, weight, bias), rtol=1e-5, atol=1e-5)
@@ -50,7 +50,9 @@ def test_every_tap_of_a_filter_looks_at_its_own_neighbour():
         weight = torch.zeros(1, 1, 9)
         weight[..., tap] = 1
         weight = weight.reshape(1, 1, 3, 3)
-        out = winograd.convolve((x,), winograd.transform(weight, 4, torch.float32), torch.zeros(1))
+        out = winograd.convolve(
+            (x,), winograd.transform_filters(weight, 4, torch.float32), torch.zeros(1)
+        )
         torch.testing.assert_close(out.double(), direct((x,), weight, torch.zeros(1)))
 
 
@@ -59,6 +61,6 @@ def test_rounds_less_than_the_direct_convolution_does():
     (x,) = maps(512, size=(8, 8))
     weight, bias = weights(512, 512)
     exact = direct((x,), weight, bias)
-    ours = winograd.convolve((x,), winograd.transform(weight, 32, torch.float32), bias)
+    ours = winograd.convolve((x,), winograd.transform_filters(weight, 32, torch.float32), bias)
     theirs = F.conv2d(x, weight, bias, padding=1).relu()
     assert (ours - exact).square().mean() < (theirs - exact).square().mean()
