@@ -52,12 +52,12 @@ class Candidate:
 
 def batch_size(case: Case, precision: str = "float32") -> int:
     """Windows in a batch: vesselseg's own choice, also for those that leave it open."""
-    return choose_batch_size(None, case.record, torch.device(case.device), precision)
+    return choose_batch_size(None, case.spec, torch.device(case.device), precision)
 
 
 def cost(case: Case, precision: str = "float32") -> flops.Cost:
     """Cost of the case's image."""
-    return flops.cost(case.record, *case.scaled.shape[:2], batch_size(case, precision))
+    return flops.cost(case.spec, *case.scaled.shape[:2], batch_size(case, precision))
 
 
 def mmsegmentation(case: Case) -> Candidate:
@@ -65,7 +65,7 @@ def mmsegmentation(case: Case) -> Candidate:
     model = _theirs(case)
 
     def run() -> NDArray[np.bool_]:
-        return case.mask(torch.diff(reference.slide(model, case.scaled, case.record), dim=0))
+        return case.mask(torch.diff(reference.slide(model, case.scaled, case.spec), dim=0))
 
     return Candidate(BASE, "float32", run, cost(case).nominal)
 
@@ -74,16 +74,16 @@ def monai(case: Case) -> Candidate:
     """MONAI's sliding window around mmsegmentation's network."""
     from monai.inferers.utils import sliding_window_inference
 
-    model, record = _theirs(case), case.record
+    model, spec = _theirs(case), case.spec
 
     def run() -> NDArray[np.bool_]:
         with torch.no_grad():
             logits = sliding_window_inference(
-                reference.normalise(case.scaled, record).to(case.device),
-                roi_size=(record.crop, record.crop),
+                reference.normalise(case.scaled, spec).to(case.device),
+                roi_size=(spec.crop, spec.crop),
                 sw_batch_size=batch_size(case),
                 predictor=functools.partial(model, mode="tensor"),
-                overlap=overlap(record.crop, record.stride),
+                overlap=overlap(spec.crop, spec.stride),
                 mode="constant",
             )
         return case.mask(torch.diff(logits[0], dim=0))
@@ -133,10 +133,10 @@ def openvino(precision: str, case: Case) -> Candidate:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino as ov
 
-    record, size = case.record, batch_size(case, precision)
+    spec, size = case.spec, batch_size(case, precision)
     core = ov.Core()
     graph = core.read_model(_exported(case))
-    graph.reshape([size, 3, *flops.window_size(record, *case.scaled.shape[:2])])
+    graph.reshape([size, 3, *flops.window_size(spec, *case.scaled.shape[:2])])
     compiled = core.compile_model(
         graph,
         "CPU",
@@ -156,9 +156,9 @@ def openvino(precision: str, case: Case) -> Candidate:
 
     def run() -> NDArray[np.bool_]:
         image = torch.from_numpy(case.scaled).permute(2, 0, 1)
-        (margin,) = slide([image], net, crop=record.crop, stride=record.stride, batch_size=size,
-                          multiple=2 ** (record.depth - 1))  # fmt: skip
-        return case.mask(margin)
+        ((_, logit),) = slide([(None, image)], net, crop=spec.crop, stride=spec.stride,
+                              batch_size=size, size_divisor=spec.size_divisor)  # fmt: skip
+        return case.mask(logit)
 
     return Candidate(f"openvino-{precision}", precision, run, cost(case, precision).executed)
 

@@ -16,7 +16,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import vesselseg
-from vesselseg import ModelSpec, Segmenter, fov, prepare, weights
+from vesselseg import ModelSpec, Segmenter, weights
+from vesselseg.fov import find_field_of_view
+from vesselseg.preprocess import preprocess, restore
 from vesselseg.registry import EMBEDDED, find_spec
 from vesselseg.unet import UNet
 
@@ -33,13 +35,13 @@ class Plan(NamedTuple):
     note: str = ""
 
     @property
-    def record(self) -> ModelSpec:
+    def spec(self) -> ModelSpec:
         return find_spec(self.model)
 
     @property
     def scale(self) -> str:
         """Data sets' own images are not resampled; the embedded model has a rule."""
-        return "fov" if self.record == EMBEDDED else "native"
+        return "fov" if self.spec == EMBEDDED else "native"
 
 
 PLANS = {
@@ -88,49 +90,44 @@ class Case:
     missing: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        self.record = self.plan.record
+        self.spec = self.plan.spec
         self.pixels = photograph(self.plan.size)
-        view = fov.find(self.pixels)
-        self.scaled = preprocess.to_network(self.pixels, view, self.plan.scale, self.record)
+        fov = find_field_of_view(self.pixels)
+        self.scaled = preprocess(self.pixels, fov, self.plan.scale, self.spec)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             try:
-                self.theirs = reference.build(self.record)
+                self.theirs = reference.build(self.spec)
             except ImportError as error:
                 self.missing = str(error)
-            self._weights = None if self.record == EMBEDDED else self._draw()
-        if self.theirs is not None and self.record == EMBEDDED:
-            network = weights.to_network(weights.read(self._embedded()), self.record)
-            reference.fill(self.theirs, network, self.record)
+            self._weights = None if self.spec == EMBEDDED else self._draw()
+        if self.theirs is not None and self.spec == EMBEDDED:
+            network = weights.load_network(vesselseg.find_cached(self.spec), self.spec)
+            reference.fill(self.theirs, network, self.spec)
         if self.theirs is not None:
             self.theirs.to(self.device)
 
     def load(self, precision: str, **options: Any) -> Segmenter:
         """vesselseg with the weights of this case, on its device."""
         return vesselseg.load_model(
-            self.record, weights=self._weights, device=self.device, precision=precision, **options
+            self.spec, weights=self._weights, device=self.device, precision=precision, **options
         )
 
-    def mask(self, margin: Tensor) -> NDArray[np.bool_]:
+    def mask(self, logit: Tensor) -> NDArray[np.bool_]:
         """Vessel logit minus background logit, (1, h, w) -> mask of the photograph's size."""
-        return (preprocess.restore(margin, *self.plan.size)[0] > 0).cpu().numpy()
+        return (restore(logit, *self.plan.size)[0] > 0).cpu().numpy()
 
     def _draw(self) -> Path:
         """Random weights in a file: mmsegmentation's own if it is there."""
-        file, record = self.folder / "weights.pth", self.record
-        window = reference.normalise(middle(self.scaled), record)
+        file, spec = self.folder / "weights.pth", self.spec
+        window = reference.normalise(middle(self.scaled), spec)
         if self.theirs is not None:
             balance(self.theirs.decode_head.conv_seg, partial(self.theirs, mode="tensor"), window)
             torch.save({"state_dict": self.theirs.state_dict()}, file)
         else:
-            network = UNet(record.width, record.depth, record.head)
+            network = UNet(spec.width, spec.depth, spec.head)
             balance(network.head.classifier, network, window)
-            weights.save(file, network, record)
-        return file
-
-    def _embedded(self) -> Path:
-        file = self.folder / "embedded.pth"
-        vesselseg.load_model(device="cpu").save(file)
+            weights.save(file, network, spec)
         return file
 
 

@@ -13,8 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vesselseg import ModelSpec
+from vesselseg.sliding import round_up, windows
 from vesselseg.unet import UNet
-from vesselseg.windows import round_up, windows
 
 
 class Cost(NamedTuple):
@@ -30,26 +30,27 @@ class Cost(NamedTuple):
     executed: float
 
 
-def cost(record: ModelSpec, height: int, width: int, batch_size: int) -> Cost:
+def cost(spec: ModelSpec, height: int, width: int, batch_size: int) -> Cost:
     """Cost of a `height` x `width` image at the network's scale."""
-    count = len(windows(height, width, record.crop, record.stride))
-    nominal, executed = window_flop(record, *window_size(record, height, width))
+    count = len(windows(height, width, spec.crop, spec.stride))
+    nominal, executed = window_flop(spec, *window_size(spec, height, width))
     return Cost(count, count * nominal, round_up(count, batch_size) * executed)
 
 
-def window_size(record: ModelSpec, height: int, width: int) -> tuple[int, int]:
+def window_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
     """Height and width of the windows of such an image, filled up to what the network takes."""
-    multiple = 2 ** (record.depth - 1)
-    tall, wide = (round_up(min(record.crop, side), multiple) for side in (height, width))
-    return tall, wide
+    window_height, window_width = (
+        round_up(min(spec.crop, side), spec.size_divisor) for side in (height, width)
+    )
+    return window_height, window_width
 
 
 @functools.cache
-def window_flop(record: ModelSpec, height: int, width: int) -> tuple[float, float]:
+def window_flop(spec: ModelSpec, height: int, width: int) -> tuple[float, float]:
     """One window: (as published, as vesselseg computes it)."""
     # On the meta device shapes are computed and nothing else.
     with torch.device("meta"):
-        network = UNet(record.width, record.depth, record.head)
+        network = UNet(spec.width, spec.depth, spec.head)
         image = torch.empty(1, 3, height, width)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(image)

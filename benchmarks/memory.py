@@ -93,23 +93,19 @@ def _inside(*arguments: str) -> Any:
 
 def peak(name: str, height: int, width: int, scale: str) -> int:
     import numpy as np
-    import torch
 
     import vesselseg
+    from vesselseg.backends.pytorch import TorchBackend
     from vesselseg.registry import find_spec
-    from vesselseg.backends.pytorch import TorchRuntime
     from vesselseg.segmenter import Segmenter
     from vesselseg.unet import UNet
 
     if name == "embedded":
         model = vesselseg.load_model(device="cpu")
     else:
-        record = find_spec(name)
-        network = UNet(record.width, record.depth, record.head).eval().requires_grad_(False)
-        model = Segmenter(
-            TorchRuntime(network), record, sha256="", device=torch.device("cpu"),
-            precision="float32", batch_size=None,
-        )  # fmt: skip
+        spec = find_spec(name)
+        network = UNet(spec.width, spec.depth, spec.head).eval().requires_grad_(False)
+        model = Segmenter(TorchBackend(network, spec, "cpu", "float32"), spec, sha256="")
     _only_errors()
     # What the first convolution sets up once is counted; so is the image itself.
     before = _highest()

@@ -51,7 +51,7 @@ def compare(
     masks = {each.name: each.run() for each in candidates}  # and all is warm
     times = interleave({each.name: each.run for each in candidates}, repeats)
     image = cost(case)
-    same = {"model": case.record.name, "image": case.plan.size,
+    same = {"model": case.spec.name, "image": case.plan.size,
             "network_image": case.scaled.shape[:2], "windows": image.windows,
             "note": case.plan.note}  # fmt: skip
     rows = []

@@ -17,11 +17,11 @@ from speed import interleave
 from table import Column
 
 from vesselseg import Segmenter, load_model
-from vesselseg.batch.plan import make_plan
-from vesselseg.batch.run import run
-from vesselseg.registry import EMBEDDED
 from vesselseg.backends.pytorch import native_precisions
-from vesselseg.windows import windows
+from vesselseg.batch.jobs import plan_jobs
+from vesselseg.batch.pipeline import run
+from vesselseg.registry import EMBEDDED
+from vesselseg.sliding import windows
 
 IMAGES, SIDE = 100, 256  # JPEG files of that side, at native scale: one window each
 SIDES = (256, 512, 1024, 2048, 4096)
@@ -82,10 +82,10 @@ def many(model: Segmenter, files: Sequence[Path]) -> None:
 
 def batch(model: Segmenter, files: Sequence[Path], out: Path) -> None:
     """What ``vesselseg segment`` does once its model is loaded."""
-    jobs = make_plan([str(files[0].parent)], str(out))
+    jobs = plan_jobs([str(files[0].parent)], str(out))
     assert len(jobs) == len(files)
     failed: list[str] = []
-    run(jobs, model, lambda _, line: failed.extend(line.get("error", [])), scale="native")
+    run(jobs, model, lambda _, row: failed.extend(row.get("error", [])), scale="native")
     assert not failed
 
 

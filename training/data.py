@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-from vesselseg import fov, preprocess
+from vesselseg.fov import find_field_of_view
+from vesselseg.preprocess import apply_channel_gains, channel_gains
 
 FOV_MEAN = (160.0, 75.0, 30.0)  # R, G, B; of both data sets together, with more blue
 WINDOW = 256
@@ -110,7 +111,9 @@ def pyramid(source: Source, scale: Scale, *, balance: bool) -> list[Level]:
     """Sizes of one photograph, the largest first, its colours as :data:`FOV_MEAN` or untouched."""
     image = Image.open(source.image).convert("RGB")
     pixels = np.asarray(image)
-    gains = preprocess.gains(pixels, fov.find(pixels), FOV_MEAN) if balance else (1.0, 1.0, 1.0)
+    gains = (
+        channel_gains(pixels, find_field_of_view(pixels), FOV_MEAN) if balance else (1.0, 1.0, 1.0)
+    )
     label = np.asarray(Image.open(source.label).convert("L"))
     label = Image.fromarray(((label > label.max() / 2) * 255).astype(np.uint8))
     levels = []
@@ -120,7 +123,7 @@ def pyramid(source: Source, scale: Scale, *, balance: bool) -> list[Level]:
         factor = diameter / source.diameter
         size = (round(image.width * factor), round(image.height * factor))
         scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-        parts = [preprocess.apply_gains(scaled, gains),
+        parts = [apply_channel_gains(scaled, gains),
                  np.asarray(label.resize(size, Image.Resampling.BOX))[..., None]]  # fmt: skip
         pixels = torch.from_numpy(np.concatenate(parts, axis=2)).permute(2, 0, 1).contiguous()
         levels.append(Level(pixels, diameter))

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--hrf", type=Path, help="folder with images/ and labels/")
     parser.add_argument("--split", type=Path, required=True, help='JSON: groups to "test" on')
     parser.add_argument("--mask", action="store_true", help="nothing outside the field of view")
-    # In place of what the model's record says:
+    # In place of what the model spec says:
     parser.add_argument("--windows", type=int, nargs=2, metavar=("CROP", "STRIDE"))
     parser.add_argument("--diameter", type=float, nargs=2, metavar=("LEAST", "MOST"))
     parser.add_argument("--json", type=Path, help="write the pooled figures here")
@@ -50,8 +50,8 @@ def main() -> None:
     if options.diameter:
         changes.update(zip(("fov_diameter", "fov_diameter_max"), options.diameter, strict=True))
     if changes:
-        record = dataclasses.replace(model.spec, **changes)
-        model = vesselseg.load_model(record, weights=options.model)
+        spec = dataclasses.replace(model.spec, **changes)
+        model = vesselseg.load_model(spec, weights=options.model)
     pooled = evaluate(model, sources, mask=options.mask)
     for dataset, counts in pooled.items():
         for threshold, row in zip(THRESHOLDS, counts, strict=True):

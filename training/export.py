@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from vesselseg.registry import EMBEDDED
 from vesselseg.files import sha256
+from vesselseg.registry import EMBEDDED
 from vesselseg.unet import UNet, fold_batch_norm
 from vesselseg.weights import save
 
@@ -41,11 +41,11 @@ def main() -> None:
         vessel = network.head.classifier.bias[1]
         vessel += math.log((1 - options.threshold) / options.threshold)
     least, most = options.diameter or state["diameter"]
-    record = dataclasses.replace(
+    spec = dataclasses.replace(
         EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=least,
         fov_diameter_max=most, fov_rgb_mean=state["fov_rgb_mean"], sources=(),
     )  # fmt: skip
-    save(options.output, network, record, dtype=torch.float16)
+    save(options.output, network, spec, dtype=torch.float16)
     size = options.output.stat().st_size
     print(f"{options.output}: {state['iteration']} iterations, {size} bytes")
     print(f"SHA-256 {sha256(options.output)}")

@@ -154,6 +154,3 @@ def fit_diameter(mask: Mask) -> float | None:
         kept = outline[off <= limit]
     # The disc is not smaller than its visible part, and not a shallow arc of something huge.
     return 2 * radius if 0.9 * extent <= 2 * radius <= 3 * extent else None
-
-
-find = find_field_of_view

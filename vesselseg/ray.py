@@ -201,7 +201,7 @@ def segment_dataset(
                 for row in run_on_cluster(to_do, loaded, options, workers):
                     failed += row.get("error") is not None
                     table.add(row)
-                    on_row(row)
+                    on_row(table.rows[row["input"]])
         finally:
             table.flush()  # however this run ends, the next one resumes from here
     table.finish()

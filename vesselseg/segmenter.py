@@ -60,6 +60,8 @@ class Segmenter:
         Windows that the network computes at once.
     max_pixels : int
         Larger photographs are rejected.
+    prefetch : int
+        Photographs that are given to the network ahead of the one that is returned.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class Segmenter:
         self.precision = backend.precision
         self.batch_size = choose_batch_size(batch_size, spec, self.device, self.precision)
         self.max_pixels = check_max_pixels(max_pixels)
+        # A GPU computes the next photograph while this process finishes the one before.
+        self.prefetch = 1 if self.device.type == "cuda" else 0
 
     def __call__(
         self, image: ImageLike, *, scale: Scale | None = None, threshold: float = 0.5
@@ -297,15 +301,13 @@ class Segmenter:
             # difference. That halves memory and resampling.
             return torch.diff(self._backend(windows), dim=1)
 
-        # A GPU computes the next photograph while this process finishes the one before.
-        prefetch = 1 if self.device.type == "cuda" else 0
         pending: deque[tuple[Photograph[Key], HostCopy]] = deque()
         failure: Exception | None = None
         try:
             for photograph, logit in self._slide(images, rule, vessel_logit):
                 probability = restore(logit, *photograph.rgb.shape[:2])[0].sigmoid_()
                 pending.append((photograph, to_host(probability)))
-                if len(pending) > prefetch:
+                if len(pending) > self.prefetch:
                     yield self._result(*pending.popleft(), rule, threshold)
         except Exception as error:
             failure = error
