@@ -32,7 +32,7 @@ from ..files import sha256, whole_file
 from ..registry import REGISTRY
 from ..spec import ModelSpec, Source
 from . import transfer
-from .transfer import Received, OnProgress
+from .transfer import OnProgress, Received
 from .verify import (
     Sidecar,
     SourceError,
