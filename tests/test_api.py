@@ -27,7 +27,7 @@ class TestLoadModel:
         assert (model.spec.crop, model.spec.stride) == (256, 170)
         assert model.spec.name == "unet_s5-d16_pspnet_hrf"
 
-    def test_a_file_of_another_head_is_refused(self, full_size_file):
+    def test_a_file_of_another_head_is_rejected(self, full_size_file):
         with pytest.raises(CheckpointError, match="seems to have the head 'pspnet'"):
             vesselseg.load_model("unet_s5-d16_drive", weights=full_size_file)
 
@@ -67,12 +67,12 @@ class TestLoadModel:
         with pytest.raises(FileNotFoundError, match="no weights file"):
             vesselseg.load_model(model)
 
-    def test_two_files_are_refused(self, published_file):
+    def test_two_files_are_rejected(self, published_file):
         with pytest.raises(OptionError, match="Pass the model's name"):
             vesselseg.load_model(published_file, weights=published_file)
 
     @pytest.mark.parametrize("model", [3, ["unet"], object()])
-    def test_other_types_are_refused(self, model):
+    def test_other_types_are_rejected(self, model):
         with pytest.raises(OptionError, match="a name, a path or a ModelSpec"):
             vesselseg.load_model(model)
 

@@ -252,7 +252,7 @@ class TestCases:
 
 
 class TestCommand:
-    def test_wrong_arguments_are_refused(self, capsys):
+    def test_wrong_arguments_are_rejected(self, capsys):
         run = load("run")
         for wrong in (["--parts", "sped"], ["--repeats", "0"], ["--candidates", "x"]):
             with pytest.raises(SystemExit):
@@ -283,7 +283,7 @@ class TestCommand:
         assert results["start"] == [{"what": "it", "seconds": 3}]
         assert results["about"]["versions"]["torch"] == torch.__version__
 
-    def test_a_busy_machine_is_told(self):
+    def test_a_busy_machine_is_reported(self):
         machine = load("machine")
         assert "busy in the last minute (load 1.50)" in machine.warning(1.5)
         assert machine.warning(0.1) == machine.warning(None) == ""

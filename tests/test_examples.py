@@ -51,7 +51,7 @@ def test_folder(run, tmp_path):
 def test_embed(run):
     output = run("embed.py")
     assert "(1411, 1411)" in output
-    assert "refused: The array has the type int64" in output
+    assert "rejected: The array has the type int64" in output
 
 
 def test_measurements(run, tmp_path):

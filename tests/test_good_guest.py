@@ -16,9 +16,9 @@ import logging, os, random, signal, socket, sys, threading, warnings
 import numpy, torch
 from PIL import Image, ImageFile
 
-def refuse(*arguments, **options):
+def reject(*arguments, **options):
     raise AssertionError("a socket was opened")
-socket.socket = refuse
+socket.socket = reject
 
 def state():
     cudnn = torch.backends.cudnn

@@ -32,7 +32,7 @@ def encoded(format_, pixels=None):
 CONTENT = {format_: encoded(format_) for format_ in FORMATS}
 
 
-def decoded_or_refused(content):
+def decoded_or_rejected(content):
     with warnings.catch_warnings():  # Pillow warns of some damage that it can read past
         warnings.simplefilter("ignore")
         try:
@@ -49,20 +49,20 @@ def test_bits_flipped(format_, data):
     content = bytearray(CONTENT[format_])
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    decoded_or_refused(bytes(content))
+    decoded_or_rejected(bytes(content))
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_truncated_anywhere(format_):
     content = CONTENT[format_]
     for length in range(0, len(content), max(1, len(content) // 40)):
-        decoded_or_refused(content[:length])
+        decoded_or_rejected(content[:length])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_any_bytes(content):
-    decoded_or_refused(content)
+    decoded_or_rejected(content)
 
 
 class TestTooLarge:
@@ -81,7 +81,7 @@ class TestTooLarge:
             + chunk(b"IEND", b"")
         )
 
-    def test_files_are_refused_before_they_are_decoded(self):
+    def test_files_are_rejected_before_they_are_decoded(self):
         with pytest.raises(ImageError, match=r"9000 x 9000 pixels; at most 1,000,000 are accepted"):
             to_rgb(self.bomb(9000, 9000), max_pixels=10**6)
 

@@ -1,4 +1,4 @@
-"""Weights files that are damaged or made to harm: refused, or right, and soon."""
+"""Weights files that are damaged or made to harm: rejected, or right, and soon."""
 
 import io
 import struct
@@ -34,7 +34,7 @@ def load(path, content):
     return weights.build_network(weights.read(path), RECORD)
 
 
-def refused(path, content):
+def rejected(path, content):
     with pytest.raises(CheckpointError):
         load(path, content)
 
@@ -48,7 +48,7 @@ def right(path):
 def test_truncated_at_every_percent(kind, path):
     content = CONTENT[kind]
     for percent in range(100):
-        refused(path, content[: len(content) * percent // 100])
+        rejected(path, content[: len(content) * percent // 100])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -79,9 +79,9 @@ def test_bits_flipped_in_a_legacy_file_never_give_numbers_that_are_not_finite(pa
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.binary(max_size=400))
 def test_any_bytes(path, content):
-    refused(path, content)
-    refused(path, b"PK\x03\x04" + content)
-    refused(path, b"\x80\x02" + content)
+    rejected(path, content)
+    rejected(path, b"PK\x03\x04" + content)
+    rejected(path, b"\x80\x02" + content)
 
 
 def changed(change, **options):
@@ -112,15 +112,15 @@ WEIGHT = "decode_head.convs.0.conv.weight"
     ids=["nan", "int8", "complex", "bool", "sparse", "meta", "huge", "shape", "scalar", "empty"],
 )
 def test_tensors_of_another_kind(value, path):
-    refused(path, changed(lambda state: state.update({WEIGHT: value})))
+    rejected(path, changed(lambda state: state.update({WEIGHT: value})))
 
 
-def test_swapped_tensors_are_refused_where_their_shapes_differ(path):
+def test_swapped_tensors_are_rejected_where_their_shapes_differ(path):
     def swap(state):
         other = "decode_head.conv_seg.weight"
         state[WEIGHT], state[other] = state[other], state[WEIGHT]
 
-    refused(path, changed(swap))
+    rejected(path, changed(swap))
 
 
 def rewritten(replace, compression=zipfile.ZIP_STORED):
@@ -146,19 +146,19 @@ def test_storages_that_declare_more_than_they_hold(path):
         assert grown != content
         return grown
 
-    refused(path, rewritten(declare))
+    rejected(path, rewritten(declare))
 
 
-def test_compressed_archives_are_refused_as_they_could_unpack_to_any_size(path):
+def test_compressed_archives_are_rejected_as_they_could_unpack_to_any_size(path):
     bomb = rewritten(
         lambda name, content: bytes(10**8) if name.endswith("data/0") else content,
         zipfile.ZIP_DEFLATED,
     )
     assert len(bomb) < 10**6
-    refused(path, bomb)
+    rejected(path, bomb)
 
 
-def test_overlapping_members_are_refused(path):
+def test_overlapping_members_are_rejected(path):
     """One block of bytes listed many times, the other kind of bomb."""
     content = bytearray(CONTENT["zip"])
     with zipfile.ZipFile(io.BytesIO(bytes(content))) as archive:
@@ -177,7 +177,7 @@ def test_overlapping_members_are_refused(path):
         start,
         0,
     )
-    refused(path, bytes(content[:start]) + directory + tail)
+    rejected(path, bytes(content[:start]) + directory + tail)
 
 
 def test_a_file_is_emptied_on_the_way_so_that_it_is_not_in_memory_twice(path):

@@ -127,7 +127,7 @@ class TestFileFormats:
         assert "has 3 pages; the first is used" in caplog.text
 
 
-class TestRefused:
+class TestRejected:
     """With what came and what is accepted."""
 
     @pytest.mark.parametrize(

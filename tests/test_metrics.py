@@ -203,7 +203,7 @@ def test_auc_of_a_single_class_is_not_a_number(label):
         (lambda: metrics.auc([0.1, math.nan], [0, 1]), "not a number"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(call, message):
+def test_arrays_that_do_not_fit_are_rejected(call, message):
     with pytest.raises(OptionError, match=message):
         call()
 

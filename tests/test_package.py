@@ -30,7 +30,7 @@ def test_every_public_name_is_there(name):
     assert name in dir(vesselseg)
 
 
-def test_names_are_sorted_and_others_are_refused():
+def test_names_are_sorted_and_others_are_rejected():
     assert vesselseg.__all__ == sorted(vesselseg.__all__)
     with pytest.raises(AttributeError, match="no attribute 'segmentt'"):
         vesselseg.segmentt  # noqa: B018

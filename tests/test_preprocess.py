@@ -131,7 +131,7 @@ class TestCheckScale:
         assert check_scale(scale, DRIVE) == scale
 
     @pytest.mark.parametrize("scale", ["Fit", "", 0, -1, float("nan"), float("inf"), True, (1, 2)])
-    def test_refused(self, scale):
+    def test_rejected(self, scale):
         with pytest.raises(OptionError, match="it must be 'fit', 'native', 'fov'"):
             check_scale(scale, DRIVE)
 

@@ -233,7 +233,7 @@ def test_the_ray_of_the_program_is_used_and_left_running(ray: Any, here: Path) -
         ({"threshold": 2}, "threshold is 2"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_starts(
+def test_wrong_options_are_rejected_before_anything_starts(
     ray: Any, here: Path, options: dict[str, Any], message: str
 ) -> None:
     del ray
@@ -252,5 +252,5 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     "options", [["--address", "auto"], ["--executor", "ray", "--part", "1/2"],
                 ["--executor", "ray", "-o", "-"]],
 )  # fmt: skip
-def test_options_that_do_not_go_together_are_refused(options: list[str]) -> None:
+def test_options_that_do_not_go_together_are_rejected(options: list[str]) -> None:
     assert main(["segment", "eye.jpg", "-o", "out", *options]) == 2

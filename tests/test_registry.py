@@ -55,7 +55,7 @@ def test_every_record_states_its_licence_and_the_terms_of_its_data():
         assert spec.data_terms
 
 
-def test_unknown_name_is_refused_with_the_nearest_ones():
+def test_unknown_name_is_rejected_with_the_nearest_ones():
     with pytest.raises(vesselseg.UnknownModelError, match=r"Did you mean 'unet_s5-d16_drive'"):
         find_spec("unet_s5_d16_drive")
     with pytest.raises(ValueError, match="list_models"):

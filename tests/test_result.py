@@ -92,7 +92,7 @@ class TestSave:
         assert [path.name for path in tmp_path.iterdir()] == [name]
 
     @pytest.mark.parametrize("name", ["mask.jpg", "mask", "mask.tif"])
-    def test_other_formats_are_refused(self, name, result, tmp_path):
+    def test_other_formats_are_rejected(self, name, result, tmp_path):
         with pytest.raises(OptionError, match=r"must end in \.png"):
             result.save(tmp_path / name)
 

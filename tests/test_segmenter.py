@@ -139,7 +139,7 @@ class TestSegmentMany:
             next(results)
 
     @pytest.mark.parametrize("images", ["eye.jpg", EXAMPLE, b"bytes"])
-    def test_a_single_image_is_refused(self, images, model):
+    def test_a_single_image_is_rejected(self, images, model):
         with pytest.raises(OptionError, match="takes several images"):
             model.segment_many(images)
 
@@ -149,7 +149,7 @@ class TestSegmentMany:
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5", True, None])
-def test_wrong_threshold_is_refused(threshold, model, photograph):
+def test_wrong_threshold_is_rejected(threshold, model, photograph):
     with pytest.raises(OptionError, match=r"threshold is .*from 0 to 1"):
         model(photograph, threshold=threshold)
 

@@ -42,7 +42,7 @@ def test_a_record_of_ones_own_needs_four_values():
         ("std", (1.0, 0.0, 1.0)),
     ],
 )
-def test_values_outside_the_allowed_are_refused_by_name(field, value):
+def test_values_outside_the_allowed_are_rejected_by_name(field, value):
     with pytest.raises(OptionError, match=f"ModelSpec {field} is"):
         ModelSpec(**{**PLAIN, field: value})
 
@@ -64,18 +64,18 @@ def test_travels_without_its_sources(spec):
     assert carried == dataclasses.replace(spec, sources=())
 
 
-def test_entries_of_a_newer_version_are_refused():
+def test_entries_of_a_newer_version_are_rejected():
     with pytest.raises(CheckpointError, match=r"does not know: colour\..*update"):
         ModelSpec.from_dict({**PLAIN, "colour": "red"})
 
 
 @pytest.mark.parametrize("change", [{"crop": "64"}, {"stride": 999}, {"name": None}])
-def test_damaged_records_are_refused(change):
+def test_damaged_records_are_rejected(change):
     with pytest.raises(CheckpointError, match="is not valid"):
         ModelSpec.from_dict({**PLAIN, **change})
 
 
-def test_missing_entries_are_refused():
+def test_missing_entries_are_rejected():
     with pytest.raises(CheckpointError, match="is not valid"):
         ModelSpec.from_dict({"name": "mine"})
 

@@ -1,4 +1,4 @@
-"""Weights files: both layouts, complete or refused, and never executed."""
+"""Weights files: both layouts, complete or rejected, and never executed."""
 
 import dataclasses
 import os
@@ -90,40 +90,40 @@ class TestPublishedLayout:
         assert set(torch.serialization.get_safe_globals()) == allowed
 
 
-class TestRefused:
+class TestRejected:
     """What does not map completely, with the keys named."""
 
-    def refuse(self, state, tmp_path, match):
+    def reject(self, state, tmp_path, match):
         with pytest.raises(CheckpointError, match=match):
             network_of(state, tmp_path)
 
     def test_missing(self, tmp_path):
         state = state_of()
         del state["decode_head.conv_seg.bias"]
-        self.refuse(state, tmp_path, r"missing: decode_head\.conv_seg\.bias")
+        self.reject(state, tmp_path, r"missing: decode_head\.conv_seg\.bias")
 
     def test_unexpected(self, tmp_path):
         state = {**state_of(), "backbone.extra.weight": torch.zeros(1)}
-        self.refuse(state, tmp_path, r"unexpected: backbone\.extra\.weight")
+        self.reject(state, tmp_path, r"unexpected: backbone\.extra\.weight")
 
     def test_of_another_shape(self, tmp_path):
         state = {**state_of(), "decode_head.conv_seg.bias": torch.zeros(3)}
-        self.refuse(state, tmp_path, r"conv_seg\.bias \(3,\) instead of \(2,\)")
+        self.reject(state, tmp_path, r"conv_seg\.bias \(3,\) instead of \(2,\)")
 
     def test_not_real_numbers(self, tmp_path):
         state = {**state_of(), "decode_head.conv_seg.bias": torch.tensor([1, 2])}
-        self.refuse(state, tmp_path, r"not real numbers: .*int64")
+        self.reject(state, tmp_path, r"not real numbers: .*int64")
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_not_finite(self, value, tmp_path):
         state = {**state_of(), "decode_head.conv_seg.bias": torch.tensor([0, value])}
-        self.refuse(state, tmp_path, r"not finite: decode_head\.conv_seg\.bias")
+        self.reject(state, tmp_path, r"not finite: decode_head\.conv_seg\.bias")
 
     def test_another_head_is_recognised(self, tmp_path):
-        self.refuse(state_of("pspnet"), tmp_path, "seems to have the head 'pspnet'")
+        self.reject(state_of("pspnet"), tmp_path, "seems to have the head 'pspnet'")
 
     def test_long_lists_are_shortened(self, tmp_path):
-        self.refuse({"other": torch.zeros(1)}, tmp_path, r"missing: .*, and \d+ more")
+        self.reject({"other": torch.zeros(1)}, tmp_path, r"missing: .*, and \d+ more")
 
 
 class TestOurLayout:
@@ -150,12 +150,12 @@ class TestOurLayout:
         for key, value in network.state_dict().items():
             assert torch.equal(back[key], value.half().float())
 
-    def test_of_a_newer_version_is_refused(self, tmp_path):
+    def test_of_a_newer_version_is_rejected(self, tmp_path):
         content = {"format": "vesselseg", "version": 2, "spec": {}, "state_dict": state_of()}
         with pytest.raises(CheckpointError, match=r"version 2.*Update vesselseg"):
             network_of(content, tmp_path)
 
-    def test_without_its_record_is_refused(self, tmp_path):
+    def test_without_its_record_is_rejected(self, tmp_path):
         content = {"format": "vesselseg", "version": 1, "state_dict": state_of()}
         with pytest.raises(CheckpointError, match="no model spec"):
             network_of(content, tmp_path)
@@ -204,7 +204,7 @@ class TestHostile:
             network_of(content, tmp_path, _use_new_zipfile_serialization=zipped)
         assert not mark.exists()
 
-    def test_a_gadget_beside_a_numpy_scalar_is_refused_too(self, tmp_path):
+    def test_a_gadget_beside_a_numpy_scalar_is_rejected_too(self, tmp_path):
         mark = tmp_path / "executed"
         content = {"meta": [np.float64(1), Gadget(os.mkdir, str(mark))], "state_dict": state_of()}
         with pytest.raises(CheckpointError, match="could execute code"):

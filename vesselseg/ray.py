@@ -226,14 +226,14 @@ def run_on_cluster(
     if use_gpu:
         options = {**options, "device": "cuda"}  # the GPU that Ray gives to the worker
     pool = workers or max(int(resources.get("GPU" if use_gpu else "CPU", 1)), 1)
-    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger).remote()
+    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
     size = min(_BATCH, math.ceil(len(jobs) / (4 * pool)))
     batches = [{"jobs": [*jobs[start : start + size]]} for start in range(0, len(jobs), size)]
     dataset = ray.data.from_items(batches, override_num_blocks=len(batches))
     dataset.context.enable_progress_bars = False
     results = dataset.map(
         Worker,
-        fn_constructor_kwargs={**options, "model": ray.put(model), "ledger": ledger},
+        fn_constructor_kwargs={**options, "model": ray.put(model), "attempts": attempts},
         compute=ray.data.ActorPoolStrategy(size=min(pool, len(batches))),
         num_cpus=1,
         num_gpus=1 if use_gpu else 0,
@@ -275,21 +275,21 @@ def connect(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-class Ledger:
+class Attempts:
     """An actor that records which photographs workers died of, since they cannot say so.
 
     Ray retries the photographs of a worker that died, without end. At first they share batches
-    and threads; after a death they come one by one, and the ledger records which one was running.
+    and threads; after a death they come one by one, and the actor records which one was running.
     """
 
     def __init__(self) -> None:
-        self.attempts: Counter[str] = Counter()
+        self.tried: Counter[str] = Counter()
         self.started: Counter[str] = Counter()
 
     def attempt(self, names: list[str]) -> tuple[int, dict[str, int]]:
         """Record an attempt; return how many there were, and the deaths of each photograph."""
-        self.attempts[names[0]] += 1
-        return self.attempts[names[0]], {name: self.started[name] for name in names}
+        self.tried[names[0]] += 1
+        return self.tried[names[0]], {name: self.started[name] for name in names}
 
     def start(self, name: str) -> None:
         """Record that a worker has this photograph and no other."""
@@ -307,8 +307,8 @@ class Worker:
     ----------
     model : ray.ObjectRef
         Of the Segmenter.
-    ledger : ray.ActorHandle
-        Of the run's :class:`Ledger`.
+    attempts : ray.ActorHandle
+        Of the run's :class:`Attempts`.
     device, precision : str or None
         For this worker; None keeps the Segmenter's.
     options : dict
@@ -316,21 +316,21 @@ class Worker:
     """
 
     def __init__(
-        self, model: Any, ledger: Any, device: str | None, precision: str | None, **options: Any
+        self, model: Any, attempts: Any, device: str | None, precision: str | None, **options: Any
     ) -> None:
         import ray
 
         self.model: Segmenter = ray.get(model)
         if device or precision:
             self.model = self.model.to(device, precision)
-        self.ledger = ledger
+        self.attempts = attempts
         self.options = options
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         import ray
 
         jobs: list[Job] = batch["jobs"]
-        attempt, deaths = ray.get(self.ledger.attempt.remote([job.name for job in jobs]))
+        attempt, deaths = ray.get(self.attempts.attempt.remote([job.name for job in jobs]))
         if attempt == 1:
             try:
                 return {"rows": self.segment(jobs)}
@@ -341,12 +341,12 @@ class Worker:
             if deaths[job.name] >= _DEATHS:
                 rows.append({"input": job.name, "error": _DIED})
                 continue
-            ray.get(self.ledger.start.remote(job.name))
+            ray.get(self.attempts.start.remote(job.name))
             try:
                 rows += self.segment([job])
             except Exception as error:
                 rows.append({"input": job.name, "error": repr(error)})
-            ray.get(self.ledger.finish.remote(job.name))
+            ray.get(self.attempts.finish.remote(job.name))
         return {"rows": rows}
 
     def segment(self, jobs: Sequence[Job]) -> list[Row]:

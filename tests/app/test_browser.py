@@ -128,7 +128,7 @@ def test_only_the_server_itself_was_asked(driver, address):
     assert [name for name in names if "/segment?" in name] == [f"{address}segment?model="
         + vesselseg.list_models()[0].name]  # fmt: skip
     assert all(name.startswith((address, "data:", "blob:" + address)) for name in names)
-    # Where the browser would tell what it refused or could not load.
+    # Where the browser would tell what it rejected or could not load.
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
@@ -146,7 +146,7 @@ def test_downloaded_overlay_has_the_opacity_that_is_set(driver, folder, expected
         ("new Uint8Array(50e6 + 1)", "notes.jpg: has 50.0 MB; at most 50 MB are taken"),
     ],
 )
-def test_dropped_file_that_is_not_accepted_is_told(driver, content, told):
+def test_dropped_file_that_is_not_accepted_is_reported(driver, content, told):
     driver.execute_script(
         "const dropped = new DataTransfer();"
         f"dropped.items.add(new File([{content}], 'notes.jpg'));"

@@ -55,7 +55,7 @@ def test_another_is_loaded_when_chosen_and_kept(models, loaded):
     assert loaded == [CACHED, EMBEDDED]
 
 
-def test_one_that_is_not_here_is_refused_and_not_downloaded(models, loaded):
+def test_one_that_is_not_here_is_rejected_and_not_downloaded(models, loaded):
     with pytest.raises(UnknownModelError, match=f"'{ABSENT}' is not on this machine"):
         models.get(ABSENT)
     assert loaded == []

@@ -102,7 +102,7 @@ def test_network_runs_once_whatever_is_asked_afterwards(url, content, asked):
     assert len(asked) == 1
 
 
-def test_result_is_forgotten_when_told_and_when_others_come(url, content):
+def test_result_is_forgotten_when_reported_and_when_others_come(url, content):
     def there(token):
         return requests.get(f"{url}/results/{token}/mask.png", timeout=30).status_code == 200
 
@@ -149,7 +149,7 @@ def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_errors_of_the_library_are_told(url, path, content, told):
+def test_errors_of_the_library_are_reported(url, path, content, told):
     answer = requests.post(f"{url}/{path}", data=content, timeout=30)
     assert answer.status_code == 400
     assert told in answer.text
@@ -165,7 +165,7 @@ def test_errors_of_the_library_are_told(url, path, content, told):
         ("opacity=-1", "opacity is -1.0; it must be"),
     ],
 )
-def test_numbers_out_of_range_are_told(url, content, query, told):
+def test_numbers_out_of_range_are_reported(url, content, query, told):
     token = segmented(url, content)["token"]
     answer = requests.get(f"{url}/results/{token}/overlay.png?{query}", timeout=30)
     assert answer.status_code == 400
@@ -173,7 +173,7 @@ def test_numbers_out_of_range_are_told(url, content, query, told):
 
 
 @pytest.mark.parametrize("how", ["length announced", "in chunks"])
-def test_larger_files_are_refused(url, how, asked):
+def test_larger_files_are_rejected(url, how, asked):
     content = b"x" * 100_001
     data = content if how == "length announced" else iter([content[:60_000], content[60_000:]])
     answer = requests.post(f"{url}/segment", data=data, timeout=30)
@@ -182,7 +182,7 @@ def test_larger_files_are_refused(url, how, asked):
     assert asked == []
 
 
-def test_what_was_not_expected_is_told_without_details():
+def test_what_was_not_expected_is_reported_without_details():
     def broken(content):
         raise RuntimeError(f"/a/path/of/the/server: {content}")
 
@@ -192,7 +192,7 @@ def test_what_was_not_expected_is_told_without_details():
     assert answer.text == "Unexpected error: RuntimeError. The terminal shows more."
 
 
-def test_page_names_no_other_host_and_the_browser_is_told_to_ask_none(url):
+def test_page_names_no_other_host_and_the_browser_is_reported_to_ask_none(url):
     disclaimers = 0
     for path in ("", "page.css", "page.js", "settings"):
         answer = requests.get(f"{url}/{path}", timeout=30)

@@ -33,12 +33,12 @@ class TestDevice:
         assert choose_device("auto").type == "cpu"
 
     @pytest.mark.parametrize("device", ["cuda:7", "mps:3", "xpu", "cpu:1"])
-    def test_one_that_is_not_there_is_refused(self, device):
+    def test_one_that_is_not_there_is_rejected(self, device):
         with pytest.raises(DeviceError, match="not available here; found: cpu"):
             choose_device(device)
 
     @pytest.mark.parametrize("device", ["cud", "", None, 1.5])
-    def test_one_that_does_not_exist_is_refused(self, device):
+    def test_one_that_does_not_exist_is_rejected(self, device):
         with pytest.raises(DeviceError, match="Allowed are 'auto', 'cpu', 'cuda'"):
             choose_device(device)
 
@@ -54,7 +54,7 @@ class TestPrecision:
         monkeypatch.setattr(ops, "_is_mkldnn_bf16_supported", lambda: False)
         assert choose_precision("auto", CPU) == "float32"
 
-    def test_what_the_device_cannot_do_is_refused_by_name(self, monkeypatch):
+    def test_what_the_device_cannot_do_is_rejected_by_name(self, monkeypatch):
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False)
         with pytest.raises(DeviceError, match="'cpu' cannot compute in float16; it can in float32"):
             choose_precision("float16", CPU)
@@ -128,7 +128,7 @@ class TestBatchSize:
         assert choose_batch_size(3, NARROW, CPU, "float32") == 3
 
     @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
-    def test_refused(self, size):
+    def test_rejected(self, size):
         with pytest.raises(OptionError, match="must be a positive integer"):
             choose_batch_size(size, NARROW, CPU, "float32")
 

@@ -109,7 +109,7 @@ def test_standard_input_is_named_stdin() -> None:
     assert planned("-") == {"-": "out/stdin.png"}
 
 
-def test_two_images_that_would_write_the_same_file_are_refused_by_name() -> None:
+def test_two_images_that_would_write_the_same_file_are_rejected_by_name() -> None:
     photographs(Path(), ["a/eye.jpg", "b/eye.jpg", "c/eye.jpg", "c/eye.tif"])
     with pytest.raises(OptionError, match=r"'a/eye.jpg' and 'b/eye.jpg' would both write 'out"):
         plan_jobs(["a/eye.jpg", "b/eye.jpg"], "out")
@@ -155,7 +155,7 @@ def test_where_there_is_no_image_at_all_it_is_said_what_is_taken(text: str) -> N
         plan_jobs([text], "out")
 
 
-def test_one_empty_folder_among_others_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_empty_folder_among_others_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     photographs(Path("p"), ["eye.jpg"])
     Path("empty").mkdir()
     assert len(plan_jobs(["empty", "p"], "out")) == 1
@@ -240,7 +240,7 @@ def test_results_of_an_earlier_run_at_an_address_are_no_photographs(far: str) ->
         plan_jobs([f"{far}/sub"], f"{far}/sub")
 
 
-def test_an_unknown_scheme_is_told(far: str) -> None:
+def test_an_unknown_scheme_is_reported(far: str) -> None:
     del far
     with pytest.raises(OptionError, match="not an address that can be opened"):
         plan_jobs(["nonsense://bucket/eye.png"], "out")

@@ -90,7 +90,7 @@ def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read(tmp_path / "missing.jsonl") == []
 
 
-def test_a_file_that_is_no_manifest_is_not_replaced(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_manifest_is_not_replaced(tmp_path: Path) -> None:
     (eye,) = photographs(tmp_path, ["eye.png"])
     table = tmp_path / "table.csv"
     table.write_text("name,dice\n")
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_manifest_is_not_replaced(tmp_path: Path) -> None:
     assert read(tmp_path / "run.jsonl") == []
 
 
-def test_a_manifest_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         Manifest(tmp_path / "file" / "run.jsonl")
@@ -205,7 +205,7 @@ def test_a_file_of_others_is_not_replaced(tmp_path: Path) -> None:
 
 
 @needs_pyarrow
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         ParquetManifest(str(tmp_path / "file" / "m.parquet")).begin([])

@@ -186,7 +186,7 @@ def test_an_interruption_leaves_what_was_finished(
     assert 0 < len(reports) < 20
 
 
-def test_a_wrong_option_is_told_before_any_work(model: Segmenter, tmp_path: Path) -> None:
+def test_a_wrong_option_is_reported_before_any_work(model: Segmenter, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="scale is 'half'"):
         run(jobs_of(tmp_path, 2), model, scale="half")
     assert not (tmp_path / "out").exists()

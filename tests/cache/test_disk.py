@@ -67,7 +67,7 @@ class TestDisk:
         assert str(home) in str(caught.value)
         assert "set VESSELSEG_HOME to another folder" in str(caught.value)
 
-    def test_a_full_disk_is_told_and_continued_when_there_is_room(
+    def test_a_full_disk_is_reported_and_continued_when_there_is_room(
         self, spec, home, server, content, monkeypatch
     ):
         room = 5 * (1 << 16)

@@ -210,7 +210,7 @@ class TestImport:
         spec = dataclasses.replace(spec, sources=known)
         assert vesselseg.import_file(tmp_path / "x", spec) == home / "original.pth"
 
-    def test_a_wrong_file_is_refused(self, spec, home, tmp_path, other):
+    def test_a_wrong_file_is_rejected(self, spec, home, tmp_path, other):
         path = vesselseg.download(spec)
         (tmp_path / "page.pth").write_text("<html>")
         (tmp_path / "other.pth").write_bytes(other)

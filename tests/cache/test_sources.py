@@ -47,7 +47,7 @@ class TestMirrors:
         paths = ["/mirror/current.pth", "/mirror/original.pth", "/mirror/original.pth.json"]
         assert [request.path for request in server.requests] == paths
 
-    def test_a_password_in_an_address_is_not_told(self, spec, server, content, monkeypatch):
+    def test_a_password_in_an_address_is_not_reported(self, spec, server, content, monkeypatch):
         server.serve("/mirror/original.pth", File(content))
         mirror = f"{server.url.replace('//', '//somebody:secret@')}/mirror"
         monkeypatch.setenv("VESSELSEG_MIRROR", mirror)
@@ -95,7 +95,7 @@ class TestMirrors:
 
 
 class TestErrors:
-    def test_every_address_is_told_with_its_answer_and_what_to_do(self, spec, server, home):
+    def test_every_address_is_reported_with_its_answer_and_what_to_do(self, spec, server, home):
         current = dataclasses.replace(spec.sources[0], digits="5daf6d3b")
         original = dataclasses.replace(spec.sources[1], sha256="ab" * 32)
         server.serve("/current.pth", Status(404))
@@ -183,7 +183,7 @@ class TestPackaged:
 
 
 class TestProgress:
-    def test_a_function_is_told_all_bytes(self, spec, content):
+    def test_a_function_is_reported_all_bytes(self, spec, content):
         calls = []
         vesselseg.download(spec, progress=lambda *call: calls.append(call))
         assert calls[0] == (0, len(content))

@@ -215,7 +215,7 @@ class TestBroken:
         assert vesselseg.download(at(url)) == home / "a.pth"
         assert "Range" not in server.requests[1].headers
 
-    def test_breaking_off_again_and_again_is_told_and_continued_by_the_next_call(
+    def test_breaking_off_again_and_again_is_reported_and_continued_by_the_next_call(
         self, server, home, content
     ):
         url = server.serve("/a.pth", File(content, cut=CHUNK))
@@ -238,7 +238,7 @@ class TestBroken:
 
 
 class TestWrong:
-    def refused(self, server, home, answer, match, **pinned):
+    def rejected(self, server, home, answer, match, **pinned):
         """`answer` is not taken, alone or before a good one."""
         url = server.serve("/a.pth", answer)
         with pytest.raises(DownloadError, match=match):
@@ -248,21 +248,21 @@ class TestWrong:
 
     def test_a_page_in_place_of_the_file(self, server, home, content):
         page = File(b"\n<!DOCTYPE html><title>This domain is for sale</title>")
-        url = self.refused(server, home, page, "a page of text")
+        url = self.rejected(server, home, page, "a page of text")
         assert not parts(home)
         good = server.serve("/b.pth", File(content))
         assert vesselseg.download(at(url, good)) == home / "b.pth"
 
     def test_too_few_bytes_announced(self, server, home, content):
-        self.refused(server, home, File(content, announce=len(content) - 100), "damaged")
+        self.rejected(server, home, File(content, announce=len(content) - 100), "damaged")
 
     def test_too_few_bytes_sent(self, server, home, content):
         short = File(content[: 2 * CHUNK], announce=len(content), etag=None)
-        self.refused(server, home, short, f"after {2 * CHUNK} of {len(content)} bytes")
+        self.rejected(server, home, short, f"after {2 * CHUNK} of {len(content)} bytes")
         assert not parts(home)
 
     def test_too_few_bytes_without_a_length(self, server, home, content):
-        self.refused(server, home, File(content[:-100], announce=0), "damaged")
+        self.rejected(server, home, File(content[:-100], announce=0), "damaged")
 
     def test_bytes_after_the_announced_length_are_not_read(self, server, home, content):
         url = server.serve("/a.pth", File(content + b"more", announce=len(content)))
@@ -271,16 +271,16 @@ class TestWrong:
     def test_too_many_bytes(self, server, home, content):
         pinned = hashlib.sha256(content).hexdigest()
         answer = File(content + b"more", announce=0)
-        self.refused(server, home, answer, "the model spec pins", sha256=pinned)
+        self.rejected(server, home, answer, "the model spec pins", sha256=pinned)
 
     def test_wrong_bytes(self, server, home, content):
         middle = len(content) // 2
         wrong = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        self.refused(server, home, File(wrong), "damaged")
+        self.rejected(server, home, File(wrong), "damaged")
 
     def test_an_encoding_that_was_not_asked_for(self, server, home, content):
         answer = File(content, headers={"Content-Encoding": "gzip"})
-        self.refused(server, home, answer, "encoding 'gzip'")
+        self.rejected(server, home, answer, "encoding 'gzip'")
 
     def test_no_address_at_all(self):
         with pytest.raises(DownloadError, match=r"InvalidURL: .*No host"):
@@ -305,7 +305,7 @@ class TestTls:
         server.url = server.url.replace("http:", "https:")
         return tmp_path / "certificate.pem"
 
-    def test_an_unknown_certificate_is_refused_unless_it_is_named(
+    def test_an_unknown_certificate_is_rejected_unless_it_is_named(
         self, server, home, content, certificate, monkeypatch, caplog
     ):
         url = server.serve("/a.pth", File(content))

@@ -66,7 +66,7 @@ def test_other_address_options_and_file(command, model, tmp_path):
     assert "there is no password and nothing is encrypted" in process.communicate(timeout=30)[1]
 
 
-def test_port_in_use_is_told(capsys):
+def test_port_in_use_is_reported(capsys):
     needs_extra()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -76,7 +76,7 @@ def test_port_in_use_is_told(capsys):
     assert "--port 0" in told
 
 
-def test_model_that_does_not_exist_is_told_before_anything_is_served(capsys):
+def test_model_that_does_not_exist_is_reported_before_anything_is_served(capsys):
     needs_extra()
     assert main(["app", "--port", "0", "--model", "no.pth"]) == 1
     assert "no.pth" in capsys.readouterr().err
@@ -84,7 +84,7 @@ def test_model_that_does_not_exist_is_told_before_anything_is_served(capsys):
     assert "There is no model 'unet'" in capsys.readouterr().err
 
 
-def test_missing_extra_is_told(capsys, monkeypatch):
+def test_missing_extra_is_reported(capsys, monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments):
@@ -101,7 +101,7 @@ def test_missing_extra_is_told(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [["--port", "70000"], ["--port", "web"], ["--max-upload", "0"]])
-def test_wrong_values_are_refused(options, capsys):
+def test_wrong_values_are_rejected(options, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["app", *options])
     assert ended.value.code == 2

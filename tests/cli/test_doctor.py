@@ -83,7 +83,7 @@ def test_the_models_own_weights_are_tried_where_they_are_there(
     assert report(capsys)["network"] == "small"
 
 
-def test_a_precision_that_gives_another_mask_or_no_gain_is_told() -> None:
+def test_a_precision_that_gives_another_mask_or_no_gain_is_reported() -> None:
     row = {"precision": "bfloat16", "seconds": 0.5, "equal_pixels": 0.9995}
     assert doctor.judge(row, 1.0) == "good"
     assert doctor.judge(row, 0.4) == "slower than float32"
@@ -99,10 +99,10 @@ def test_no_random_state_is_touched(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_network_is_left_alone(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> NoReturn:
+    def reject(*_: object) -> NoReturn:
         raise AssertionError("a connection was opened")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect", reject)
     assert "hosts" not in report(capsys)
 
 
@@ -124,7 +124,7 @@ def host() -> Iterator[str]:
         thread.join()
 
 
-def test_hosts_are_asked_if_told_to(
+def test_hosts_are_asked_if_reported_to(
     host: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urls = [f"http://{host}/weights.pth", "http://127.0.0.1:9/weights.pth", "package:own.pth"]

@@ -1,4 +1,4 @@
-"""``vesselseg evaluate``: what it prints, writes, refuses and returns."""
+"""``vesselseg evaluate``: what it prints, writes, rejects and returns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def refuse(capsys, *arguments):
+def reject(capsys, *arguments):
     """Standard error of arguments that are wrong usage."""
     with pytest.raises(SystemExit) as exit_:
         main(["evaluate", *map(str, arguments)])
@@ -148,7 +148,7 @@ def test_options_reach_the_model(tmp_path, weights, capsys):
     assert "scale 0.75, bfloat16 on cpu, threshold 0.25" in out
 
 
-def test_weights_are_read_for_a_named_model_and_refused_if_they_are_not_its(
+def test_weights_are_read_for_a_named_model_and_rejected_if_they_are_not_its(
     tmp_path, weights, capsys
 ):
     folder = drawn.pairs(tmp_path / "data")
@@ -215,7 +215,7 @@ def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
     ],
 )
 def test_wrong_usage_exits_with_2_before_any_work(arguments, message, capsys):
-    assert message in refuse(capsys, *arguments)
+    assert message in reject(capsys, *arguments)
 
 
 def test_help_names_every_option_and_loads_no_torch():

@@ -43,7 +43,7 @@ def test_without_a_model_it_is_the_embedded_one_and_segment_takes_the_file(tmp_p
 
 
 @pytest.mark.parametrize("words", [[], ["-o", "drive.pth"], ["-o", ""]])
-def test_a_place_that_is_no_onnx_file_is_wrong_usage(
+def test_a_place_that_is_not_a_onnx_file_is_wrong_usage(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", *words]) == 2

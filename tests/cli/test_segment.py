@@ -187,7 +187,7 @@ def test_a_pipe(
     assert (pixels(Path("out/stdin.png")) == pixels(Path("out/eye.png"))).all()
 
 
-def test_standard_input_that_is_no_image(
+def test_standard_input_that_is_not_a_image(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     standard_input(monkeypatch, b"nothing of the kind")
@@ -217,7 +217,7 @@ def test_standard_input_that_is_no_image(
         (["a", "-o", "out", "--manifest", "a/eye.png"], "is not a manifest"),
     ],
 )
-def test_wrong_usage_is_told(
+def test_wrong_usage_is_reported(
     model: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photographs(Path(), ["a/eye.png", "b/eye.png"])
@@ -233,7 +233,7 @@ def test_wrong_usage_is_told(
     ["--threshold=1.5", "--threshold=x", "--scale=half", "--scale=-1", "--scale=nan", "--part=3/2",
      "--part=0/2", "--part=2", "--batch-size=0", "--overlay-style=dots"],
 )  # fmt: skip
-def test_values_outside_what_is_allowed_are_told(
+def test_values_outside_what_is_allowed_are_reported(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -245,7 +245,7 @@ def test_values_outside_what_is_allowed_are_told(
 # Failures and interruptions
 
 
-def test_unreadable_images_are_told_and_the_rest_goes_on(
+def test_unreadable_images_are_reported_and_the_rest_goes_on(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photographs(Path("p"), ["1.png", "2.png", "3.png"])

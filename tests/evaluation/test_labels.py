@@ -62,7 +62,7 @@ def test_an_image_may_have_no_vessel(tmp_path):
     assert not read_label(tmp_path / "label.png").any()
 
 
-def test_values_of_neither_convention_are_refused_not_read_as_background(tmp_path):
+def test_values_of_neither_convention_are_rejected_not_read_as_background(tmp_path):
     palette((0, 0, 0), (128, 0, 0)).save(tmp_path / "label.png")
 
     with pytest.raises(DatasetError, match="values up to 38; black and white must be"):

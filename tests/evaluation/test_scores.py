@@ -149,7 +149,7 @@ def test_each_photograph_is_handed_over_with_its_pixels(tmp_path, model):
 @pytest.mark.parametrize(
     ("file", "dataset"), [("labels/b.png", "pairs"), ("Image_11L_2ndHO.png", "chase_db1")]
 )
-def test_a_label_of_another_size_is_refused(tmp_path, model, file, dataset):
+def test_a_label_of_another_size_is_rejected(tmp_path, model, file, dataset):
     if dataset == "pairs":
         found = read(drawn.pairs(tmp_path))
     else:

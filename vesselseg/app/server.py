@@ -129,7 +129,7 @@ def make_app(
         results.forget(request.path_params["token"])
         return Response(status_code=204)
 
-    def told(_: Request, error: Exception) -> Response:
+    def rejected(_: Request, error: Exception) -> Response:
         return PlainTextResponse(str(error), 400)
 
     def unexpected(_: Request, error: Exception) -> Response:
@@ -152,7 +152,11 @@ def make_app(
             Route("/results/{token}/{file}", file),
         ],
         middleware=guards,
-        exception_handlers={VesselsegError: told, FileNotFoundError: told, Exception: unexpected},
+        exception_handlers={
+            VesselsegError: rejected,
+            FileNotFoundError: rejected,
+            Exception: unexpected,
+        },
     )
 
 
