@@ -1,6 +1,6 @@
-"""Inside another program: an array in, an array out, with the program's own logger and device.
+"""vesselseg inside another program: an array in, an array out, with its own logger and device.
 
-Nothing global changes: no logging handler, no thread count, no random state, no output.
+Nothing global changes: no logging handler, thread count, random state or output.
 """
 
 import logging
@@ -13,7 +13,7 @@ import vesselseg
 
 
 class VesselFinder:
-    """What a program might wrap around the library."""
+    """A wrapper that a program might have."""
 
     def __init__(self, device: str = "auto") -> None:
         self.model = vesselseg.load_model(device=device)
@@ -24,7 +24,7 @@ class VesselFinder:
 
 
 if __name__ == "__main__":
-    # Warnings, such as for a photograph of unusual scale, arrive at the logger "vesselseg".
+    # Warnings, for example about a photograph of unusual scale, go to the logger "vesselseg".
     logging.basicConfig(format="program | %(name)s | %(message)s")
     finder = VesselFinder(device="cpu")
     with Image.open(Path(__file__).with_name("fundus.jpg")) as image:
@@ -34,4 +34,4 @@ if __name__ == "__main__":
     try:
         finder.find(photograph.astype(np.int64))
     except vesselseg.ImageError as error:
-        print(f"refused: {error}")
+        print(f"rejected: {error}")

@@ -1,4 +1,4 @@
-"""All photographs of a folder: masks of the same names, in another folder.
+"""Segment all photographs of a folder; write masks of the same names to another folder.
 
 python examples/folder.py [PHOTOGRAPHS [MASKS]]
 """

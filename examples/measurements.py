@@ -1,7 +1,7 @@
-"""Files for tools that measure vessels: the mask and the field of view, as most of them take.
+"""The files that most tools for measuring vessels need: the mask and the field of view.
 
-Both are PNGs of the photograph's own size with 0 and 255 in one channel. Widths, tortuosity or
-fractal dimension are such a tool's work; here only the share of vessel in the field of view.
+Both are PNG files of the photograph's own size with 0 and 255 in one channel. Widths, tortuosity
+and fractal dimension are for such a tool; this script only prints the share of vessel.
 """
 
 import json
@@ -19,9 +19,8 @@ result = vesselseg.segment(PHOTOGRAPH)
 result.save(OUTPUT / "fundus.png")
 result.save(OUTPUT / "fundus_fov.png", kind="fov")
 
-density = result.mask[result.field_of_view].mean()
-print(f"vessel density inside the field of view: {density:.3f}")
+print(f"vessel density inside the field of view: {result.vessel_fraction():.3f}")
 
-with Image.open(OUTPUT / "fundus.png") as image:  # how it came about travels with the file
+with Image.open(OUTPUT / "fundus.png") as image:  # the provenance is in the file
     provenance = json.loads(image.text["vesselseg"])
-print(f"made by {provenance['model']} of vesselseg {provenance['vesselseg']}")
+print(f"computed by {provenance['model']} with vesselseg {provenance['vesselseg']}")

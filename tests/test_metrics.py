@@ -195,12 +195,12 @@ def test_auc_of_a_single_class_is_not_a_number(label):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: confusion(MASK, LABEL[:1]), r"mask has the shape \(2, 4\), the label \(1, 4\)"),
+        (lambda: confusion(MASK, LABEL[:1]), r"mask has the shape \(2, 4\), but the label \(1, 4\)"),
         (lambda: confusion(MASK, LABEL, LABEL.T), r"fov has the shape \(4, 2\)"),
         (lambda: confusion(np.array([[0.2, 0.7]]), [[0, 1]]), "needs a threshold first"),
-        (lambda: confusion([[0, -1]], [[0, 1]]), "mask has to be bool"),
+        (lambda: confusion([[0, -1]], [[0, 1]]), "mask must be bool"),
         (lambda: metrics.auc(np.ones(3), [0, 1]), r"probability has the shape \(3,\)"),
-        (lambda: metrics.auc([0.1, math.nan], [0, 1]), "not a number"),
+        (lambda: metrics.auc([0.1, math.nan], [0, 1]), "not numbers"),
     ],
 )
 def test_arrays_that_do_not_fit_are_rejected(call, message):

@@ -117,22 +117,23 @@ def load_model(
             f"calibration is for precision='int8' with backend='openvino'; this is "
             f"{chosen_precision}. Leave it out."
         )
-    loaded: Backend
     if kind is OnnxBackend:
         assert file is not None
-        loaded = OnnxBackend(file, chosen_device)
-        spec, digest = loaded.spec, loaded.sha256
-    else:
-        network, spec, digest = load_network(spec, file)
-        if kind is TorchBackend:
-            loaded = TorchBackend(network, spec, chosen_device, chosen_precision)
-        else:
-            quantized = None
-            if chosen_precision == "int8":
-                from .backends.quantize import quantize
+        onnx = OnnxBackend(file, chosen_device)
+        return Segmenter(
+            onnx, onnx.spec, sha256=onnx.sha256, batch_size=batch_size, max_pixels=max_pixels
+        )
+    network, spec, digest = load_network(spec, file)
+    quantized = None
+    if chosen_precision == "int8":
+        from .backends.quantize import quantize
 
-                quantized = quantize(network, spec, calibration, max_pixels)
-            loaded = OpenVinoBackend(network, spec, chosen_precision, quantized)
+        quantized = quantize(network, spec, calibration, max_pixels)
+    loaded: Backend
+    if kind is OpenVinoBackend:
+        loaded = OpenVinoBackend(network, spec, chosen_precision, quantized)
+    else:
+        loaded = TorchBackend(network, spec, chosen_device, chosen_precision)
     return Segmenter(loaded, spec, sha256=digest, batch_size=batch_size, max_pixels=max_pixels)
 
 

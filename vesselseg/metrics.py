@@ -1,8 +1,7 @@
 """How well a mask or a probability agrees with a label.
 
-All figures are fractions in [0, 1], and NaN where they are not defined: a ratio whose denominator
-is zero has no value, and no value is made up for it. Of an image without any vessel, in mask and
-label alike, Dice is NaN, not 0 or 1; its specificity is still a number.
+All figures are fractions in [0, 1], and NaN if they are not defined: the Dice of an image without
+vessels in both mask and label is NaN, not 0 or 1, while its specificity is still a number.
 
 ::
 
@@ -10,7 +9,7 @@ label alike, Dice is NaN, not 0 or 1; its specificity is still a number.
     dice(counts), sensitivity(counts), specificity(counts), accuracy(counts)
     auc(probability, label, fov), cldice(mask, label, fov)
 
-Counts of several images can be added, which pools their pixels: ``dice(first + second)``.
+Counts of several images can be added to pool their pixels: ``dice(first + second)``.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ class SkeletonOverlap(NamedTuple):
     Attributes
     ----------
     mask, mask_in_label : int
-        Of the mask's skeleton, and those of them that lie in the label.
+        Pixels of the mask's skeleton, and those of them inside the label.
     label, label_in_mask : int
-        Of the label's skeleton, and those of them that lie in the mask.
+        Pixels of the label's skeleton, and those of them inside the mask.
     """
 
     mask: int = 0
@@ -56,13 +55,14 @@ class SkeletonOverlap(NamedTuple):
 
     @property
     def cldice(self) -> float:
-        """Centreline Dice of these pixels; see :func:`cldice`."""
+        """Centreline Dice of these pixels."""
         if not self.mask and not self.label:
             return float("nan")
-        precision = _ratio(self.mask_in_label, self.mask)
-        sensitivity = _ratio(self.label_in_mask, self.label)
-        product = self.mask_in_label * self.label_in_mask
-        return 2 * precision * sensitivity / (precision + sensitivity) if product else 0.0
+        precision = ratio(self.mask_in_label, self.mask)
+        sensitivity = ratio(self.label_in_mask, self.label)
+        if not self.mask_in_label * self.label_in_mask:
+            return 0.0
+        return 2 * precision * sensitivity / (precision + sensitivity)
 
 
 def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> Confusion:
@@ -71,9 +71,9 @@ def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -
     Parameters
     ----------
     mask, label : array (H, W)
-        Vessel or not: bool, or numbers of which one value beside 0 occurs (0 and 1, 0 and 255).
+        Vessel or not: bool, or numbers with one value besides 0 (0 and 1, or 0 and 255).
     fov : array (H, W), optional
-        Field of view, likewise; pixels outside are not counted.
+        Field of view, in the same form; pixels outside are not counted.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -
     OptionError
         If the arrays differ in shape, or one has more than two values.
     """
-    predicted, actual, inside = _masks(mask, label, fov)
+    predicted, actual, inside = to_masks(mask, label, fov)
     if inside is not None:
         predicted, actual = predicted[inside], actual[inside]
     tp = int(np.count_nonzero(predicted & actual))
@@ -94,26 +94,26 @@ def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -
 
 
 def dice(counts: Confusion) -> float:
-    """Dice coefficient of the vessels, also known as F1: ``2 TP / (2 TP + FP + FN)``.
+    """Dice coefficient of the vessels, or F1: ``2 TP / (2 TP + FP + FN)``.
 
-    Dice 1945, doi:10.2307/1932409. NaN where neither mask nor label has a vessel.
+    Dice 1945, doi:10.2307/1932409. NaN if neither mask nor label has a vessel.
     """
-    return _ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
+    return ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
 
 
 def sensitivity(counts: Confusion) -> float:
-    """Share of the label's vessels that were found: ``TP / (TP + FN)``; NaN without any."""
-    return _ratio(counts.tp, counts.tp + counts.fn)
+    """Share of the label's vessels that the mask has: ``TP / (TP + FN)``; NaN without any."""
+    return ratio(counts.tp, counts.tp + counts.fn)
 
 
 def specificity(counts: Confusion) -> float:
-    """Share of the label's background that was left: ``TN / (TN + FP)``; NaN without any."""
-    return _ratio(counts.tn, counts.tn + counts.fp)
+    """Share of the label's background that the mask leaves: ``TN / (TN + FP)``; NaN without any."""
+    return ratio(counts.tn, counts.tn + counts.fp)
 
 
 def accuracy(counts: Confusion) -> float:
-    """Share of the pixels that are right: ``(TP + TN) / all``; NaN of no pixels."""
-    return _ratio(counts.tp + counts.tn, sum(counts))
+    """Share of the pixels that agree: ``(TP + TN) / all``; NaN without pixels."""
+    return ratio(counts.tp + counts.tn, sum(counts))
 
 
 def auc(probability: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> float:
@@ -123,32 +123,34 @@ def auc(probability: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) 
     ----------
     probability : array of float or int (H, W)
         Any score that is higher where a vessel is more likely.
-    label, fov : array (H, W)
-        As for :func:`confusion`.
+    label : array (H, W)
+        Vessel or not: bool, or numbers with one value besides 0.
+    fov : array (H, W), optional
+        Field of view, in the same form; pixels outside are not counted.
 
     Returns
     -------
     float
-        NaN where the label has only vessels or none.
+        NaN if the label has only vessels or none.
 
     Raises
     ------
     OptionError
-        As :func:`confusion`; or if `probability` has NaN.
+        If the arrays differ in shape, label or fov have more than two values, or `probability`
+        has NaN.
 
     Notes
     -----
-    The area is the probability that a vessel pixel scores higher than a background pixel, ties
-    counting half: the Mann-Whitney U divided by the number of pairs (Hanley and McNeil 1982,
-    doi:10.1148/radiology.143.1.7063747). Nothing is binned, and no more than a sorted copy of
-    the scores is kept.
+    The area is the probability that a vessel pixel scores higher than a background pixel, with
+    ties counting half: the Mann-Whitney U divided by the number of pairs (Hanley and McNeil 1982,
+    doi:10.1148/radiology.143.1.7063747). Nothing is binned, and only a sorted copy of the scores
+    is kept.
     """
     scores = np.asarray(probability)
-    _, actual, inside = _masks(label, label, fov)
-    if scores.shape != actual.shape:
-        raise OptionError(_unequal("probability", scores.shape, actual.shape))
+    _, actual, inside = to_masks(label, label, fov)
+    check_shape("probability", scores, actual)
     if scores.dtype.kind == "f" and np.isnan(scores).any():
-        raise OptionError("probability has values that are not a number (NaN).")
+        raise OptionError("probability has values that are not numbers (NaN).")
     background = ~actual
     if inside is not None:
         actual, background = actual & inside, background & inside
@@ -156,13 +158,13 @@ def auc(probability: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) 
 
 
 def auc_of_scores(vessel: NDArray[Any], background: NDArray[Any]) -> float:
-    """As :func:`auc`, from the scores of the two classes, (N,) and (M,), which are sorted in place.
+    """Like :func:`auc`, from the scores of the two classes, (N,) and (M,), sorted in place.
 
-    For pooling: the scores of several images, one after another.
+    Use it to pool several images: join their scores.
     """
     if not vessel.size or not background.size:
         return float("nan")
-    vessel.sort()  # makes the searches below walk through memory in order
+    vessel.sort()  # sorted scores make the searches below walk through memory in order
     background.sort()
     lower = int(np.searchsorted(background, vessel, side="left").sum())
     not_higher = int(np.searchsorted(background, vessel, side="right").sum())
@@ -174,19 +176,21 @@ def cldice(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> f
 
     Parameters
     ----------
-    mask, label, fov : array (H, W)
-        As for :func:`confusion`. Vessels outside the field of view are removed from mask and
-        label before their centrelines are drawn.
+    mask, label : array (H, W)
+        Vessel or not: bool, or numbers with one value besides 0.
+    fov : array (H, W), optional
+        Field of view, in the same form. Vessels outside it are removed before skeletons are
+        computed.
 
     Returns
     -------
     float
-        NaN where neither has a vessel, 0 where only one has.
+        NaN if neither has a vessel, 0 if only one has.
 
     Raises
     ------
     OptionError
-        As :func:`confusion`.
+        If the arrays differ in shape, or one has more than two values.
     MissingExtraError
         If scikit-image is not installed.
 
@@ -205,59 +209,70 @@ def cldice(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> f
 def skeleton_overlap(
     mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None
 ) -> SkeletonOverlap:
-    """The pixels that clDice is made of; parameters and errors as :func:`cldice`."""
+    """Count the pixels that :func:`cldice` is made of; it has the same parameters and errors."""
     require_skeletons()
     from skimage.morphology import skeletonize
 
-    predicted, actual, inside = _masks(mask, label, fov)
+    predicted, actual, inside = to_masks(mask, label, fov)
     if inside is not None:
         predicted, actual = predicted & inside, actual & inside
-    of_mask, of_label = (np.asarray(skeletonize(v)) for v in (predicted, actual))  # type: ignore[no-untyped-call]
+    of_mask = np.asarray(skeletonize(predicted))  # type: ignore[no-untyped-call]
+    of_label = np.asarray(skeletonize(actual))  # type: ignore[no-untyped-call]
     return SkeletonOverlap(
-        *(int(np.count_nonzero(s))
-          for s in (of_mask, of_mask & actual, of_label, of_label & predicted))
-    )  # fmt: skip
+        int(np.count_nonzero(of_mask)),
+        int(np.count_nonzero(of_mask & actual)),
+        int(np.count_nonzero(of_label)),
+        int(np.count_nonzero(of_label & predicted)),
+    )
 
 
 def require_skeletons() -> None:
-    """Raise MissingExtraError if clDice cannot be computed here."""
+    """Raise MissingExtraError if skeletons cannot be computed here."""
     try:
         import skimage.morphology  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            "clDice draws centrelines with scikit-image, which is not installed. Install it "
-            "with: pip install 'vesselseg[eval]'"
+            "clDice needs scikit-image for skeletons, which is not installed. Install it: "
+            "pip install 'vesselseg[eval]'"
         ) from error
 
 
-def _masks(
+def to_masks(
     mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_] | None]:
-    label_ = _binary(label, "label")
-    mask_ = label_ if mask is label else _binary(mask, "mask")
-    fov_ = None if fov is None else _binary(fov, "fov")
-    for name, values in (("mask", mask_), ("fov", fov_)):
-        if values is not None and values.shape != label_.shape:
-            raise OptionError(_unequal(name, values.shape, label_.shape))
-    return mask_, label_, fov_
+    """Arrays of bool of one shape."""
+    actual = to_bool(label, "label")
+    predicted = actual if mask is label else to_bool(mask, "mask")
+    check_shape("mask", predicted, actual)
+    if fov is None:
+        return predicted, actual, None
+    inside = to_bool(fov, "fov")
+    check_shape("fov", inside, actual)
+    return predicted, actual, inside
 
 
-def _binary(values: ArrayLike, name: str) -> NDArray[np.bool_]:
+def to_bool(values: ArrayLike, name: str) -> NDArray[np.bool_]:
+    """An array of bool; OptionError if it has more than one value besides 0."""
     array = np.asarray(values)
     if array.dtype == np.bool_:
         return array
     true = array != 0
     if array.dtype.kind not in "iuf" or (array.size and (array[true] != array.max()).any()):
         raise OptionError(
-            f"{name} has to be bool, or numbers of which one value beside 0 occurs; it is an "
-            f"array of {array.dtype} with others. A probability needs a threshold first."
+            f"{name} must be bool, or numbers with one value besides 0; it is an array of "
+            f"{array.dtype} with others. A probability needs a threshold first."
         )
     return np.asarray(true)
 
 
-def _unequal(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    return f"{name} has the shape {shape}, the label {expected}; they have to be equal."
+def check_shape(name: str, array: NDArray[Any], label: NDArray[Any]) -> None:
+    """Raise OptionError if an array differs in shape from the label."""
+    if array.shape != label.shape:
+        raise OptionError(
+            f"{name} has the shape {array.shape}, but the label {label.shape}; they must be equal."
+        )
 
 
-def _ratio(numerator: int, denominator: int) -> float:
+def ratio(numerator: int, denominator: int) -> float:
+    """A ratio, or NaN if the denominator is zero."""
     return numerator / denominator if denominator else float("nan")

@@ -143,7 +143,7 @@ def test_downloaded_overlay_has_the_opacity_that_is_set(driver, folder, expected
     ("content", "told"),
     [
         ("'no image'", "notes.jpg: the 8 bytes given could not be decoded"),
-        ("new Uint8Array(50e6 + 1)", "notes.jpg: has 50.0 MB; at most 50 MB are taken"),
+        ("new Uint8Array(50e6 + 1)", "notes.jpg: has 50.0 MB; at most 50 MB are accepted"),
     ],
 )
 def test_dropped_file_that_is_not_accepted_is_reported(driver, content, told):
@@ -154,14 +154,80 @@ def test_dropped_file_that_is_not_accepted_is_reported(driver, content, told):
         " new DragEvent('drop', {dataTransfer: dropped, bubbles: true, cancelable: true}))"
     )
     wait(lambda: driver.find_element("id", "error").text.startswith(told))
-    assert not driver.find_element("id", "vessels").is_displayed()
-    assert not driver.find_element("css selector", "[data-file='mask.png']").is_enabled()
+    assert driver.find_element("id", "vessels").is_displayed()  # the last result stays
+    assert driver.find_element("css selector", "[data-file='mask.png']").is_enabled()
 
 
-def test_result_is_forgotten_when_the_page_is_left(driver):
-    driver.find_element("id", "file").send_keys(str(EXAMPLE))
-    wait(lambda: driver.find_element("id", "vessels").is_displayed())
-    file = driver.find_element("id", "photograph").get_attribute("src")
+def test_the_divider_is_dragged_on_the_picture(driver):
+    from selenium.webdriver import ActionChains
+
+    move(driver, "divider", 50)
+    line = driver.find_element("id", "line")
+    width = driver.find_element("id", "photograph").size["width"]
+    ActionChains(driver).drag_and_drop_by_offset(line, -width // 4, 0).perform()
+    value = int(driver.find_element("id", "divider").get_attribute("value"))
+    assert 23 <= value <= 27
+    move(driver, "divider", 0)
+
+
+def test_the_picture_can_be_zoomed_and_fitted_again(driver):
+    def width():
+        return driver.execute_script(
+            "return document.getElementById('photograph').getBoundingClientRect().width"
+        )
+
+    before = width()
+    driver.find_element("css selector", "[data-zoom='1.5']").click()
+    assert width() == pytest.approx(1.5 * before, rel=0.01)
+    driver.find_element("css selector", "[data-zoom='0']").click()
+    assert width() == pytest.approx(before, rel=0.01)
+
+
+def test_the_share_of_vessels_follows_the_threshold(driver, expected):
+    for threshold in (0.5, 0.3):
+        move(driver, "threshold", threshold)
+        share = 100 * expected[threshold].vessel_fraction()
+        text = driver.find_element("id", "share").text
+        assert float(text.split()[0]) == pytest.approx(share, abs=0.06)
+    move(driver, "threshold", 0.5)
+
+
+def test_probabilities_are_shown_as_grey(driver, expected):
+    select = "const s = document.getElementById('show'); s.value = arguments[0];"
+    driver.execute_script(select + "s.dispatchEvent(new Event('input'))", "probability")
+    grey = np.floor(expected[0.5].probability * 255 + 0.5)
+    np.testing.assert_allclose(shown(driver)[..., 0], grey, atol=1)
+    driver.execute_script(select + "s.dispatchEvent(new Event('input'))", "overlay")
+
+
+def test_the_example_joins_the_list_and_each_result_can_be_shown_again(driver):
+    driver.find_element("id", "example").click()
+    wait(lambda: len(driver.find_elements("css selector", "#files button:enabled")) == 2)
+    first, second = driver.find_elements("css selector", "#files button")
+    assert (first.text, second.text) == (EXAMPLE.name, "example.jpg")
+    assert driver.execute_script("return document.getElementById('vessels').width") == 1000
+    first.click()
+    wait(lambda: driver.execute_script("return document.getElementById('vessels').width") == 1411)
+
+
+def test_warnings_of_the_library_are_shown(driver, folder):
+    Image.new("RGB", (60, 50), "gray").save(folder / "grey.png")
+    driver.find_element("id", "file").send_keys(str(folder / "grey.png"))
+    wait(lambda: "No field of view was found" in driver.find_element("id", "warnings").text)
+
+
+def test_on_a_phone_the_picture_comes_before_the_settings(driver):
+    driver.set_window_size(500, 900)
+    places = [driver.find_element("id", name).location["y"] for name in ("view", "controls")]
+    assert places == sorted(places)
+    overflow = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    assert not driver.execute_script(overflow)
+    driver.set_window_size(1280, 900)
+
+
+def test_result_is_forgotten_when_the_page_is_left(driver, address):
+    token = driver.execute_script("return current.result.token")
+    file = f"{address}results/{token}/mask.png"
     assert requests.get(file, timeout=30).status_code == 200
     driver.get("about:blank")
     wait(lambda: requests.get(file, timeout=30).status_code == 404)

@@ -75,7 +75,7 @@ def segmented(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Inputs of the calls of ``segment``, which does nothing here."""
     calls: list[list[str]] = []
     monkeypatch.setattr(
-        "vesselseg.cli.segment._segment", lambda options: calls.append(options.inputs) or 0
+        "vesselseg.cli.segment.segment", lambda options: calls.append(options.inputs) or 0
     )
     return calls
 
@@ -139,7 +139,7 @@ def test_exit_codes(
     def fail(_: object) -> int:
         raise error
 
-    monkeypatch.setattr("vesselseg.cli.segment._segment", fail)
+    monkeypatch.setattr("vesselseg.cli.segment.segment", fail)
     assert main(["eye.jpg"]) == code
     said = capsys.readouterr()
     assert said.err == f"vesselseg: {str(error) or 'interrupted'}\n"

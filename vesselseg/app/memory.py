@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from ..api import find_cached
 from ..errors import UnknownModelError
@@ -14,21 +15,21 @@ from ..registry import list_models
 from ..result import Segmentation
 from ..segmenter import Segmenter
 
-FILES = ("photograph.png", "probability.f32", "mask.png", "overlay.png", "probability.png")
+FILES = (
+    "photograph.png",
+    "probability.f32",
+    "mask.png",
+    "overlay.png",
+    "probability.png",
+    "fov.png",
+)
 """What the page can ask for; see :func:`encode`."""
 
 
 class OfferedModels:
     """The models that the page offers: those on this machine, loaded when first chosen.
 
-    Parameters
-    ----------
-    first : Segmenter
-        Offered first; always in memory.
-    name : str
-        What the page calls `first`.
-    load : callable
-        From the name of a model to the model.
+    `first`, which the page calls `name`, is always in memory; `load` loads the others by name.
     """
 
     def __init__(self, first: Segmenter, name: str, load: Callable[[str], Segmenter]) -> None:
@@ -101,9 +102,10 @@ class RecentResults:
 def encode(result: Segmentation, file: str, opacity: float) -> bytes:
     """One of `FILES`.
 
-    ``mask.png``, ``overlay.png`` and ``probability.png`` are those of :meth:`Segmentation.save`,
-    the overlay with `opacity`. ``photograph.png`` is the photograph as it was decoded and turned
-    upright, and ``probability.f32`` is float32 (H, W), little-endian, row by row.
+    ``mask.png``, ``overlay.png``, ``probability.png`` and ``fov.png`` are those of
+    :meth:`Segmentation.save`, the overlay with `opacity`. ``photograph.png`` is the photograph as
+    it was decoded and turned upright, and ``probability.f32`` is float32 (H, W), little-endian,
+    row by row.
 
     Raises
     ------
@@ -115,8 +117,7 @@ def encode(result: Segmentation, file: str, opacity: float) -> bytes:
     stream = io.BytesIO()
     if file == "photograph.png":
         result.overlay(opacity=0).save(stream, format="PNG", compress_level=1)
-    elif file == "overlay.png":
-        result.write(stream, "overlay", opacity=opacity)
     else:
-        result.write(stream, "mask" if file == "mask.png" else "probability")
+        kind: Any = file.removesuffix(".png")
+        result.write(stream, kind, opacity=opacity)
     return stream.getvalue()

@@ -1,7 +1,7 @@
 """Backends: programs that run the network, each behind the same :class:`Backend` protocol.
 
-To add one, write a class with this protocol in a module of its own and name it in
-``vesselseg/api.py``, function ``make_backend``.
+To add one, write a class with this protocol in a module of its own, name it in ``BACKENDS`` in
+``vesselseg/api.py``, and construct it in ``load_model`` there.
 """
 
 from __future__ import annotations

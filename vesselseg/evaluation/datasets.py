@@ -34,18 +34,9 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".bmp", ".gif")
 
 @dataclass(frozen=True)
 class Sample:
-    """The files of one photograph.
+    """The files of one photograph; `split` is "test", "train", or empty if it is not known.
 
-    Attributes
-    ----------
-    name : str
-    split : {"test", "train", ""}
-        The half of its data set; empty if that is not known.
-    image, label : Path
-    second : Path or None
-        The label of a second observer.
-    fov : Path or None
-        The data set's own field of view.
+    `second` is the label of the other observer, and `fov` the data set's own field of view.
     """
 
     name: str
@@ -58,19 +49,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The photographs to evaluate on.
+    """The photographs to evaluate on, sorted by name within each half.
 
-    Attributes
-    ----------
-    name, title : str
-        For example "chase_db1" and "CHASE_DB1".
-    split : {"test", "train", "all"}
-    samples : tuple of Sample
-        Sorted by name within each half.
-    missing : tuple of str
-        Photographs of the split that are not in the folder, or were left out by a limit.
-    observer : {1, 2}
-        Whose labels count as the truth.
+    `missing` names photographs of the split that are not in the folder or beyond the limit;
+    `observer` says whose labels count as the truth.
     """
 
     name: str

@@ -39,14 +39,7 @@ class Figures(NamedTuple):
 
 
 class Case(NamedTuple):
-    """The pixels of one evaluated photograph.
-
-    Attributes
-    ----------
-    sample : Sample
-    photograph : ndarray of uint8 (H, W, 3)
-    mask, label, fov : ndarray of bool (H, W)
-    """
+    """The pixels of one evaluated photograph, (H, W, 3) uint8 and (H, W) bool."""
 
     sample: Sample
     photograph: RGB
@@ -57,18 +50,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageResult:
-    """Counts and figures of one photograph.
-
-    Attributes
-    ----------
-    name : str
-    whole : Confusion
-        Of the whole frame.
-    inside : Confusion
-        Inside the field of view, like `skeletons` and `auc`.
-    skeletons : SkeletonOverlap
-    auc : float
-    """
+    """Counts of one photograph: `whole` of the whole frame, the others in the field of view."""
 
     name: str
     whole: Confusion
@@ -86,17 +68,8 @@ class ImageResult:
 class Evaluation:
     """The results of a model, or of the other observer, on a data set.
 
-    Attributes
-    ----------
-    name : str
-        Of the model, or "second observer" or "first observer".
-    images : tuple of ImageResult
-    pooled_auc : float
-        Of all pixels inside the fields of view together.
-    spec : ModelSpec or None
-        None for an observer.
-    provenance : dict
-        The entries of :attr:`vesselseg.Segmentation.provenance` that all images share.
+    `pooled_auc` is of all pixels inside the fields of view together. `spec` is None for an
+    observer. `provenance` has what all images share of :attr:`vesselseg.Segmentation.provenance`.
     """
 
     name: str
