@@ -195,7 +195,7 @@ def test_auc_of_a_single_class_is_not_a_number(label):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: confusion(MASK, LABEL[:1]), r"mask has the shape \(2, 4\), but the label \(1, 4\)"),
+        (lambda: confusion(MASK, LABEL[:1]), r"mask has the shape \(2, 4\), but"),
         (lambda: confusion(MASK, LABEL, LABEL.T), r"fov has the shape \(4, 2\)"),
         (lambda: confusion(np.array([[0.2, 0.7]]), [[0, 1]]), "needs a threshold first"),
         (lambda: confusion([[0, -1]], [[0, 1]]), "mask must be bool"),
