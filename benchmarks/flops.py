@@ -1,7 +1,7 @@
 """Floating-point operations of the convolutions, from the shapes of a network.
 
-A multiplication and an addition count as two. Pooling, interpolation, biases and ReLU, below 1 %
-together, are left out.
+A multiplication and an addition count as two. Pooling, interpolation, biases and ReLU, together
+below 1 %, do not count.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from vesselseg.unet import UNet
 
 
 class Cost(NamedTuple):
-    """What one image costs.
+    """Cost of one image.
 
-    `nominal`: the network as published, its decoder's 1x1 convolutions behind the enlargement,
-    on each window once. `executed`: the network as vesselseg computes it, 1x1 convolutions before
-    the enlargement, on whole batches, the last one filled up.
+    `nominal`: the network as published, with the decoder's 1x1 convolutions after the
+    enlargement, on each window once. `executed`: the network as vesselseg computes it, with those
+    1x1 convolutions before the enlargement, on whole batches.
     """
 
     windows: int
@@ -38,24 +38,21 @@ def cost(spec: ModelSpec, height: int, width: int, batch_size: int) -> Cost:
 
 
 def window_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the windows of such an image, filled up to what the network takes."""
-    window_height, window_width = (
-        round_up(min(spec.crop, side), spec.size_divisor) for side in (height, width)
-    )
-    return window_height, window_width
+    """Height and width of the windows of such an image, as the network gets them."""
+    divisor = spec.size_divisor
+    return round_up(min(spec.crop, height), divisor), round_up(min(spec.crop, width), divisor)
 
 
 @functools.cache
 def window_flop(spec: ModelSpec, height: int, width: int) -> tuple[float, float]:
-    """One window: (as published, as vesselseg computes it)."""
-    # On the meta device shapes are computed and nothing else.
-    with torch.device("meta"):
+    """One window: as published, and as vesselseg computes it."""
+    with torch.device("meta"):  # computes shapes only
         network = UNet(spec.width, spec.depth, spec.head)
         image = torch.empty(1, 3, height, width)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(image)
     executed = counter.get_total_flops()
-    reduced = 0  # of the 1x1 convolutions that work on maps of a quarter of the published size
+    reduced = 0  # of the 1x1 convolutions, on maps with a quarter of the published pixels
     for stage, up in enumerate(network.decoder):
         conv = up.reduce.conv
         pixels = (height >> (stage + 1)) * (width >> (stage + 1))

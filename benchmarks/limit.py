@@ -1,7 +1,7 @@
 """The machine's limit: the fastest 3x3 convolution that PyTorch reaches, channels last.
 
-Deep networks are made of these; how close one comes to the best of them says how much could
-still be gained without other kernels.
+The network consists of such convolutions. How close it comes to the fastest of them shows how
+much could still be gained without other kernels.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import torch
 from table import Column, markdown
 from torch import nn
 
-from vesselseg.backends.pytorch import native_precisions
+from vesselseg.backends.pytorch import DTYPES, native_precisions
 
 CHANNELS = (64, 128, 256, 512)
 SIDES = (8, 16, 32, 64, 128, 256)
-# Below the least FLOP starting a convolution takes longer than computing it; above the most
-# nothing gets faster.
 BATCHES = {"cpu": (1, 2, 4, 8, 16, 32), "cuda": (16, 32, 64, 128, 256)}
-LEAST = {"cpu": 1e8, "cuda": 1e10}
-MOST = {"cpu": 8e10, "cuda": 5e11}
-_IN_A_ROW = {"cpu": 1, "cuda": 10}  # a GPU is waited for behind so many
-_RUNS, _SECONDS = 3, 0.1  # of each convolution, at least,
-_PASSES = 2  # and all of them again, for a moment may be slow that meets one alone
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# With fewer operations, starting a convolution takes longer than computing it; with more,
+# nothing gets faster.
+LEAST_FLOP = {"cpu": 1e8, "cuda": 1e10}
+MOST_FLOP = {"cpu": 8e10, "cuda": 5e11}
+RUNS, SECONDS = 3, 0.1  # at least so many runs, and at least so long, of each convolution
+PASSES = 2  # over all convolutions, in case the machine is slow for a moment
+CALLS = {"cpu": 1, "cuda": 10}  # calls in a run, since waiting for a GPU takes time
 
 
 class Convolution(NamedTuple):
@@ -41,67 +40,70 @@ class Convolution(NamedTuple):
         return 2.0 * 9 * self.channels**2 * self.side**2 * self.batch
 
 
-def configurations(kind: str = "cpu") -> list[Convolution]:
-    """What is tried on a kind of device."""
-    every = itertools.starmap(Convolution, itertools.product(CHANNELS, SIDES, BATCHES[kind]))
-    return [convolution for convolution in every if LEAST[kind] <= convolution.flop <= MOST[kind]]
+def configurations(device: str = "cpu") -> list[Convolution]:
+    """The convolutions that are measured on a kind of device."""
+    every = itertools.starmap(Convolution, itertools.product(CHANNELS, SIDES, BATCHES[device]))
+    return [each for each in every if LEAST_FLOP[device] <= each.flop <= MOST_FLOP[device]]
 
 
 def measure(device: str = "cpu") -> list[dict[str, Any]]:
-    """Every configuration in each precision that the device has instructions for."""
-    native = native_precisions(torch.device(device))
-    dtypes = {precision: dtype for precision, dtype in _DTYPES.items() if precision in native}
-    fastest: dict[tuple[str, Convolution], float] = {}
-    for _ in range(_PASSES):
-        for key in itertools.product(dtypes, configurations(device)):
-            took = seconds(key[1], dtypes[key[0]], device)
-            fastest[key] = min(took, fastest.get(key, took))
+    """GFLOP/s of each convolution in each precision that the device computes natively."""
+    times: dict[tuple[str, Convolution], list[float]] = {}
+    for _ in range(PASSES):
+        for precision in native_precisions(torch.device(device)):
+            for convolution in configurations(device):
+                taken = seconds(convolution, DTYPES[precision], device)
+                times.setdefault((precision, convolution), []).append(taken)
     return [
-        {"precision": precision, **each._asdict(), "gflops": each.flop / took / 1e9}
-        for (precision, each), took in fastest.items()
+        {"precision": precision, **each._asdict(), "gflops": each.flop / min(taken) / 1e9}
+        for (precision, each), taken in times.items()
     ]
 
 
 def seconds(convolution: Convolution, dtype: torch.dtype, device: str = "cpu") -> float:
-    """The fastest of several runs: a limit, not what is usual."""
+    """The fastest of several runs."""
     channels, side, batch = convolution
     generator = torch.Generator().manual_seed(0)
-    layer = nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype)
-    x = torch.randn(batch, channels, side, side, generator=generator).to(dtype)
-    layer, x = (each.to(device, memory_format=torch.channels_last) for each in (layer, x))
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    placing: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
+    layer = nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype).to(**placing)
+    maps = torch.randn(batch, channels, side, side, generator=generator).to(dtype).to(**placing)
     times: list[float] = []
     with torch.inference_mode():
-        layer(x)  # its kernel is made
-        wait()
-        while len(times) < _RUNS or sum(times) < _SECONDS:
+        layer(maps)  # chooses or compiles a kernel
+        while len(times) < RUNS or sum(times) < SECONDS:
+            synchronize(device)
             begun = time.perf_counter()
-            for _ in range(_IN_A_ROW[device]):
-                layer(x)
-            wait()
-            times.append((time.perf_counter() - begun) / _IN_A_ROW[device])
+            for _ in range(CALLS[device]):
+                layer(maps)
+            synchronize(device)
+            times.append((time.perf_counter() - begun) / CALLS[device])
     return min(times)
 
 
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def best(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Precision -> GFLOP/s of its fastest convolution."""
-    return {
-        precision: max(row["gflops"] for row in rows if row["precision"] == precision)
-        for precision in dict.fromkeys(row["precision"] for row in rows)
-    }
+    """GFLOP/s of the fastest convolution in each precision."""
+    limits: dict[str, float] = {}
+    for row in rows:
+        limits[row["precision"]] = max(row["gflops"], limits.get(row["precision"], 0.0))
+    return limits
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
-    """For each precision channels x side of the maps, the best batch in each cell."""
+    """A table for each precision: channels x side of the maps, each cell with its best batch."""
+    columns = [Column("channels", "channels")]
+    columns += [Column(f"{side} x {side}", str(side), "{:.0f}") for side in SIDES]
     parts = []
     for precision, limit in best(rows).items():
-        columns = [Column("channels", "channels")]
-        columns += [Column(f"{side} x {side}", str(side), "{:.0f}") for side in SIDES]
-        cells: dict[int, dict[str, Any]] = {n: {"channels": n} for n in CHANNELS}
+        lines: dict[int, dict[str, Any]] = {n: {"channels": n} for n in CHANNELS}
         for row in rows:
             if row["precision"] == precision:
-                line, side = cells[row["channels"]], str(row["side"])
+                line, side = lines[row["channels"]], str(row["side"])
                 line[side] = max(line.get(side, 0.0), row["gflops"])
         parts.append(f"{precision}, at most {limit:.0f} GFLOP/s:\n")
-        parts.append(markdown(cells.values(), columns) + "\n")
+        parts.append(markdown(lines.values(), columns) + "\n")
     return "\n".join(parts)

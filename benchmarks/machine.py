@@ -1,4 +1,4 @@
-"""The machine that figures were measured on, and whether it does anything else."""
+"""The machine that is measured, and whether it is busy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+
+import torch
 
 LIBRARIES = (
     "vesselseg",
@@ -17,13 +19,11 @@ LIBRARIES = (
     "onnxruntime",
     "openvino",
 )
-_IDLE = 0.5  # processes that want to run, on average over the last minute
+IDLE = 0.5  # the highest load of an idle machine
 
 
 def about(device: str = "cpu") -> dict[str, object]:
-    """Processor, threads, date and the versions of what is compared."""
-    import torch
-
+    """Processor, threads, date, and the versions of the libraries that are compared."""
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("PyTorch finds no CUDA device here.")
     return {
@@ -38,7 +38,7 @@ def about(device: str = "cpu") -> dict[str, object]:
 
 
 def version(library: str) -> str | None:
-    """Of an installed library; None if it is not there."""
+    """The version of a library; None if it is not installed."""
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
@@ -46,7 +46,7 @@ def version(library: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -55,7 +55,7 @@ def processor() -> str:
 
 
 def load() -> float | None:
-    """Processes that wanted to run over the last minute; None where the system does not say."""
+    """How many processes wanted to run over the last minute; None if the system does not say."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -63,10 +63,10 @@ def load() -> float | None:
 
 
 def warning(load: float | None) -> str:
-    """What to say of a machine with that load before a measurement; empty if it is idle."""
-    if load is None or load <= _IDLE:
+    """The warning to print before measuring with that load; empty if the machine is idle."""
+    if load is None or load <= IDLE:
         return ""
     return (
-        f"This machine was busy in the last minute (load {load:.2f}): the figures may be too "
-        f"slow. Stop what else runs, wait a minute, and measure again."
+        f"This machine was busy in the last minute (load {load:.2f}), so times may be too long. "
+        f"Stop other programs, wait a minute, and measure again."
     )

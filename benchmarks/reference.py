@@ -1,4 +1,4 @@
-"""mmsegmentation's own model of a spec, and its own sliding window."""
+"""mmsegmentation's own network and sliding window."""
 
 from __future__ import annotations
 
@@ -16,29 +16,35 @@ from vesselseg import ModelSpec
 from vesselseg.unet import UNet
 from vesselseg.weights import published_name
 
-_CONFIG = "unet-s5-d16_fcn_4xb4-40k_drive-64x64.py"  # where a spec names none of its own
+CONFIG = "unet-s5-d16_fcn_4xb4-40k_drive-64x64.py"  # for a model spec that names none
+
+
+class UnusedModule(types.ModuleType):
+    """Stands for a compiled module that is imported but never called."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_, **__: None
 
 
 def build(spec: ModelSpec) -> torch.nn.Module:
-    """The model with mmsegmentation's random weights.
+    """mmsegmentation's model with random weights.
 
     Raises
     ------
     ImportError
         If mmsegmentation is not installed.
     """
-    # Its wheel imports a compiled module of mmcv that these models never call.
-    sys.modules.setdefault("mmcv._ext", _Unused("mmcv._ext"))
+    sys.modules.setdefault("mmcv._ext", UnusedModule("mmcv._ext"))  # mmcv-lite lacks it
     import mmseg
     from mmengine.config import Config
     from mmseg.registry import MODELS
     from mmseg.utils import register_all_modules
 
     register_all_modules()
-    config = spec.config.rpartition("/")[2] or _CONFIG
-    settings = Config.fromfile(
-        Path(mmseg.__file__).parent / ".mim" / "configs" / "unet" / config
-    ).model
+    configs = Path(mmseg.__file__).parent / ".mim" / "configs" / "unet"
+    settings = Config.fromfile(configs / (spec.config.rpartition("/")[2] or CONFIG)).model
     settings.pretrained = None
     head, auxiliary = settings.decode_head, settings.auxiliary_head
     settings.backbone.base_channels = head.in_channels = spec.width
@@ -53,36 +59,28 @@ def build(spec: ModelSpec) -> torch.nn.Module:
     return model
 
 
-class _Unused(types.ModuleType):
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return lambda *_, **__: None
-
-
 def fill(model: torch.nn.Module, network: UNet, spec: ModelSpec) -> None:
     """Give a model of :func:`build` the weights of a folded network.
 
-    Its batch norms become the addition of a bias: mean 0, variance 1, and a weight that undoes
-    what their epsilon does.
+    Its batch norms only add the bias: they have mean 0, variance 1, and a weight that cancels
+    their epsilon.
     """
     with torch.device("meta"):
-        wanted = UNet(spec.width, spec.depth, spec.head, norm=True).state_dict()
+        names = UNet(spec.width, spec.depth, spec.head, norm=True).state_dict()
     folded, state = network.state_dict(), model.state_dict()
-    for ours in wanted:
-        theirs = published_name(ours, spec)
-        if theirs.endswith("num_batches_tracked"):
-            continue
-        unit, _, value = ours.rpartition(".norm.")
+    for name in names:
+        theirs = published_name(name, spec)
+        unit, _, value = name.rpartition(".norm.")
         if not unit:
-            state[theirs] = folded[ours]
+            state[theirs] = folded[name]
         elif value == "bias":
             state[theirs] = folded[f"{unit}.conv.bias"]
         elif value == "weight":
             state[theirs] = torch.full_like(state[theirs], (1 + 1e-5) ** 0.5)
-        else:
-            fresh = torch.zeros_like if value == "running_mean" else torch.ones_like
-            state[theirs] = fresh(state[theirs])
+        elif value == "running_mean":
+            state[theirs] = torch.zeros_like(state[theirs])
+        elif value == "running_var":
+            state[theirs] = torch.ones_like(state[theirs])
     model.load_state_dict(state)
 
 
@@ -93,7 +91,7 @@ def normalise(pixels: NDArray[np.uint8], spec: ModelSpec) -> Tensor:
 
 
 def slide(model: Any, pixels: NDArray[np.uint8], spec: ModelSpec) -> Tensor:
-    """Logits (2, H, W): what `inference_model` does, but for the resampling."""
+    """Logits (2, H, W), as mmsegmentation's `inference_model` computes them, without resampling."""
     meta = {"ori_shape": pixels.shape[:2], "img_shape": pixels.shape[:2], "flip": False}
     device = next(model.parameters()).device
     with torch.no_grad():

@@ -4,7 +4,7 @@
     .venv-benchmarks/bin/pip install -c constraints.txt -r benchmarks/requirements.txt .
     .venv-benchmarks/bin/python benchmarks/run.py --json results.json
 
-What each figure means stands in benchmarks/README.md. Let nothing else run meanwhile.
+benchmarks/README.md says what each figure means. Let nothing else run on the machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from candidates import CANDIDATES
 from cases import DEFAULT, PLANS
 from table import markdown
 
-PARTS = ("limit", "speed", "memory", "start", "throughput", "scaling")
+from vesselseg.cli.arguments import positive
+
+GPU_PARTS = ("limit", "speed")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,40 +39,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if warning := machine.warning(machine.load()):
         print(warning, file=sys.stderr)
     versions = [f"{name} {version}" for name, version in about["versions"].items() if version]
-    print(f"{about['device']}, {about['threads']} threads, {about['date']}; "
-          f"{', '.join(versions)}")  # fmt: skip
+    print(f"{about['device']}, {about['threads']} threads, {about['date']}; {', '.join(versions)}")
     results: dict[str, Any] = {"about": about, "repeats": options.repeats}
-    for part in PARTS:
-        if part in options.parts:
-            print(f"\n## {part.capitalize()}\n", flush=True)
-            RUN[part](options, results)
-            if options.json:  # after each part, so that an interruption loses one only
+    for name, part in PARTS.items():
+        if name in options.parts:
+            print(f"\n## {name.capitalize()}\n", flush=True)
+            part(options, results)
+            if options.json:  # after each part, so that an interruption loses only one
                 options.json.write_text(json.dumps(results, indent=1))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="of limit and speed")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="for limit and speed")
     add("--parts", nargs="+", choices=PARTS, help="default: all that the device has")
-    add("--models", nargs="+", choices=PLANS, help="of speed; default: all, HRF on a CPU in part")
+    add("--models", nargs="+", choices=PLANS,
+        help="for speed; default: all, on a CPU with a part of HRF's image")  # fmt: skip
     add("--candidates", nargs="+", choices=CANDIDATES, default=[*CANDIDATES],
-        help="of speed; default: all that are installed")  # fmt: skip
-    add("--repeats", type=_positive, default=5, help="runs of which the median is taken")
+        help="for speed; default: all that are installed")  # fmt: skip
+    add("--repeats", type=positive, default=5, help="rounds of runs (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write every figure, single runs included")
     options = parser.parse_args(arguments)
-    there = PARTS if options.device == "cpu" else ("limit", "speed")
-    options.parts = options.parts or [*there]
+    available = [*PARTS] if options.device == "cpu" else [*GPU_PARTS]
+    options.parts = options.parts or available
     options.models = options.models or DEFAULT[options.device]
-    if missing := set(options.parts) - set(there):
-        parser.error(f"measured on the CPU alone: {', '.join(sorted(missing))}")
+    if missing := set(options.parts) - set(available):
+        parser.error(f"these parts are measured on the CPU only: {', '.join(sorted(missing))}")
     return options
-
-
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return int(text)
 
 
 def run_limit(options: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -80,19 +76,22 @@ def run_limit(options: argparse.Namespace, results: dict[str, Any]) -> None:
 
 def run_speed(options: argparse.Namespace, results: dict[str, Any]) -> None:
     limits = limit.best(results.get("limit", []))
-    results["speed"], left_out = [], {}
+    results["speed"], results["savings"] = [], []
     settings = (options.candidates, options.repeats, limits, options.device)
     for rows in speed.measure(options.models, *settings):
         results["speed"] += rows
-        left_out |= {(row["candidate"], row["left_out"]): None for row in rows if "left_out" in row}
+        results["savings"] += speed.savings(rows)
         measured = [row for row in rows if "left_out" not in row]
         print(markdown(measured, speed.COLUMNS), end="\n\n", flush=True)
-    for name, reason in left_out:
+    if results["savings"]:
+        print(markdown(results["savings"], speed.SAVING_COLUMNS), end="\n\n")
+    reasons = {(r["candidate"], r["left_out"]) for r in results["speed"] if "left_out" in r}
+    for name, reason in sorted(reasons):
         print(f"Left out: {name} ({reason}).")
 
 
 def run_memory(_: argparse.Namespace, results: dict[str, Any]) -> None:
-    results["memory"], results["growth"] = memory.measure(), memory.measure_many()
+    results["memory"], results["growth"] = memory.measure(), memory.measure_growth()
     print(markdown(results["memory"], memory.COLUMNS), end="\n\n")
     print(markdown(results["growth"], memory.GROWTH_COLUMNS))
 
@@ -112,14 +111,7 @@ def run_scaling(options: argparse.Namespace, results: dict[str, Any]) -> None:
     print(markdown(results["scaling"], throughput.SCALING_COLUMNS))
 
 
-def hush() -> None:
-    """Leave out warnings of the libraries compared with, and of small images without a disc."""
-    logging.getLogger("vesselseg").setLevel(logging.ERROR)
-    logging.getLogger("mmengine").setLevel(logging.WARNING)
-    warnings.simplefilter("ignore")
-
-
-RUN = {
+PARTS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], None]] = {
     "limit": run_limit,
     "speed": run_speed,
     "memory": run_memory,
@@ -129,5 +121,8 @@ RUN = {
 }
 
 if __name__ == "__main__":
-    hush()
+    # Warnings of the other libraries, and of vesselseg about random pixels.
+    logging.getLogger("vesselseg").setLevel(logging.ERROR)
+    logging.getLogger("mmengine").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
     main()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
-    """A heading, and how the value of `key` is written below it."""
+    """A heading, the key of the values below it, and their format."""
 
     heading: str
     key: str
@@ -15,20 +15,19 @@ class Column(NamedTuple):
 
 
 def markdown(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> str:
-    """A table; a value that is missing or None leaves its cell empty."""
-    lines = [_line(column.heading for column in columns), "|" + "---|" * len(columns)]
-    lines += [_line(cell(row.get(c.key), c.form) for c in columns) for row in rows]
+    """A table. The cell of a value that is missing or None stays empty."""
+    headings = " | ".join(column.heading for column in columns)
+    lines = [f"| {headings} |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = " | ".join(cell(row.get(column.key), column.form) for column in columns)
+        lines.append(f"| {cells} |")
     return "\n".join(lines)
 
 
-def cell(value: Any, form: str = "{}") -> str:
-    """One value as text; a pair of sides as HEIGHT x WIDTH."""
+def cell(value: Any, form: str) -> str:
+    """One value as text; a size as HEIGHT x WIDTH."""
     if value is None:
         return ""
     if isinstance(value, (tuple, list)):
-        value = " x ".join(map(str, value))
+        return " x ".join(map(str, value))
     return form.format(value)
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"

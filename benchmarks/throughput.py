@@ -19,11 +19,12 @@ from table import Column
 from vesselseg import Segmenter, load_model
 from vesselseg.backends.pytorch import native_precisions
 from vesselseg.batch.jobs import plan_jobs
+from vesselseg.batch.manifest import Row
 from vesselseg.batch.pipeline import run
 from vesselseg.registry import EMBEDDED
 from vesselseg.sliding import windows
 
-IMAGES, SIDE = 100, 256  # JPEG files of that side, at native scale: one window each
+IMAGES, SIDE = 100, 256  # JPEG files of that side: at native scale one window each
 SIDES = (256, 512, 1024, 2048, 4096)
 COLUMNS = [
     Column("way", "way"),
@@ -44,14 +45,14 @@ def measure(repeats: int, count: int = IMAGES) -> list[dict[str, Any]]:
     runs: dict[tuple[str, str], Callable[[], None]] = {}
     with tempfile.TemporaryDirectory() as folder:
         files = write_photographs(Path(folder, "in"), count)
-        for precision in [each for each in ("float32", "bfloat16") if each in native]:
-            model = load_model(device="cpu", precision=precision)
-            runs["one by one", precision] = partial(one_by_one, model, files)
-            runs["segment_many", precision] = partial(many, model, files)
-            out = Path(folder, precision)
-            runs["batch, masks written", precision] = partial(batch, model, files, out)
-        for each in runs.values():
-            each()  # and all is warm
+        for precision in ("float32", "bfloat16"):
+            if precision in native:
+                model = load_model(device="cpu", precision=precision)
+                out = Path(folder, precision)
+                runs["one by one", precision] = partial(one_by_one, model, files)
+                runs["segment_many", precision] = partial(many, model, files)
+                runs["batch, masks written", precision] = partial(batch, model, files, out)
+        interleave(runs, 1)  # does not count
         times = interleave(runs, repeats)
     return [
         {"way": way, "precision": precision, "images": count, "side": SIDE,
@@ -61,7 +62,7 @@ def measure(repeats: int, count: int = IMAGES) -> list[dict[str, Any]]:
 
 
 def write_photographs(folder: Path, count: int) -> list[Path]:
-    """As many small JPEG files."""
+    """Write so many small JPEG files."""
     folder.mkdir()
     picture = Image.fromarray(photograph((SIDE, SIDE)))
     files = [folder / f"{number:04}.jpg" for number in range(count)]
@@ -82,20 +83,20 @@ def many(model: Segmenter, files: Sequence[Path]) -> None:
 
 def batch(model: Segmenter, files: Sequence[Path], out: Path) -> None:
     """What ``vesselseg segment`` does once its model is loaded."""
+    rows: list[Row] = []
     jobs = plan_jobs([str(files[0].parent)], str(out))
-    assert len(jobs) == len(files)
-    failed: list[str] = []
-    run(jobs, model, lambda _, row: failed.extend(row.get("error", [])), scale="native")
-    assert not failed
+    run(jobs, model, lambda _, row: rows.append(row), scale="native")
+    assert len(rows) == len(files)
+    assert not any("error" in row for row in rows)
 
 
 def scaling(repeats: int, sides: Sequence[int] = SIDES) -> list[dict[str, Any]]:
-    """Square images at native scale, float32."""
+    """Square images at native scale, in float32."""
     model = load_model(device="cpu")
     rows = []
     for side in sides:
         image = photograph((side, side))
-        model(image, scale="native")  # the first of its size makes kernels
+        model(image, scale="native")  # packs weights for this size; does not count
         times = []
         for _ in range(repeats):
             begun = time.perf_counter()

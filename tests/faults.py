@@ -100,13 +100,11 @@ def images(count: int, chance: random.Random, _: Path) -> Lost:
         elif kind == 1:
             dtype, shape, fill = chance.choice(types), chance.choice(shapes), chance.choice(fills)
             with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                array = np.full(shape, fill if np.isfinite(fill) else 0, dtype)
-                if not np.isfinite(fill) and np.dtype(dtype).kind in "fc":
-                    array = np.full(shape, fill, dtype)
+                warnings.simplefilter("ignore")  # of values that the type does not hold
+                array = np.full(shape, fill, np.float64).astype(dtype)
             given: Any = array
             if chance.random() < 0.3 and dtype is not object:
-                given = torch.as_tensor(array) if dtype is not np.uint16 else array
+                given = torch.as_tensor(array)
             label = f"{type(given).__name__} {dtype} {shape} {fill}"
             attempt(lost, label, lambda g=given: vesselseg.field_of_view(g))
         else:

@@ -1,4 +1,4 @@
-"""What can be wrong in benchmarks/ without a clock: counts, grids, tables, settings."""
+"""The benchmarks without a clock: counts, windows, tables, options, and that each part runs."""
 
 import dataclasses
 import importlib
@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.models import NARROW
+from support.models import NARROW, TINY, tiny_weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vesselseg import weights
+from vesselseg.backends import onednn
+from vesselseg.backends.pytorch import native_precisions
 from vesselseg.registry import EMBEDDED, REGISTRY, find_spec
 from vesselseg.sliding import windows
 from vesselseg.unet import UNet
@@ -21,8 +24,8 @@ DRIVE = find_spec("unet_s5-d16_drive")
 
 
 @pytest.fixture(autouse=True)
-def _as_scripts(monkeypatch):
-    """The modules import each other by their bare names, as the started script does."""
+def _on_the_path(monkeypatch):
+    """The scripts import each other by their bare names."""
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 
@@ -31,13 +34,13 @@ def load(name):
 
 
 class TestFlop:
-    def test_by_hand(self):
+    def test_a_small_network_counted_by_hand(self):
         spec = dataclasses.replace(NARROW, width=4, depth=2, crop=8, stride=8)
         map1, map2 = 8 * 8, 4 * 4  # pixels
         units = [
             9 * 3 * 4 * map1, 9 * 4 * 4 * map1,  # encoder, two stages
             9 * 4 * 8 * map2, 9 * 8 * 8 * map2,
-            9 * 8 * 4 * map1, 9 * 4 * 4 * map1,  # decoder, behind the concatenation
+            9 * 8 * 4 * map1, 9 * 4 * 4 * map1,  # decoder, after the concatenation
             9 * 4 * 4 * map1, 4 * 2 * map1,  # head
         ]  # fmt: skip
         nominal, executed = load("flops").window_flop(spec, 8, 8)
@@ -52,20 +55,20 @@ class TestFlop:
     def test_published_models_per_image(self, dataset, size, tera):
         spec = find_spec(f"unet_s5-d16_{dataset}")
         cost = load("flops").cost(spec, *size, batch_size=1)
-        assert cost.nominal / 2e12 == pytest.approx(tera, rel=0.01)  # multiplications with addition
+        assert cost.nominal / 2e12 == pytest.approx(tera, rel=0.01)  # multiply-adds
         assert cost.executed < cost.nominal
 
-    def test_the_last_batch_is_filled_up(self):
+    def test_empty_windows_of_the_last_batch_count_as_executed(self):
         flops = load("flops")
         one, sixteen = (flops.cost(DRIVE, 584, 565, batch_size=n) for n in (1, 16))
         assert one.windows == sixteen.windows == 182
         assert sixteen.nominal == one.nominal
         assert sixteen.executed == pytest.approx(one.executed * 192 / 182)
 
-    def test_short_sides_are_filled_up(self):
+    def test_windows_of_small_images_are_extended(self):
         assert load("flops").window_size(DRIVE, 20, 100) == (32, 64)
 
-    def test_nothing_is_drawn(self):
+    def test_no_random_numbers_are_drawn(self):
         flops = load("flops")
         flops.window_flop.cache_clear()
         before = torch.get_rng_state()
@@ -73,59 +76,54 @@ class TestFlop:
         assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.filterwarnings("ignore")  # from mmsegmentation
 class TestReference:
-    """mmsegmentation's model, where that is installed (benchmarks/requirements.txt)."""
-
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def theirs(self):
         pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
+        return load("reference").build(NARROW)
 
-    @pytest.mark.filterwarnings("ignore")  # of the other library
-    @pytest.mark.usefixtures("theirs")
-    def test_its_operations_are_the_nominal_ones(self):
-        model = load("reference").build(NARROW)
+    def test_its_operations_are_the_nominal_ones(self, theirs):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.zeros(1, 3, 64, 64), mode="tensor")
+            theirs(torch.zeros(1, 3, 64, 64), mode="tensor")
         assert counter.get_total_flops() == load("flops").window_flop(NARROW, 64, 64)[0]
 
-    @pytest.mark.filterwarnings("ignore")
-    @pytest.mark.usefixtures("theirs")
-    def test_filled_with_folded_weights_it_gives_the_same_logits(self, model, photograph):
+    def test_with_our_folded_weights_it_gives_our_logits(
+        self, theirs, model, published_file, photograph
+    ):
         reference = load("reference")
-        theirs = reference.build(NARROW)
-        reference.fill(theirs, model._runtime.weights, NARROW)
+        reference.fill(theirs, weights.load_network(published_file, NARROW), NARROW)
         logits = reference.slide(theirs, photograph, NARROW)
         expected = model.logits(photograph, scale="native")
         assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-class TestMonai:
-    @pytest.mark.parametrize("spec", {r.crop: r for r in REGISTRY.values()}.values())
-    @pytest.mark.filterwarnings("ignore")
-    def test_its_grid_is_the_same(self, spec):
-        inferers = pytest.importorskip("monai.inferers.utils", reason="MONAI is not installed")
-        size = (2 * spec.crop + 37, spec.crop + 5)
-        seen = []
+@pytest.mark.parametrize("spec", {spec.crop: spec for spec in REGISTRY.values()}.values())
+@pytest.mark.filterwarnings("ignore")
+def test_monai_uses_the_same_windows(spec):
+    inferers = pytest.importorskip("monai.inferers.utils", reason="MONAI is not installed")
+    size = (2 * spec.crop + 37, spec.crop + 5)
+    corners = []
 
-        def where(x):
-            seen.extend((int(w[0, 0, 0]), int(w[1, 0, 0])) for w in x)
-            return x
+    def record_corners(x):
+        corners.extend((int(w[0, 0, 0]), int(w[1, 0, 0])) for w in x)
+        return x
 
-        rows, columns = np.indices(size, dtype=np.float32)
-        inferers.sliding_window_inference(
-            torch.from_numpy(np.stack([rows, columns]))[None],
-            roi_size=(spec.crop, spec.crop),
-            sw_batch_size=3,
-            predictor=where,
-            overlap=load("candidates").overlap(spec.crop, spec.stride),
-        )
-        assert seen == [(w.top, w.left) for w in windows(*size, spec.crop, spec.stride)]
+    rows, columns = np.indices(size, dtype=np.float32)
+    inferers.sliding_window_inference(
+        torch.from_numpy(np.stack([rows, columns]))[None],
+        roi_size=(spec.crop, spec.crop),
+        sw_batch_size=3,
+        predictor=record_corners,
+        overlap=load("candidates").overlap(spec.crop, spec.stride),
+    )
+    assert corners == [(w.top, w.left) for w in windows(*size, spec.crop, spec.stride)]
 
 
 class TestLimit:
-    @pytest.mark.parametrize(("kind", "most"), [("cpu", 0.5e9), ("cuda", 2e9)])
-    def test_every_configuration_can_be_computed(self, kind, most):
-        configurations = load("limit").configurations(kind)
+    @pytest.mark.parametrize(("device", "most"), [("cpu", 0.5e9), ("cuda", 2e9)])
+    def test_every_convolution_can_be_computed(self, device, most):
+        configurations = load("limit").configurations(device)
         assert len(set(configurations)) == len(configurations)
         for channels, side, batch in configurations:
             with torch.device("meta"):
@@ -140,11 +138,19 @@ class TestLimit:
             nn.Conv2d(64, 64, 3, padding=1)(torch.empty(2, 64, 32, 32))
         assert convolution.flop == counter.get_total_flops()
 
-    def test_all_channels_and_maps_are_covered_but_the_largest_of_all(self):
+    def test_only_the_largest_maps_with_most_channels_are_left_out(self):
         limit = load("limit")
         covered = {(c.channels, c.side) for c in limit.configurations()}
         every = {(channels, side) for channels in limit.CHANNELS for side in limit.SIDES}
         assert every - covered == {(512, 256)}
+
+    def test_one_convolution_in_each_precision(self, monkeypatch):
+        limit = load("limit")
+        monkeypatch.setattr(limit, "configurations", lambda _: [limit.Convolution(64, 8, 1)])
+        monkeypatch.setattr(limit, "SECONDS", 0)
+        rows = limit.measure()
+        assert [row["precision"] for row in rows] == native_precisions(torch.device("cpu"))
+        assert all(row["gflops"] > 0 for row in rows)
 
     def test_a_cell_has_its_best_batch_and_the_limit_is_the_best_cell(self):
         limit = load("limit")
@@ -162,18 +168,17 @@ class TestLimit:
         assert "| 64 | 70 |" in second
 
 
-class TestTable:
-    def test_markdown(self):
-        table = load("table")
-        columns = [table.Column("image", "size"), table.Column("s", "seconds", "{:.2f}")]
-        rows = [{"size": (584, 565), "seconds": 1.0 / 3}, {"size": "other", "seconds": None}, {}]
-        assert table.markdown(rows, columns) == (
-            "| image | s |\n|---|---|\n| 584 x 565 | 0.33 |\n| other |  |\n|  |  |"
-        )
+def test_a_table():
+    table = load("table")
+    columns = [table.Column("image", "size"), table.Column("s", "seconds", "{:.2f}")]
+    rows = [{"size": (584, 565), "seconds": 1.0 / 3}, {"size": "other", "seconds": None}, {}]
+    assert table.markdown(rows, columns) == (
+        "| image | s |\n|---|---|\n| 584 x 565 | 0.33 |\n| other |  |\n|  |  |"
+    )
 
 
 class TestSpeed:
-    def test_runs_alternate(self):
+    def test_candidates_take_turns(self):
         order = []
         runs = {name: lambda name=name: order.append(name) for name in "ab"}
         times = load("speed").interleave(runs, 3)
@@ -181,45 +186,87 @@ class TestSpeed:
         assert {name: len(each) for name, each in times.items()} == {"a": 3, "b": 3}
 
     def test_the_ratio_is_the_median_of_the_rounds(self):
-        ratio = load("speed").ratio
-        assert ratio([2, 8, 6], [1, 2, 6]) == 2
-        assert ratio(None, [1.0]) is None
+        assert load("speed").ratio([2, 8, 6], [1, 2, 6]) == 2
+
+    def test_savings_of_winograd_and_packing(self):
+        times = {"": [9.0, 9.0], "-no-winograd": [10.0, 10.0], "-no-packing": [20.0, 20.0]}
+        rows = [
+            {"model": "m", "image": (8, 8), "candidate": f"vesselseg-float32{name}", "times": each}
+            for name, each in times.items()
+        ]
+        (row,) = load("speed").savings(rows)
+        assert (row["precision"], row["packing"]) == ("float32", 0.5)
+        assert row["winograd"] == pytest.approx(0.1)
+        assert load("speed").savings(rows[:2]) == []
 
     @pytest.fixture
-    def narrow(self, monkeypatch, published_file):
-        """A narrow model in place of a published one; mmsegmentation is not there."""
-        cases = load("cases")
-        monkeypatch.setitem(cases.PLANS, "small", cases.Plan("small", (70, 66), "a note"))
-        monkeypatch.setattr(cases.Plan, "spec", NARROW)
-        monkeypatch.setattr(cases.Case, "_draw", lambda _: published_file)
-        monkeypatch.setattr("reference.build", _not_installed)
+    def plan(self, monkeypatch, published_file):
+        """A narrow model in place of a published one, without mmsegmentation."""
 
-    @pytest.mark.usefixtures("narrow")
-    def test_what_is_here_is_measured_and_what_is_missing_says_why(self):
+        def not_installed(_):
+            raise ModuleNotFoundError("No module named 'mmseg'")
+
+        cases = load("cases")
+        plan = cases.Plan("small", (70, 66), "a note")
+        monkeypatch.setitem(cases.PLANS, "small", plan)
+        monkeypatch.setattr(cases.Plan, "spec", NARROW)
+        monkeypatch.setattr(cases, "random_weights", lambda _: published_file)
+        monkeypatch.setattr("reference.build", not_installed)
+        return plan
+
+    @pytest.mark.usefixtures("plan")
+    def test_a_missing_candidate_says_why_and_the_others_are_measured(self):
         names = ["vesselseg-float32", "vesselseg-noise", "mmsegmentation"]
         ((first, noise, missing),) = load("speed").measure(["small"], names, 2, {"float32": 1e9})
         assert (first["image"], first["windows"], first["note"]) == ((70, 66), 4, "a note")
         assert len(first["times"]) == 2
         assert first["executed"] > 1.5 * first["nominal"]  # 4 windows in a batch of 8
         assert first["share"] == first["executed"] / 1e9
-        assert noise["equal"] is first["equal"] is first["ratio"] is None
+        assert not {"equal", "ratio"} & (first.keys() | noise.keys())
         assert missing["left_out"] == "No module named 'mmseg'"
 
-    @pytest.mark.usefixtures("narrow")
-    def test_all_that_is_here_gives_the_same_mask(self, tmp_path):
-        case = load("cases").Case(load("cases").PLANS["small"], tmp_path)
+    def test_every_candidate_gives_the_same_mask(self, plan, tmp_path):
+        case = load("cases").Case(plan, tmp_path)
         built = {name: load("speed").build(name, case) for name in load("candidates").CANDIDATES}
         found = {name: each for name, each in built.items() if not isinstance(each, str)}
         expected = found["vesselseg-float32"].run()
         assert 0.2 < expected.mean() < 0.8
-        for each in found.values():
+        for name, each in found.items():
             if each.comparable:
                 least = 0.999 if each.precision == "float32" else 0.95
-                assert (each.run() == expected).mean() >= least, each.name
+                assert (each.run() == expected).mean() >= least, name
+
+    @pytest.mark.skipif(not onednn.available(), reason="needs oneDNN on an x86 CPU")
+    @pytest.mark.parametrize(
+        ("candidate", "expected"),
+        [("vesselseg-float32", {"PackedUnit", "WinogradUnit"}),
+         ("vesselseg-float32-no-winograd", {"PackedUnit"}),
+         ("vesselseg-float32-no-packing", set())],
+    )  # fmt: skip
+    def test_a_candidate_without_a_part_does_not_use_it(
+        self, candidate, expected, plan, tmp_path, monkeypatch
+    ):
+        cases = load("cases")
+        wide = dataclasses.replace(TINY, width=64, depth=3)
+        file = tiny_weights(tmp_path / "wide.pth", wide)
+        monkeypatch.setattr(cases.Plan, "spec", wide)
+        monkeypatch.setattr(cases, "random_weights", lambda _: file)
+        used = set()
+        for kind in (onednn.PackedUnit, onednn.WinogradUnit):
+            monkeypatch.setattr(kind, "forward", recorded(kind, used))
+        load("speed").build(candidate, cases.Case(plan, tmp_path)).run()
+        assert used == expected
 
 
-def _not_installed(_):
-    raise ModuleNotFoundError("No module named 'mmseg'")
+def recorded(kind, used):
+    """The forward method of a class, which adds the name of the class to `used`."""
+    forward = kind.forward
+
+    def record(self, *parts):
+        used.add(kind.__name__)
+        return forward(self, *parts)
+
+    return record
 
 
 class TestCases:
@@ -235,6 +282,11 @@ class TestCases:
             vessel = network(window).argmax(dim=1)
         assert 0.4 < vessel.float().mean() < 0.6
 
+    @pytest.mark.filterwarnings("ignore")  # from mmsegmentation
+    def test_the_embedded_model_has_its_own_weights(self, tmp_path):
+        case = load("cases").Case(load("cases").PLANS["embedded-drive"], tmp_path)
+        assert case.load("float32").sha256 == EMBEDDED.sources[0].sha256
+
     def test_plans(self):
         plans = load("cases").PLANS
         for plan in plans.values():
@@ -245,7 +297,7 @@ class TestCases:
         assert "36" in part.note
         assert "294" in part.note
 
-    def test_photograph_fills_its_frame(self):
+    def test_a_photograph_fills_its_frame(self):
         cases = load("cases")
         assert cases.photograph((40, 60)).shape == (40, 60, 3)
         assert np.array_equal(cases.noise((4, 6)), cases.noise((4, 6)))
@@ -257,21 +309,18 @@ class TestCommand:
         for wrong in (["--parts", "sped"], ["--repeats", "0"], ["--candidates", "x"]):
             with pytest.raises(SystemExit):
                 run.parse(wrong)
-        assert "'0' is not a whole number from 1 up" in capsys.readouterr().err
+        assert "'0' is not a positive integer" in capsys.readouterr().err
 
-    def test_every_part_can_be_run(self):
-        run = load("run")
-        assert set(run.RUN) == set(run.PARTS) == set(run.parse([]).parts)
-
-    def test_on_a_gpu_there_is_less_to_measure_and_more_of_hrf(self, capsys):
+    def test_a_gpu_has_fewer_parts_and_the_whole_image_of_hrf(self, capsys):
         run = load("run")
         options = run.parse(["--device", "cuda"])
         assert options.parts == ["limit", "speed"]
         assert "hrf-whole" in options.models
+        assert run.parse([]).parts == [*run.PARTS]
         assert "hrf-whole" not in run.parse([]).models
         with pytest.raises(SystemExit):
             run.parse(["--device", "cuda", "--parts", "limit", "memory"])
-        assert "measured on the CPU alone: memory" in capsys.readouterr().err
+        assert "measured on the CPU only: memory" in capsys.readouterr().err
 
     def test_figures_of_a_part_are_printed_and_written(self, tmp_path, monkeypatch, capsys):
         run = load("run")
@@ -287,3 +336,23 @@ class TestCommand:
         machine = load("machine")
         assert "busy in the last minute (load 1.50)" in machine.warning(1.5)
         assert machine.warning(0.1) == machine.warning(None) == ""
+
+
+def test_throughput_and_scaling():
+    throughput = load("throughput")
+    rows = throughput.measure(repeats=1, count=2)
+    assert {row["way"] for row in rows} == {
+        "one by one", "segment_many", "batch, masks written",
+    }  # fmt: skip
+    assert all(row["rate"] > 0 for row in rows)
+    small, large = throughput.scaling(repeats=1, sides=(64, 600))
+    assert (small["windows"], large["windows"]) == (1, 4)
+
+
+def test_memory_of_one_photograph_and_of_many():
+    memory = load("memory")
+    (row,) = memory.measure([("embedded", (200, 200), "native", None)])
+    assert 0 < row["peak"] < 1000
+    early, late = memory.measure_growth(2)
+    assert early["images"] == late["images"] == 2
+    assert late["growth"] == late["resident"] - early["resident"]

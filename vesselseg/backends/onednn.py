@@ -42,10 +42,11 @@ def available() -> bool:
     )
 
 
-def pack(network: UNet, dtype: torch.dtype) -> UNet:
+def pack(network: UNet, dtype: torch.dtype, *, winograd: bool = True) -> UNet:
     """The same network in `dtype`, its classifier in float32, for channels-last maps.
 
-    `network` is not changed. Its weights are packed when a layer first runs.
+    `network` is not changed. Its weights are packed when a layer first runs. With `winograd`
+    False the widest layers are packed like the others; the benchmarks compare both.
     """
     shared = {id(parameter): parameter for parameter in network.parameters()}
     packed = copy.deepcopy(network, shared)
@@ -54,7 +55,7 @@ def pack(network: UNet, dtype: torch.dtype) -> UNet:
             out, channels, kernel, _ = unit.conv.weight.shape
             is_plain = kernel == 3 and unit.conv.dilation == (1, 1) and unit.relu
             is_wide = min(channels, out) >= _WINOGRAD_CHANNELS
-            kind = WinogradUnit if is_plain and is_wide else PackedUnit
+            kind = WinogradUnit if winograd and is_plain and is_wide else PackedUnit
             packed.set_submodule(name, kind(unit, dtype))
     if dtype != torch.float32:
         packed.head.set_submodule("classifier", WideningClassifier(network.head.classifier))
