@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageMode
+from PIL import Image
 from support.models import NARROW
 
 import vesselseg
@@ -22,14 +22,14 @@ RNG = np.random.default_rng(0)
 FORMATS = ["JPEG", "PNG", "TIFF", "GIF", "BMP", "PPM", "WebP"]
 
 
-def encoded(format_, pixels=None):
+def encoded(format_, pixels):
     file = io.BytesIO()
-    pixels = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8) if pixels is None else pixels
     Image.fromarray(pixels).save(file, format_)
     return file.getvalue()
 
 
-CONTENT = {format_: encoded(format_) for format_ in FORMATS}
+NOISE = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+CONTENT = {format_: encoded(format_, NOISE) for format_ in FORMATS}
 
 
 def decoded_or_rejected(content):
@@ -65,37 +65,26 @@ def test_any_bytes(content):
     decoded_or_rejected(content)
 
 
+def bomb(width, height):
+    """A PNG of a few dozen bytes that declares width x height pixels."""
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    for kind, data in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")):
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        content += struct.pack(">I", len(data)) + kind + data + checksum
+    return content
+
+
 class TestTooLarge:
-    def bomb(self, width, height):
-        """A PNG of a few hundred bytes that declares width x height pixels."""
-
-        def chunk(kind, data):
-            body = kind + data
-            return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-        header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-        return (
-            b"\x89PNG\r\n\x1a\n"
-            + chunk(b"IHDR", header)
-            + chunk(b"IDAT", b"")
-            + chunk(b"IEND", b"")
-        )
-
     def test_files_are_rejected_before_they_are_decoded(self):
         with pytest.raises(ImageError, match=r"9000 x 9000 pixels; at most 1,000,000 are accepted"):
-            to_rgb(self.bomb(9000, 9000), max_pixels=10**6)
-
-    def test_beyond_pillows_own_limit(self):
-        with pytest.raises(ImageError, match="could not be decoded: Image size"):
-            to_rgb(self.bomb(60000, 60000))
+            to_rgb(bomb(9000, 9000), max_pixels=10**6)
+        with pytest.raises(ImageError, match="could not be decoded: Image size"):  # Pillow's limit
+            to_rgb(bomb(60000, 60000))
 
     @pytest.mark.parametrize(
         "image",
-        [
-            np.zeros((101, 100, 3), np.uint8),
-            torch.zeros(3, 101, 100),
-            Image.new("L", (101, 100)),
-        ],
+        [np.zeros((101, 100, 3), np.uint8), torch.zeros(3, 101, 100), Image.new("L", (101, 100))],
         ids=["array", "tensor", "PIL"],
     )
     def test_everything_else_too(self, image):
@@ -124,9 +113,9 @@ class TestOddButRight:
         image = np.zeros((*size, 3), np.uint8)
         assert model(image, scale=0.05).mask.shape == size
 
-    @pytest.mark.parametrize("mode", sorted(ImageMode.getmode(m).mode for m in
-        ("1", "L", "I", "F", "P", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr", "LAB", "HSV",
-         "RGBa", "LA", "La", "PA", "I;16", "I;16L", "I;16B")))  # fmt: skip
+    @pytest.mark.parametrize("mode", [
+        "1", "L", "I", "F", "P", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "RGBa", "LA",
+        "La", "PA", "I;16", "I;16L", "I;16B"])  # fmt: skip
     def test_every_pil_mode(self, mode):
         image = Image.new(mode, (5, 4))
         if mode in ("I", "LAB"):
@@ -143,15 +132,6 @@ class TestOddButRight:
         else:
             with pytest.raises(ImageError, match=r"has the type"):
                 to_rgb(array)
-
-    @pytest.mark.parametrize(
-        "tensor",
-        [torch.zeros(3, 4, 5, device="meta"), torch.zeros(3, 4, 5).to_sparse()],
-        ids=["meta", "sparse"],
-    )
-    def test_tensors_without_plain_values(self, tensor):
-        with pytest.raises(ImageError, match="cannot be used"):
-            to_rgb(tensor)
 
     def test_byte_order_and_memory_maps(self, tmp_path):
         values = RNG.integers(0, 65536, (6, 7), dtype=np.uint16)

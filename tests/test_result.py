@@ -35,8 +35,7 @@ class TestOverlay:
         assert np.array_equal(drawn, result.mask & ~inner)
 
     def test_leaves_the_result_as_it_is(self, result):
-        before = np.asarray(result.overlay())
-        assert np.array_equal(np.asarray(result.overlay()), before)
+        assert result.overlay() == result.overlay()
 
     @pytest.mark.parametrize(
         ("option", "match"),
@@ -53,31 +52,20 @@ class TestOverlay:
 
 
 class TestSave:
-    def test_mask_is_0_and_255(self, result, tmp_path):
-        result.save(tmp_path / "mask.png")
-        with Image.open(tmp_path / "mask.png") as image:
-            assert image.mode == "L"
-            assert np.array_equal(np.asarray(image), result.mask * np.uint8(255))
-
-    def test_probability_has_16_bits(self, result, tmp_path):
-        result.save(tmp_path / "p.png", "probability")
-        with Image.open(tmp_path / "p.png") as image:
-            values = np.asarray(image).astype(float) / 65535
-        assert np.abs(values - result.probability).max() <= 0.5 / 65535
-
-    def test_field_of_view_and_overlay(self, result, tmp_path):
-        result.save(tmp_path / "fov.png", "fov")
-        result.save(tmp_path / "overlay.png", "overlay")
-        with Image.open(tmp_path / "fov.png") as image:
-            assert np.array_equal(np.asarray(image) == 255, result.field_of_view)
-        with Image.open(tmp_path / "overlay.png") as image:
-            assert np.array_equal(np.asarray(image), np.asarray(result.overlay()))
-
-    def test_carries_its_provenance(self, result, tmp_path):
-        result.save(tmp_path / "mask.png")
-        with Image.open(tmp_path / "mask.png") as image:
+    @pytest.mark.parametrize("kind", ["mask", "fov", "overlay", "probability"])
+    def test_holds_the_pixels_and_the_provenance(self, kind, result, tmp_path):
+        result.save(tmp_path / "saved.png", kind)
+        with Image.open(tmp_path / "saved.png") as image:
+            values = np.asarray(image)
             assert image.text["Software"] == "vesselseg 9.9"
-            assert json.loads(image.text["vesselseg"]) == {"kind": "mask", **result.provenance}
+            assert json.loads(image.text["vesselseg"]) == {"kind": kind, **result.provenance}
+        expected = {
+            "mask": result.mask * np.uint8(255),
+            "fov": result.field_of_view * np.uint8(255),
+            "overlay": np.asarray(result.overlay()),
+            "probability": np.rint(result.probability.astype(float) * 65535),
+        }[kind]
+        np.testing.assert_array_equal(values, expected)
 
     def test_same_result_same_bytes(self, result, tmp_path):
         for name in ("a.png", "b.png"):
@@ -91,18 +79,20 @@ class TestSave:
         result.save(tmp_path / name)
         assert [path.name for path in tmp_path.iterdir()] == [name]
 
-    @pytest.mark.parametrize("name", ["mask.jpg", "mask", "mask.tif"])
-    def test_other_formats_are_rejected(self, name, result, tmp_path):
-        with pytest.raises(OptionError, match=r"must end in \.png"):
-            result.save(tmp_path / name)
-
-    def test_unknown_kind(self, result, tmp_path):
-        with pytest.raises(OptionError, match="allowed are 'mask', 'probability'"):
-            result.save(tmp_path / "mask.png", "edges")
-
-    def test_missing_folder(self, result, tmp_path):
-        with pytest.raises(OutputError, match="folder does not exist"):
-            result.save(tmp_path / "absent" / "mask.png")
+    @pytest.mark.parametrize(
+        ("name", "kind", "error", "match"),
+        [
+            ("mask.jpg", "mask", OptionError, r"must end in \.png"),
+            ("mask", "mask", OptionError, r"must end in \.png"),
+            ("mask.tif", "mask", OptionError, r"must end in \.png"),
+            ("mask.png", "edges", OptionError, "allowed are 'mask', 'probability'"),
+            ("absent/mask.png", "mask", OutputError, "folder does not exist"),
+        ],
+    )
+    def test_other_formats_kinds_and_folders(self, name, kind, error, match, result, tmp_path):
+        with pytest.raises(error, match=match):
+            result.save(tmp_path / name, kind)
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_full_disk_leaves_the_older_file(self, result, tmp_path, monkeypatch):
         target = tmp_path / "mask.png"

@@ -90,40 +90,27 @@ class TestPublishedLayout:
         assert set(torch.serialization.get_safe_globals()) == allowed
 
 
-class TestRejected:
-    """What does not map completely, with the keys named."""
+BIAS = "decode_head.conv_seg.bias"
 
-    def reject(self, state, tmp_path, match):
-        with pytest.raises(CheckpointError, match=match):
-            network_of(state, tmp_path)
 
-    def test_missing(self, tmp_path):
-        state = state_of()
-        del state["decode_head.conv_seg.bias"]
-        self.reject(state, tmp_path, r"missing: decode_head\.conv_seg\.bias")
-
-    def test_unexpected(self, tmp_path):
-        state = {**state_of(), "backbone.extra.weight": torch.zeros(1)}
-        self.reject(state, tmp_path, r"unexpected: backbone\.extra\.weight")
-
-    def test_of_another_shape(self, tmp_path):
-        state = {**state_of(), "decode_head.conv_seg.bias": torch.zeros(3)}
-        self.reject(state, tmp_path, r"conv_seg\.bias \(3,\) instead of \(2,\)")
-
-    def test_not_real_numbers(self, tmp_path):
-        state = {**state_of(), "decode_head.conv_seg.bias": torch.tensor([1, 2])}
-        self.reject(state, tmp_path, r"not real numbers: .*int64")
-
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_not_finite(self, value, tmp_path):
-        state = {**state_of(), "decode_head.conv_seg.bias": torch.tensor([0, value])}
-        self.reject(state, tmp_path, r"not finite: decode_head\.conv_seg\.bias")
-
-    def test_another_head_is_recognised(self, tmp_path):
-        self.reject(state_of("pspnet"), tmp_path, "seems to have the head 'pspnet'")
-
-    def test_long_lists_are_shortened(self, tmp_path):
-        self.reject({"other": torch.zeros(1)}, tmp_path, r"missing: .*, and \d+ more")
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({BIAS: None}, r"missing: decode_head\.conv_seg\.bias"),
+        ({"backbone.extra.weight": torch.zeros(1)}, r"unexpected: backbone\.extra\.weight"),
+        ({BIAS: torch.zeros(3)}, r"of another shape: .*bias \(3,\) instead of \(2,\)"),
+        ({BIAS: torch.tensor([1, 2])}, r"not real numbers: .*int64"),
+        ({BIAS: torch.tensor([0, np.nan])}, r"not finite: decode_head\.conv_seg\.bias"),
+        ({BIAS: torch.tensor([0, np.inf])}, r"not finite: decode_head\.conv_seg\.bias"),
+        (dict.fromkeys(state_of()) | {"a": torch.zeros(1)}, r"missing: .*, and \d+ more\n.*: a"),
+        (dict.fromkeys(state_of()) | state_of("pspnet"), "seems to have the head 'pspnet'"),
+        ({f"module.{BIAS}": torch.zeros(2)}, "holds some tensors twice"),
+    ],
+)
+def test_state_dicts_that_do_not_map_completely_are_rejected(changes, match, tmp_path):
+    state = {key: value for key, value in (state_of() | changes).items() if value is not None}
+    with pytest.raises(CheckpointError, match=match):
+        network_of(state, tmp_path)
 
 
 class TestOurLayout:
@@ -150,15 +137,18 @@ class TestOurLayout:
         for key, value in network.state_dict().items():
             assert torch.equal(back[key], value.half().float())
 
-    def test_of_a_newer_version_is_rejected(self, tmp_path):
-        content = {"format": "vesselseg", "version": 2, "spec": {}, "state_dict": state_of()}
-        with pytest.raises(CheckpointError, match=r"version 2.*Update vesselseg"):
-            network_of(content, tmp_path)
-
-    def test_without_its_record_is_rejected(self, tmp_path):
-        content = {"format": "vesselseg", "version": 1, "state_dict": state_of()}
-        with pytest.raises(CheckpointError, match="no model spec"):
-            network_of(content, tmp_path)
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            ({"version": 2}, r"version 2.*Update vesselseg"),
+            ({"version": torch.zeros(2)}, r"version tensor.*Update vesselseg"),
+            ({"spec": None}, "no model spec"),
+        ],
+    )
+    def test_of_a_newer_version_or_without_its_spec_is_rejected(self, changes, match, tmp_path):
+        content = {"format": "vesselseg", "version": 1, "spec": {}, "state_dict": state_of()}
+        with pytest.raises(CheckpointError, match=match):
+            network_of(content | changes, tmp_path)
 
     def test_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
         network = network_of(state_of(), tmp_path)
@@ -194,8 +184,9 @@ class TestHostile:
             lambda mark: Gadget(os.system, f"touch {mark}"),
             lambda mark: Gadget(eval, f"open({str(mark)!r}, 'w')"),
             lambda mark: Gadget(pickle.loads, pickle.dumps(Gadget(os.mkdir, str(mark)))),
+            lambda mark: [np.float64(1), Gadget(os.mkdir, str(mark))],
         ],
-        ids=["os.system", "eval", "nested pickle"],
+        ids=["os.system", "eval", "nested pickle", "beside a NumPy scalar"],
     )
     def test_nothing_is_executed(self, gadget, zipped, tmp_path):
         mark = tmp_path / "executed"
@@ -204,29 +195,12 @@ class TestHostile:
             network_of(content, tmp_path, _use_new_zipfile_serialization=zipped)
         assert not mark.exists()
 
-    def test_a_gadget_beside_a_numpy_scalar_is_rejected_too(self, tmp_path):
-        mark = tmp_path / "executed"
-        content = {"meta": [np.float64(1), Gadget(os.mkdir, str(mark))], "state_dict": state_of()}
-        with pytest.raises(CheckpointError, match="could execute code"):
-            network_of(content, tmp_path)
-        assert not mark.exists()
-
     def test_a_bit_flipped_in_a_tensor_is_seen(self, published_file, tmp_path):
         content = bytearray(published_file.read_bytes())
         content[len(content) // 2] ^= 1
         (tmp_path / "flipped.pth").write_bytes(content)
         with pytest.raises(CheckpointError, match="damaged"):
             weights.read(tmp_path / "flipped.pth")
-
-    @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
-    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-    def test_truncated(self, share, zipped, tmp_path):
-        path = tmp_path / "file.pth"
-        torch.save(state_of(), path, _use_new_zipfile_serialization=zipped)
-        content = path.read_bytes()
-        path.write_bytes(content[: int(share * len(content))])
-        with pytest.raises(CheckpointError):
-            weights.read(path)
 
     @pytest.mark.parametrize(
         ("content", "match"),

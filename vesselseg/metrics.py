@@ -14,12 +14,16 @@ Counts of several images can be added to pool their pixels: ``dice(first + secon
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import MissingExtraError, OptionError
+
+Mask: TypeAlias = NDArray[np.bool_]
 
 
 class Confusion(NamedTuple):
@@ -32,37 +36,6 @@ class Confusion(NamedTuple):
 
     def __add__(self, other: tuple[int, ...]) -> Confusion:  # type: ignore[override]
         return Confusion(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-class SkeletonOverlap(NamedTuple):
-    """Numbers of pixels of the two skeletons that clDice compares; see :func:`cldice`.
-
-    Attributes
-    ----------
-    mask, mask_in_label : int
-        Pixels of the mask's skeleton, and those of them inside the label.
-    label, label_in_mask : int
-        Pixels of the label's skeleton, and those of them inside the mask.
-    """
-
-    mask: int = 0
-    mask_in_label: int = 0
-    label: int = 0
-    label_in_mask: int = 0
-
-    def __add__(self, other: tuple[int, ...]) -> SkeletonOverlap:  # type: ignore[override]
-        return SkeletonOverlap(*(a + b for a, b in zip(self, other, strict=True)))
-
-    @property
-    def cldice(self) -> float:
-        """Centreline Dice of these pixels."""
-        if not self.mask and not self.label:
-            return float("nan")
-        precision = ratio(self.mask_in_label, self.mask)
-        sensitivity = ratio(self.label_in_mask, self.label)
-        if not self.mask_in_label * self.label_in_mask:
-            return 0.0
-        return 2 * precision * sensitivity / (precision + sensitivity)
 
 
 def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> Confusion:
@@ -85,12 +58,10 @@ def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -
         If the arrays differ in shape, or one has more than two values.
     """
     predicted, actual, inside = to_masks(mask, label, fov)
-    if inside is not None:
-        predicted, actual = predicted[inside], actual[inside]
-    tp = int(np.count_nonzero(predicted & actual))
-    fp = int(np.count_nonzero(predicted)) - tp
-    fn = int(np.count_nonzero(actual)) - tp
-    return Confusion(tp, fp, fn, predicted.size - tp - fp - fn)
+    tp = count(predicted & actual)
+    fp = count(predicted) - tp
+    fn = count(actual) - tp
+    return Confusion(tp, fp, fn, count(inside) - tp - fp - fn)
 
 
 def dice(counts: Confusion) -> float:
@@ -143,27 +114,20 @@ def auc(probability: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) 
     -----
     The area is the probability that a vessel pixel scores higher than a background pixel, with
     ties counting half: the Mann-Whitney U divided by the number of pairs (Hanley and McNeil 1982,
-    doi:10.1148/radiology.143.1.7063747). Nothing is binned, and only a sorted copy of the scores
-    is kept.
+    doi:10.1148/radiology.143.1.7063747). Nothing is binned.
     """
     scores = np.asarray(probability)
     _, actual, inside = to_masks(label, label, fov)
     check_shape("probability", scores, actual)
-    if scores.dtype.kind == "f" and np.isnan(scores).any():
+    if np.isnan(scores).any():
         raise OptionError("probability has values that are not numbers (NaN).")
-    background = ~actual
-    if inside is not None:
-        actual, background = actual & inside, background & inside
-    return auc_of_scores(scores[actual], scores[background])
+    return auc_of_scores(scores[actual], scores[inside & ~actual])
 
 
 def auc_of_scores(vessel: NDArray[Any], background: NDArray[Any]) -> float:
-    """Like :func:`auc`, from the scores of the two classes, (N,) and (M,), sorted in place.
-
-    Use it to pool several images: join their scores.
-    """
+    """Like :func:`auc`, from all scores of the two classes, (N,) and (M,), sorted in place."""
     if not vessel.size or not background.size:
-        return float("nan")
+        return math.nan
     vessel.sort()  # sorted scores make the searches below walk through memory in order
     background.sort()
     lower = int(np.searchsorted(background, vessel, side="left").sum())
@@ -203,55 +167,51 @@ def cldice(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> f
         sensitivity = |S_L and V_P| / |S_L|
         clDice      = 2 precision sensitivity / (precision + sensitivity)
     """
-    return skeleton_overlap(mask, label, fov).cldice
+    return cldice_of_counts(*skeleton_counts(mask, label, fov))
 
 
-def skeleton_overlap(
+def skeleton_counts(
     mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None
-) -> SkeletonOverlap:
-    """Count the pixels that :func:`cldice` is made of; it has the same parameters and errors."""
-    require_skeletons()
-    from skimage.morphology import skeletonize
-
-    predicted, actual, inside = to_masks(mask, label, fov)
-    if inside is not None:
-        predicted, actual = predicted & inside, actual & inside
-    of_mask = np.asarray(skeletonize(predicted))  # type: ignore[no-untyped-call]
-    of_label = np.asarray(skeletonize(actual))  # type: ignore[no-untyped-call]
-    return SkeletonOverlap(
-        int(np.count_nonzero(of_mask)),
-        int(np.count_nonzero(of_mask & actual)),
-        int(np.count_nonzero(of_label)),
-        int(np.count_nonzero(of_label & predicted)),
-    )
+) -> tuple[Confusion, Confusion]:
+    """What :func:`cldice` counts: the mask's skeleton in the label, the label's in the mask."""
+    skeletonize = require_skeletons()
+    predicted, actual, _ = to_masks(mask, label, fov)
+    return confusion(actual, skeletonize(predicted)), confusion(predicted, skeletonize(actual))
 
 
-def require_skeletons() -> None:
-    """Raise MissingExtraError if skeletons cannot be computed here."""
+def cldice_of_counts(mask_skeleton: Confusion, label_skeleton: Confusion) -> float:
+    """Like :func:`cldice`, from the counts of one image, or the sums of several to pool them."""
+    in_label, in_mask = sensitivity(mask_skeleton), sensitivity(label_skeleton)
+    if math.isnan(in_label) and math.isnan(in_mask):
+        return math.nan
+    if not mask_skeleton.tp or not label_skeleton.tp:
+        return 0.0
+    return 2 * in_label * in_mask / (in_label + in_mask)
+
+
+def require_skeletons() -> Callable[[Mask], Mask]:
+    """The function that computes skeletons, or MissingExtraError."""
     try:
-        import skimage.morphology  # noqa: F401
+        from skimage.morphology import skeletonize
     except ImportError as error:
         raise MissingExtraError(
             "clDice needs scikit-image for skeletons, which is not installed. Install it: "
             "pip install 'vesselseg[eval]'"
         ) from error
+    return cast("Callable[[Mask], Mask]", skeletonize)
 
 
-def to_masks(
-    mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_] | None]:
-    """Arrays of bool of one shape."""
+def to_masks(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None) -> tuple[Mask, Mask, Mask]:
+    """Mask and label inside the field of view, and the field of view, all of one shape."""
     actual = to_bool(label, "label")
-    predicted = actual if mask is label else to_bool(mask, "mask")
+    predicted = to_bool(mask, "mask")
+    inside = np.ones_like(actual) if fov is None else to_bool(fov, "fov")
     check_shape("mask", predicted, actual)
-    if fov is None:
-        return predicted, actual, None
-    inside = to_bool(fov, "fov")
     check_shape("fov", inside, actual)
-    return predicted, actual, inside
+    return predicted & inside, actual & inside, inside
 
 
-def to_bool(values: ArrayLike, name: str) -> NDArray[np.bool_]:
+def to_bool(values: ArrayLike, name: str) -> Mask:
     """An array of bool; OptionError if it has more than one value besides 0."""
     array = np.asarray(values)
     if array.dtype == np.bool_:
@@ -265,7 +225,7 @@ def to_bool(values: ArrayLike, name: str) -> NDArray[np.bool_]:
     return np.asarray(true)
 
 
-def check_shape(name: str, array: NDArray[Any], label: NDArray[Any]) -> None:
+def check_shape(name: str, array: NDArray[Any], label: Mask) -> None:
     """Raise OptionError if an array differs in shape from the label."""
     if array.shape != label.shape:
         raise OptionError(
@@ -273,6 +233,11 @@ def check_shape(name: str, array: NDArray[Any], label: NDArray[Any]) -> None:
         )
 
 
+def count(mask: Mask) -> int:
+    """The number of pixels that are True."""
+    return int(np.count_nonzero(mask))
+
+
 def ratio(numerator: int, denominator: int) -> float:
     """A ratio, or NaN if the denominator is zero."""
-    return numerator / denominator if denominator else float("nan")
+    return numerator / denominator if denominator else math.nan

@@ -70,11 +70,7 @@ class Segmentation:
         )
 
     def overlay(
-        self,
-        *,
-        style: Style = "tint",
-        color: tuple[int, int, int] = _CYAN,
-        opacity: float = 0.6,
+        self, *, style: Style = "tint", color: tuple[int, int, int] = _CYAN, opacity: float = 0.6
     ) -> Image.Image:
         """The vessels drawn over the photograph.
 
@@ -105,8 +101,7 @@ class Segmentation:
             raise OptionError(f"color is {color!r}; it must be three numbers from 0 to 255.")
         drawn = self.mask if style == "tint" else border(self.mask)
         pixels = self._photograph.copy()
-        tinted = pixels[drawn] * (1 - opacity) + np.asarray(color) * opacity
-        pixels[drawn] = np.rint(tinted).astype(np.uint8)
+        pixels[drawn] = np.rint(pixels[drawn] * (1 - opacity) + np.asarray(color) * opacity)
         return Image.fromarray(pixels)
 
     def save(
@@ -133,7 +128,6 @@ class Segmentation:
         OutputError
             If the file cannot be written.
         """
-        check_kind(kind)
         if Path(path).suffix.lower() != ".png":
             raise OptionError(f"{str(path)!r} must end in .png, a lossless format.")
         with whole_file(path) as part, part.open("wb") as stream:
@@ -158,14 +152,15 @@ class Segmentation:
         OptionError
             If an argument is outside what is described here.
         """
-        check_kind(kind)
         if kind == "overlay":
             picture = self.overlay(style=style, opacity=opacity)
         elif kind == "probability":
             picture = Image.fromarray(np.rint(self.probability * 65535.0).astype(np.uint16))
-        else:
+        elif kind in ("mask", "fov"):
             shown = self.mask if kind == "mask" else self.field_of_view
             picture = Image.fromarray(shown.astype(np.uint8) * 255)
+        else:
+            raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
         text = PngImagePlugin.PngInfo()
         text.add_text("Software", f"vesselseg {self.provenance['vesselseg']}")
         text.add_text("vesselseg", json.dumps({"kind": kind, **self.provenance}))
@@ -191,12 +186,6 @@ def check_threshold(threshold: float) -> float:
     if not (is_number and 0 <= threshold <= 1):
         raise OptionError(f"threshold is {threshold!r}; it must be a number from 0 to 1.")
     return float(threshold)
-
-
-def check_kind(kind: str) -> None:
-    """Raise OptionError if there is no such kind of picture."""
-    if kind not in KINDS:
-        raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
 
 
 def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

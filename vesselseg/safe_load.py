@@ -30,18 +30,13 @@ class Inert:
 
     def __init__(self, *_: object) -> None: ...
 
-    def __setstate__(self, _: object) -> None: ...
+    __setstate__ = __init__
 
 
 def safe_load(path: Path) -> Any:
     """The plain values and tensors in a file, on the CPU.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    CheckpointError
-        If it is damaged, is not a PyTorch file, or would need code to be read.
+    Raises CheckpointError if it is damaged, is not a PyTorch file, or would need code to be read.
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no weights file {str(path)!r}.")
@@ -49,18 +44,30 @@ def safe_load(path: Path) -> Any:
         raise CheckpointError(f"{str(path)!r} is not a file; a weights file (.pth) is needed.")
     try:
         check_container(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not any(name in str(error) for name in _NUMPY_SCALARS):
+                raise
+        inert: list[Any] = [(Inert, name) for name in _NUMPY_SCALARS]
+        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # the bytes of a file can provoke anything
-        if not any(name in str(error) for name in _NUMPY_SCALARS):
-            raise CheckpointError(describe_failure(path, error)) from error
-    inert: list[Any] = [(Inert, name) for name in _NUMPY_SCALARS]
-    try:
-        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(describe_failure(path, error)) from error
+        rejected = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and rejected:
+            raise CheckpointError(
+                f"{str(path)!r} was not read: it needs {rejected[1]}, which could execute code. "
+                f"Whole training checkpoints often hold more than weights. Ask its author to save "
+                f'the weights alone: torch.save({{"state_dict": model.state_dict()}}, '
+                f'"weights.pth").'
+            ) from error
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(
+            f"{str(path)!r} is damaged or not a PyTorch weights file ({reason}). Get it again, and "
+            f"compare its length or digest with the original's."
+        ) from error
 
 
 def check_container(path: Path) -> None:
@@ -86,19 +93,3 @@ def check_container(path: Path) -> None:
         damaged = archive.testzip()
     if damaged:
         raise ValueError(f"{damaged} does not agree with its checksum")
-
-
-def describe_failure(path: Path, error: Exception) -> str:
-    """An error message for whatever reading the file raised."""
-    rejected = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and rejected:
-        return (
-            f"{str(path)!r} was not read: it needs {rejected[1]}, which could execute code. Whole "
-            f"training checkpoints often hold more than weights. Ask its author to save the "
-            f'weights alone: torch.save({{"state_dict": model.state_dict()}}, "weights.pth").'
-        )
-    reason = str(error).partition("\n")[0][:200] or type(error).__name__
-    return (
-        f"{str(path)!r} is damaged or not a PyTorch weights file ({reason}). Get it again, and "
-        f"compare its length or digest with the original's."
-    )

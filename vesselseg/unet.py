@@ -17,13 +17,12 @@ folded into the convolutions (:func:`fold_batch_norm`), as it is run and saved.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEADS = ("fcn", "pspnet", "deeplabv3")
-CLASSES = 2  # background, vessel
 POOL_SCALES = (1, 2, 3, 6)
 _DILATIONS = (1, 12, 24, 36)
 _EPSILON = 1e-5  # of every batch norm in the published configurations
@@ -36,15 +35,9 @@ class ConvUnit(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        out: int,
-        kernel: int = 3,
-        *,
-        dilation: int = 1,
-        norm: bool = False,
-        relu: bool = True,
-    ) -> None:
+        self, channels: int, out: int, kernel: int = 3, *,
+        dilation: int = 1, norm: bool = False, relu: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         padding = dilation * (kernel // 2)
         self.conv = nn.Conv2d(
@@ -91,7 +84,7 @@ class Classifier(nn.Conv2d):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, CLASSES, 1)
+        super().__init__(channels, 2, 1)  # background, vessel
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype))
@@ -148,27 +141,16 @@ class ASPPHead(nn.Module):
         return logits
 
 
-_Head = FCNHead | PSPHead | ASPPHead
-_HEAD_TYPES: dict[str, type[_Head]] = {"fcn": FCNHead, "pspnet": PSPHead, "deeplabv3": ASPPHead}
+Head = FCNHead | PSPHead | ASPPHead
+HEADS: dict[str, type[Head]] = {"fcn": FCNHead, "pspnet": PSPHead, "deeplabv3": ASPPHead}
 
 
 class UNet(nn.Module):
     """U-Net with `depth` stages, the first of `width` channels, doubled at each stage.
 
-    Parameters
-    ----------
-    width : int
-        Channels of the first stage; 64 in the published checkpoints.
-    depth : int
-        Number of stages; 5 in the published checkpoints.
-    head : {"fcn", "pspnet", "deeplabv3"}
-    norm : bool
-        True for the form that is trained, with batch norms; False for the folded one.
-
-    Notes
-    -----
-    ``forward`` takes normalised RGB, float (N, 3, H, W) with H and W divisible by
-    :attr:`size_divisor`, and returns logits (N, 2, H, W): background and vessel.
+    It has batch norms with `norm`, and is the folded form without. ``forward`` takes normalised
+    RGB, float (N, 3, H, W) with H and W divisible by `size_divisor`, and returns logits
+    (N, 2, H, W): background and vessel.
     """
 
     def __init__(
@@ -176,13 +158,10 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [width * 2**stage for stage in range(depth)]
-        self.encoder = nn.ModuleList(
-            two_units(channels, out, norm)
-            for channels, out in zip([3, *widths[:-1]], widths, strict=True)
-        )
+        self.encoder = nn.ModuleList(two_units(*ends, norm) for ends in pairwise([3, *widths]))
         # decoder[i] returns a map of encoder[i]'s size, so the deepest one runs first.
         self.decoder = nn.ModuleList(Up(2 * out, out, norm=norm) for out in widths[:-1])
-        self.head: _Head = _HEAD_TYPES[head](width, norm=norm)
+        self.head = HEADS[head](width, norm=norm)
         self.size_divisor = 2 ** (depth - 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """What the page asks of its server, asked without a browser."""
 
+import contextlib
 import io
 import re
 import socket
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 import pytest
@@ -15,13 +16,32 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
-from serving_app import served
+import uvicorn
 
+from vesselseg import UnknownModelError, list_models
 from vesselseg.app import server
-from vesselseg.app.memory import OfferedModels
-from vesselseg.app.server import make_app
+from vesselseg.app.server import OfferedModels, make_app
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@contextlib.contextmanager
+def served(model, load=None, max_upload=100_000, hosts=None):
+    """Serve the page with one model on a loopback port, in a thread; its address."""
+    app = make_app(OfferedModels(model, "narrow", load), max_upload=max_upload, hosts=hosts)
+    config = uvicorn.Config(
+        app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None,
+        log_level="critical", access_log=False,
+    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, args=([listening],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            running.should_exit = True
+            thread.join()
 
 
 @pytest.fixture
@@ -32,27 +52,23 @@ def asked():
 
 @pytest.fixture
 def url(model, asked):
-    class Counting(type(model)):
-        def __call__(self, image, **options):
-            asked.append(image)
-            return super().__call__(image, **options)
+    def counted(image):
+        asked.append(image)
+        return model(image)
 
-    counting = object.__new__(Counting)
-    counting.__dict__.update(model.__dict__)
-
-    def load(name):
-        raise AssertionError(f"{name} was loaded")
-
-    with served(make_app(OfferedModels(counting, "narrow", load), max_upload=100_000,
-                         hosts=("127.0.0.1", "localhost"))) as url:  # fmt: skip
+    with served(counted, hosts=("127.0.0.1", "localhost", "::1")) as url:
         yield url
 
 
 @pytest.fixture
 def content(photograph):
     """The photograph as a file."""
+    return encoded(photograph[:150, :130])
+
+
+def encoded(pixels):
     stream = io.BytesIO()
-    Image.fromarray(photograph[:150, :130]).save(stream, format="PNG")
+    Image.fromarray(pixels).save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -62,59 +78,54 @@ def segmented(url, content):
     return answer.json()
 
 
-def test_downloads_are_the_librarys_own_files(url, model, content, tmp_path):
+def connected(url):
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def result_of(url, token, file, **query):
+    return requests.get(f"{url}/results/{token}/{file}", params=query, timeout=30)
+
+
+def test_downloads_are_the_librarys_own_files(url, model, content, asked, tmp_path):
     found = segmented(url, content)
     assert (found["height"], found["width"]) == (150, 130)
     for threshold in (0.5, 0.52):
         result = model(content, threshold=threshold)
         assert 0.01 < result.mask.mean() < 0.99
-        for kind in ("mask", "overlay", "probability"):
+        for kind in ("mask", "overlay", "probability", "fov"):
             result.save(tmp_path / "own.png", kind)
-            query = f"?threshold={threshold}"
-            answer = requests.get(f"{url}/results/{found['token']}/{kind}.png{query}", timeout=30)
+            answer = result_of(url, found["token"], f"{kind}.png", threshold=threshold)
             assert answer.content == (tmp_path / "own.png").read_bytes()
             assert answer.headers["content-type"] == "image/png"
-
-
-def test_overlay_has_the_opacity_that_was_asked_for(url, model, content):
-    token = segmented(url, content)["token"]
-    answer = requests.get(f"{url}/results/{token}/overlay.png?opacity=0.25", timeout=30)
+    answer = result_of(url, found["token"], "overlay.png", opacity=0.25)
     with Image.open(io.BytesIO(answer.content)) as image:
         np.testing.assert_array_equal(image, model(content).overlay(opacity=0.25))
+    assert len(asked) == 1  # whatever is asked afterwards, the network runs once
 
 
 def test_page_gets_the_photograph_and_exact_probabilities(url, model, content):
     token = segmented(url, content)["token"]
-    photograph = requests.get(f"{url}/results/{token}/photograph.png", timeout=30).content
+    photograph = result_of(url, token, "photograph.png").content
     with Image.open(io.BytesIO(content)) as sent, Image.open(io.BytesIO(photograph)) as back:
         np.testing.assert_array_equal(back, sent)
-    floats = requests.get(f"{url}/results/{token}/probability.f32", timeout=30).content
+    floats = result_of(url, token, "probability.f32").content
     own = model(content).probability
     np.testing.assert_array_equal(np.frombuffer(floats, "<f4").reshape(own.shape), own)
 
 
-def test_network_runs_once_whatever_is_asked_afterwards(url, content, asked):
-    token = segmented(url, content)["token"]
-    for threshold in (0.1, 0.4, 0.9):
-        for file in ("mask.png", "overlay.png"):
-            query = f"threshold={threshold}&opacity={threshold}"
-            assert requests.get(f"{url}/results/{token}/{file}?{query}", timeout=30).ok
-    assert len(asked) == 1
-
-
 def test_result_is_forgotten_when_reported_and_when_others_come(url, content):
-    def there(token):
-        return requests.get(f"{url}/results/{token}/mask.png", timeout=30).status_code == 200
+    def status(token):
+        return result_of(url, token, "mask.png").status_code
 
     first, second = (segmented(url, content)["token"] for _ in range(2))
-    assert there(first)
+    assert status(first) == 200
     assert requests.delete(f"{url}/results/{first}", timeout=30).status_code == 204
-    assert not there(first)
-    assert there(second)
+    assert (status(first), status(second)) == (404, 200)
     for _ in range(4):
         segmented(url, content)
-    assert not there(second)
-    gone = requests.get(f"{url}/results/{second}/mask.png", timeout=30)
+    gone = result_of(url, second, "mask.png")
+    assert gone.status_code == 404
     assert gone.text.endswith("Segment the photograph again.")
 
 
@@ -131,7 +142,7 @@ def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     token = segmented(url, content)["token"]
     for file in ("photograph.png", "mask.png", "overlay.png", "probability.png"):
-        assert requests.get(f"{url}/results/{token}/{file}", timeout=30).ok
+        assert result_of(url, token, file).ok
     active = False
     assert written == []
     assert list(tmp_path.iterdir()) == []
@@ -142,34 +153,28 @@ def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
     [
         ("segment", b"no image", "could not be decoded"),
         ("segment", b"", "is empty"),
-        (
-            "segment?model=unet",
-            b"x",
-            "'unet' is not on this machine. Available are: narrow",
-        ),
+        ("segment?model=unet", b"x", "'unet' is not on this machine. Available are: narrow"),
     ],
 )
 def test_errors_of_the_library_are_reported(url, path, content, told):
     answer = requests.post(f"{url}/{path}", data=content, timeout=30)
-    assert answer.status_code == 400
-    assert told in answer.text
+    assert (answer.status_code, told in answer.text) == (400, True)
     assert answer.headers["content-type"].startswith("text/plain")
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("file", "query", "status", "told"),
     [
-        ("threshold=2", "threshold is 2.0; it must be"),
-        ("threshold=nan", "threshold is nan; it must be"),
-        ("threshold=half", "threshold is 'half'; it must be"),
-        ("opacity=-1", "opacity is -1.0; it must be"),
+        ("overlay.png", {"threshold": "2"}, 400, "threshold is 2.0; it must be"),
+        ("overlay.png", {"threshold": "nan"}, 400, "threshold is nan; it must be"),
+        ("overlay.png", {"threshold": "half"}, 400, "threshold is 'half'; it must be"),
+        ("overlay.png", {"opacity": "-1"}, 400, "opacity is -1.0; it must be"),
+        ("edges.png", {}, 404, "There is no 'edges.png'; there are photograph.png, "),
     ],
 )
-def test_numbers_out_of_range_are_reported(url, content, query, told):
-    token = segmented(url, content)["token"]
-    answer = requests.get(f"{url}/results/{token}/overlay.png?{query}", timeout=30)
-    assert answer.status_code == 400
-    assert told in answer.text
+def test_wrong_numbers_and_files_are_reported(url, content, file, query, status, told):
+    answer = result_of(url, segmented(url, content)["token"], file, **query)
+    assert (answer.status_code, told in answer.text) == (status, True)
 
 
 @pytest.mark.parametrize("how", ["length announced", "in chunks"])
@@ -186,10 +191,11 @@ def test_what_was_not_expected_is_reported_without_details():
     def broken(content):
         raise RuntimeError(f"/a/path/of/the/server: {content}")
 
-    with served(make_app(OfferedModels(broken, "narrow", None), max_upload=10)) as url:
+    with served(broken) as url:
         answer = requests.post(f"{url}/segment", data=b"x", timeout=30)
     assert answer.status_code == 500
     assert answer.text == "Unexpected error: RuntimeError. The terminal shows more."
+    assert answer.headers["cache-control"] == "no-store"
 
 
 def test_page_names_no_other_host_and_the_browser_is_reported_to_ask_none(url):
@@ -218,13 +224,13 @@ def test_other_web_sites_cannot_ask_through_the_browser(url, content, asked):
         assert answer.status_code == status
         assert answer.headers["cache-control"] == "no-store"
     assert asked == []
-    answer = requests.post(f"{url}/segment", data=content, headers={"Origin": url}, timeout=30)
-    assert answer.status_code == 200
+    for headers in ({"Origin": url}, {"Host": "[::1]:80"}, {"Host": "localhost"}):
+        answer = requests.post(f"{url}/segment", data=content, headers=headers, timeout=30)
+        assert answer.status_code == 200
 
 
 def test_a_malformed_host_is_rejected_with_the_headers_of_every_answer(url):
-    address = url.removeprefix("http://").rsplit(":", 1)
-    with socket.create_connection((address[0], int(address[1])), timeout=30) as connection:
+    with connected(url) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: bad[\r\n\r\n")
         answer = connection.recv(2000)
     assert answer.startswith(b"HTTP/1.1 400")
@@ -242,32 +248,31 @@ def held(model):
         assert go.wait(30)
         return model(content)
 
-    with served(make_app(OfferedModels(wait, "narrow", None), max_upload=100_000)) as url:
+    with served(wait) as url:
         yield url, running, go, seen
         go.set()
 
 
-def test_the_page_and_a_full_queue_answer_at_once(held, content, monkeypatch):
-    url, running, go, _ = held
-    monkeypatch.setattr(server, "_QUEUE", 3)
-    with ThreadPoolExecutor(3) as senders:
-        answers = [senders.submit(segmented, url, content) for _ in range(3)]
-        assert running.wait(30)
-        while (answer := requests.post(f"{url}/segment", data=content, timeout=30)).ok:
-            pass  # the third has not arrived yet
-        assert answer.status_code == 503
+def test_the_page_and_a_full_queue_answer_at_once(held, content):
+    url, _, go, _ = held
+
+    def send():
+        return requests.post(f"{url}/segment", data=content, timeout=30).status_code
+
+    with ThreadPoolExecutor(20) as senders:
+        answers = [senders.submit(send) for _ in range(20)]
+        assert next(as_completed(answers)).result() == 503
         assert requests.get(url, timeout=30).status_code == 200
         go.set()
-        assert [answer.result()["width"] for answer in answers] == [130] * 3
+        assert {answer.result() for answer in answers} == {200, 503}
 
 
 def test_a_photograph_whose_sender_has_gone_is_not_computed(held, content):
     url, running, go, seen = held
-    host, port = url.removeprefix("http://").rsplit(":", 1)
     with ThreadPoolExecutor(1) as senders:
         first = senders.submit(segmented, url, content)
         assert running.wait(30)
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
+        with connected(url) as connection:
             head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
             connection.sendall(head.encode() + content)
         time.sleep(2)  # the server looks twice a second whether the sender is still there
@@ -278,13 +283,46 @@ def test_a_photograph_whose_sender_has_gone_is_not_computed(held, content):
 
 
 def test_warnings_of_the_library_are_answered(url):
-    stream = io.BytesIO()
-    Image.fromarray(np.full((50, 60, 3), 128, np.uint8)).save(stream, "PNG")
-    (warning,) = segmented(url, stream.getvalue())["warnings"]
+    (warning,) = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))["warnings"]
     assert warning.startswith("No field of view was found")
 
 
-def test_models_on_this_machine_are_offered(url):
-    offered = requests.get(f"{url}/settings", timeout=30).json()
-    assert offered["models"][:2] == ["narrow", "unet_s5-c16_chase-hrf"]
-    assert offered["max_upload"] == 100_000
+class TestOfferedModels:
+    EMBEDDED, CACHED, ABSENT = (spec.name for spec in list_models()[:3])
+
+    @pytest.fixture
+    def loaded(self, monkeypatch):
+        """Names of the models that were loaded, where the cache holds two."""
+        here = (self.EMBEDDED, self.CACHED)
+        monkeypatch.setattr(server, "find_cached", lambda spec: spec.name in here)
+        return []
+
+    @pytest.fixture
+    def models(self, loaded):
+        def load(model):
+            loaded.append(model)
+            return f"model {model}"
+
+        return OfferedModels("model given", "given (eye.pth)", load)
+
+    def test_the_given_one_then_those_in_the_cache_are_offered(self, models, loaded):
+        assert models.names() == ["given (eye.pth)", self.EMBEDDED, self.CACHED]
+        assert OfferedModels("x", self.CACHED, None).names() == [self.CACHED, self.EMBEDDED]
+        assert loaded == []
+
+    def test_they_are_among_the_settings(self, url):
+        offered = requests.get(f"{url}/settings", timeout=30).json()
+        assert offered["models"][:2] == ["narrow", self.EMBEDDED]
+        assert offered["max_upload"] == 100_000
+
+    def test_each_is_loaded_when_chosen_and_kept(self, models, loaded):
+        for name in ("", "given (eye.pth)"):
+            assert models.get(name) == "model given"
+        for name in (self.CACHED, "", self.CACHED, self.EMBEDDED, self.EMBEDDED):
+            assert models.get(name) == f"model {name or 'given'}"
+        assert loaded == [self.CACHED, self.EMBEDDED]
+
+    def test_one_that_is_not_here_is_rejected_and_not_downloaded(self, models, loaded):
+        with pytest.raises(UnknownModelError, match=f"'{self.ABSENT}' is not on this machine"):
+            models.get(self.ABSENT)
+        assert loaded == []

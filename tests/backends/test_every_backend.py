@@ -7,24 +7,20 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.models import NARROW
 
 import vesselseg
-from vesselseg import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
-def segmenter(
-    request: Any, model: Segmenter, published_file: Path, tmp_path_factory: Any
-) -> Segmenter:
+def segmenter(request, model, published_file, tmp_path_factory):
     if request.param == "onnxruntime":
         path = tmp_path_factory.mktemp("exported") / "narrow.onnx"
         model.export(path)
@@ -33,9 +29,7 @@ def segmenter(
 
 
 @pytest.mark.parametrize("scale", [None, "fov", 0.15])
-def test_logits_and_masks_equal_those_of_pytorch(
-    scale: Any, segmenter: Segmenter, model: Segmenter, photograph: Any
-) -> None:
+def test_logits_and_masks_equal_those_of_pytorch(scale, segmenter, model, photograph):
     expected = model.logits(photograph, scale=scale)
     logits = segmenter.logits(photograph, scale=scale)
     assert (logits.dtype, logits.device.type) == (torch.float32, "cpu")
@@ -45,15 +39,13 @@ def test_logits_and_masks_equal_those_of_pytorch(
     assert (segmenter(photograph, scale=scale).mask != mask).sum() <= 3
 
 
-def test_images_in_one_run_give_the_same_bits_as_one_by_one(
-    segmenter: Segmenter, photograph: Any
-) -> None:
+def test_images_in_one_run_give_the_same_bits_as_one_by_one(segmenter, photograph):
     images = [photograph, photograph[:30, :50], photograph[50:150, 90:200]]
     for image, result in zip(images, segmenter.segment_many(images), strict=True):
         assert np.array_equal(result.probability, segmenter(image).probability)
 
 
-def test_threads_share_a_model(segmenter: Segmenter, photograph: Any) -> None:
+def test_threads_share_a_model(segmenter, photograph):
     images = [np.roll(photograph, 9 * i, axis=0)[: 100 - 20 * (i % 3), :100] for i in range(6)]
     expected = [segmenter(image).probability for image in images]
     with ThreadPoolExecutor(6) as pool:
@@ -62,9 +54,7 @@ def test_threads_share_a_model(segmenter: Segmenter, photograph: Any) -> None:
         assert np.array_equal(result.probability, probability)
 
 
-def test_provenance_names_the_backend_and_its_version(
-    segmenter: Segmenter, photograph: Any
-) -> None:
+def test_provenance_names_the_backend_and_its_version(segmenter, photograph):
     provenance = segmenter(photograph).provenance
     assert provenance["backend"] == segmenter.backend
     assert provenance[segmenter.backend] == sys.modules[segmenter.backend].__version__
@@ -72,14 +62,12 @@ def test_provenance_names_the_backend_and_its_version(
     assert (provenance["device"], provenance["precision"]) == ("cpu", "float32")
 
 
-def probability(segmenter: Segmenter, image: Any) -> bytes:
+def probability(segmenter, image):
     torch.set_num_threads(1)  # in another process, too
     return segmenter(image).probability.tobytes()
 
 
-def test_copies_give_the_same_bits_here_and_in_other_processes(
-    segmenter: Segmenter, photograph: Any
-) -> None:
+def test_copies_give_the_same_bits_here_and_in_other_processes(segmenter, photograph):
     image = photograph[:100, :100]
     expected = probability(segmenter, image)
     for copy in (segmenter.to("cpu"), pickle.loads(pickle.dumps(segmenter))):
@@ -90,10 +78,79 @@ def test_copies_give_the_same_bits_here_and_in_other_processes(
         assert pool.submit(probability, segmenter, image).result() == expected
 
 
-def test_the_core_imports_no_other_backend() -> None:
+def test_the_core_imports_no_other_backend():
     code = (
         "import sys, numpy, vesselseg\n"
         "vesselseg.segment(numpy.zeros((64, 64), numpy.uint8), scale='native')\n"
         "assert not {'onnx', 'onnxruntime', 'openvino'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
+
+
+GUEST = """
+import logging, os, random, sys, threading, warnings
+import numpy, torch
+logging.disable(logging.WARNING)
+torch.set_num_threads(2)
+def state():
+    return (
+        list(warnings.filters), dict(os.environ), logging.getLoggerClass(), logging.root.handlers,
+        random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+        torch.get_num_threads(), os.getcwd(), list(sys.path), threading.active_count(),
+    )
+before = state()
+cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+from pathlib import Path
+import vesselseg
+USE
+assert state() == before
+if cores:  # of every thread of the process, those of the backend too
+    threads = [int(name) for name in os.listdir("/proc/self/task")]
+    assert all(os.sched_getaffinity(thread) == cores for thread in threads)
+"""
+USE = {
+    "onnxruntime": """
+from vesselseg.backends.onnxruntime import OnnxBackend
+vesselseg.load_model("narrow.pth").export("narrow.onnx")
+vesselseg.load_model("narrow.onnx")("eye.png", scale="native")
+for failing in (
+    lambda: vesselseg.load_model("damaged.onnx"),
+    lambda: OnnxBackend(Path("narrow.onnx"), "cpu")(torch.zeros(1, 3, 40, 40).byte()),  # odd size
+):
+    try:
+        failing()
+    except Exception:
+        continue
+    raise AssertionError
+""",
+    "openvino": """
+for precision in ("float32", "int8"):
+    model = vesselseg.load_model("narrow.pth", backend="openvino", precision=precision)
+    model("eye.png", scale="native")
+assert not {"nncf", "openvino_telemetry"} & set(sys.modules)
+import openvino_telemetry  # can be imported as before
+""",
+}
+
+
+@pytest.mark.parametrize("backend", USE)
+def test_it_prints_and_reports_nothing_and_changes_nothing_around_it(
+    backend, tmp_path, model, photograph, monkeypatch
+):
+    pytest.importorskip("pydot")  # needed by NNCF
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))  # where OpenVINO's telemetry keeps its files
+    monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "cache"))
+    for name in ("CI", "TF_BUILD", "JENKINS_URL"):  # with these it is off by itself
+        monkeypatch.delenv(name, raising=False)
+    model.save(tmp_path / "narrow.pth")
+    (tmp_path / "damaged.onnx").write_bytes(b"damaged")
+    Image.fromarray(photograph).save(tmp_path / "eye.png")
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", GUEST.replace("USE", USE[backend])],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+    if backend == "openvino":  # ONNX Runtime keeps files there by itself
+        assert list(home.iterdir()) == []

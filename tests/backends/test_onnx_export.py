@@ -7,16 +7,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
 import pytest
 import torch
-from support.models import NARROW, TINY, seeded_state
+from support.models import NARROW, TINY
 
 import vesselseg
-from vesselseg import MissingExtraError, ModelSpec, OutputError, Segmenter
+from vesselseg import MissingExtraError, ModelSpec, OutputError
 from vesselseg.backends import onnx_export
 from vesselseg.backends.pytorch import TorchBackend
 from vesselseg.unet import HEADS, UNet
@@ -25,18 +24,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Export = Callable[[ModelSpec], tuple[Path, UNet, ModelSpec]]
 
 
-def random_network(spec: ModelSpec) -> UNet:
-    network = UNet(spec.width, spec.depth, spec.head).requires_grad_(False).eval()
-    shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
-    network.load_state_dict(seeded_state(shapes, seed=2))
-    return network
-
-
 @pytest.fixture
-def export(tmp_path: Path) -> Export:
+def export(tmp_path, random_network):
     """Export a random network with a normalisation unlike ImageNet's."""
 
-    def export(spec: ModelSpec) -> tuple[Path, UNet, ModelSpec]:
+    def export(spec):
         spec = replace(spec, mean=(90.0, 60.5, 30.25), std=(50.0, 40.0, 30.0))
         network = random_network(spec)
         onnx_export.export(tmp_path / "random.onnx", network, spec, "0" * 64)
@@ -45,13 +37,7 @@ def export(tmp_path: Path) -> Export:
     return export
 
 
-def random_windows(count: int, height: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, 3, height, width)
-    return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-
-
-def relative_error(path: Path, network: UNet, spec: ModelSpec, windows: torch.Tensor) -> float:
+def relative_error(path, network, spec, windows):
     """The largest difference between ONNX Runtime's and PyTorch's logits, of the largest logit."""
     expected = TorchBackend(network, spec, "cpu", "float32")(windows)
     assert expected.std() > 0.03  # it depends on the windows
@@ -61,9 +47,7 @@ def relative_error(path: Path, network: UNet, spec: ModelSpec, windows: torch.Te
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_logits_equal_those_of_pytorch_for_any_batch_height_and_width(
-    head: str, export: Export
-) -> None:
+def test_logits_equal_those_of_pytorch_for_any_batch_height_and_width(head, export, random_windows):
     exported = export(replace(NARROW, head=head))
     # 16 divides into bins of different lengths; at 208 x 32 every dilation sees the image.
     for shape in [(1, 64, 64), (3, 48, 80), (2, 16, 16), (1, 208, 32)]:
@@ -71,13 +55,13 @@ def test_logits_equal_those_of_pytorch_for_any_batch_height_and_width(
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_windows_smaller_than_the_bins_of_the_pyramid(head: str, export: Export) -> None:
+def test_windows_smaller_than_the_bins_of_the_pyramid(head, export, random_windows):
     exported = export(replace(TINY, head=head))
     assert relative_error(*exported, random_windows(1, 2, 4)) < 1e-5
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_file_is_valid_and_readable_by_older_runtimes(head: str, export: Export) -> None:
+def test_the_file_is_valid_and_readable_by_older_runtimes(head, export):
     path, _, _ = export(replace(NARROW, head=head))
     onnx.checker.check_model(str(path), full_check=True)
     model = onnx.load(path)
@@ -86,7 +70,7 @@ def test_the_file_is_valid_and_readable_by_older_runtimes(head: str, export: Exp
     assert "normalisation is part of the graph" in model.doc_string
 
 
-def test_convolutions_and_weights_have_the_names_of_the_network(export: Export) -> None:
+def test_convolutions_and_weights_have_the_names_of_the_network(export):
     path, network, _ = export(replace(NARROW, head="pspnet"))
     graph = onnx.load(path).graph
     constants = {constant.name: constant for constant in graph.initializer}
@@ -98,26 +82,20 @@ def test_convolutions_and_weights_have_the_names_of_the_network(export: Export) 
     assert names == {name for name, x in modules if isinstance(x, torch.nn.Conv2d)}
 
 
-def test_the_metadata_says_how_to_use_the_network(model: Segmenter, tmp_path: Path) -> None:
+def test_the_metadata_says_how_to_use_the_network(model, tmp_path):
     model.export(tmp_path / "narrow.onnx")
     metadata = {p.key: p.value for p in onnx.load(tmp_path / "narrow.onnx").metadata_props}
     assert ModelSpec.from_dict(json.loads(metadata.pop("spec"))) == NARROW
     assert metadata == {
-        "vesselseg": vesselseg.__version__,
-        "model": "narrow",
-        "crop": "64",
-        "stride": "42",
-        "size_divisor": "16",
-        "scale": "native",
-        "license": "",
-        "data_terms": "",
-        "weights_sha256": model.sha256,
-    }
+        "vesselseg": vesselseg.__version__, "model": "narrow", "weights_sha256": model.sha256,
+        "crop": "64", "stride": "42", "size_divisor": "16", "scale": "native",
+        "license": "", "data_terms": "",
+    }  # fmt: skip
 
 
 def test_one_model_gives_the_same_bytes_in_any_precision_and_stays_as_it_is(
-    model: Segmenter, photograph: Any, tmp_path: Path
-) -> None:
+    model, photograph, tmp_path
+):
     before = model.logits(photograph)
     model.export(tmp_path / "a.onnx")
     model.export(tmp_path / "b.onnx")
@@ -127,21 +105,18 @@ def test_one_model_gives_the_same_bytes_in_any_precision_and_stays_as_it_is(
 
 
 class TestFailures:
-    def test_without_the_extra(
-        self, model: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_cannot_be_written(self, model, tmp_path, monkeypatch):
+        with pytest.raises(OutputError, match="folder does not exist"):
+            model.export(tmp_path / "absent" / "narrow.onnx")
+        monkeypatch.setattr(onnx_export, "MAX_BYTES", 1000)
+        with pytest.raises(OutputError, match="an ONNX file holds at most 2 GiB"):
+            model.export(tmp_path / "narrow.onnx")
         monkeypatch.setitem(sys.modules, "onnx", None)
         with pytest.raises(MissingExtraError, match=r'pip install "vesselseg\[onnx\]"'):
             model.export(tmp_path / "narrow.onnx")
 
-    def test_a_missing_folder(self, model: Segmenter, tmp_path: Path) -> None:
-        with pytest.raises(OutputError, match="folder does not exist"):
-            model.export(tmp_path / "absent" / "narrow.onnx")
-
-    def test_a_model_that_the_checker_rejects_is_not_written(
-        self, model: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def reject(*_: object, **__: object) -> None:
+    def test_a_model_that_the_checker_rejects_is_not_written(self, model, tmp_path, monkeypatch):
+        def reject(*_, **__):
             raise onnx.checker.ValidationError("wrong")
 
         (tmp_path / "narrow.onnx").write_bytes(b"an earlier file")
@@ -150,10 +125,3 @@ class TestFailures:
             model.export(tmp_path / "narrow.onnx")
         assert [path.name for path in tmp_path.iterdir()] == ["narrow.onnx"]
         assert (tmp_path / "narrow.onnx").read_bytes() == b"an earlier file"
-
-    def test_a_network_larger_than_the_format_allows(
-        self, model: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(onnx_export, "MAX_BYTES", 1000)
-        with pytest.raises(OutputError, match="an ONNX file holds at most 2 GiB"):
-            model.export(tmp_path / "narrow.onnx")

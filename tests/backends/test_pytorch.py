@@ -1,16 +1,20 @@
 """Devices, precisions and batch sizes."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from support.models import NARROW
 
-from vesselseg import DeviceError, OptionError, ResourceError, weights
-from vesselseg.backends import onednn
+from vesselseg import DeviceError, OptionError, ResourceError
+from vesselseg.backends import onednn, pytorch
 from vesselseg.backends.pytorch import (
     TorchBackend,
     choose_batch_size,
     choose_device,
     choose_precision,
+    ieee_convolutions,
     native_precisions,
 )
 from vesselseg.registry import find_spec
@@ -23,24 +27,25 @@ needs_cuda = pytest.mark.skipif(not CUDA, reason="no CUDA device")
 
 class TestDevice:
     def test_auto_takes_the_best(self, monkeypatch):
-        available = {"cuda": True, "mps": True}
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: available["cuda"])
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: available["mps"])
-        assert choose_device("auto").type == "cuda"
-        available["cuda"] = False
-        assert choose_device("auto").type == "mps"
-        available["mps"] = False
-        assert choose_device("auto").type == "cpu"
+        available = {"cuda", "mps"}
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in available)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in available)
+        for expected in ("cuda", "mps", "cpu"):
+            assert choose_device("auto").type == expected
+            available.discard(expected)
 
-    @pytest.mark.parametrize("device", ["cuda:7", "mps:3", "xpu", "cpu:1"])
-    def test_one_that_is_not_there_is_rejected(self, device):
-        with pytest.raises(DeviceError, match="not available here; found: cpu"):
-            choose_device(device)
-
-    @pytest.mark.parametrize("device", ["cud", "", None, 1.5])
-    def test_one_that_does_not_exist_is_rejected(self, device):
-        with pytest.raises(DeviceError, match="Allowed are 'auto', 'cpu', 'cuda'"):
-            choose_device(device)
+    @pytest.mark.parametrize(
+        ("devices", "message"),
+        [
+            (["cuda:7", "mps:3", "xpu", "cpu:1"], "not available here; found: cpu"),
+            (["cud", "", None, 1.5], "Allowed are 'auto', 'cpu', 'cuda'"),
+        ],
+    )
+    def test_one_that_is_not_available_or_does_not_exist_is_rejected(self, devices, message):
+        for device in devices:
+            with pytest.raises(DeviceError, match=message):
+                choose_device(device)
 
     def test_a_torch_device_is_taken_as_it_is(self):
         assert choose_device(CPU) == CPU
@@ -73,32 +78,27 @@ class TestPrecision:
             choose_precision("int8", CPU)
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-    def test_logits_stay_close_and_float32(self, precision, published_file):
+    def test_logits_stay_close_and_float32(self, precision, network, random_windows):
         if precision not in native_precisions(CPU):
             pytest.skip(f"this CPU has no {precision}")
-        network = weights.build_network(weights.read(published_file), NARROW)
-        generator = torch.Generator().manual_seed(0)
-        windows = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
+        windows = random_windows(2, 64, 64)
         exact = TorchBackend(network, NARROW, CPU, "float32")(windows)
         rounded = TorchBackend(network, NARROW, CPU, precision)(windows)
         assert rounded.dtype == torch.float32
         assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
         assert all(p.dtype == torch.float32 for p in network.parameters())
 
-    def test_is_the_same_without_onednns_own_entrances(self, published_file, monkeypatch):
-        network = weights.build_network(weights.read(published_file), NARROW)
-        windows = torch.arange(2 * 64 * 64).remainder(251).byte().reshape(2, 1, 64, 64)
-        windows = windows.expand(2, 3, 64, 64)
+    def test_is_the_same_without_onednns_own_entrances(self, network, random_windows, monkeypatch):
+        windows = random_windows(2, 64, 64)
         packed = TorchBackend(network, NARROW, CPU, "float32")
         monkeypatch.setattr(onednn, "available", lambda: False)
         plain = TorchBackend(network, NARROW, CPU, "float32")
         assert type(plain.placed.head.unit).__name__ == "ConvUnit"
         torch.testing.assert_close(packed(windows), plain(windows), rtol=1e-5, atol=1e-5)
 
-    def test_float32_holds_inside_the_hosts_autocast(self, published_file):
-        network = weights.build_network(weights.read(published_file), NARROW)
+    def test_float32_holds_inside_the_hosts_autocast(self, network, random_windows):
         backend = TorchBackend(network, NARROW, CPU, "float32")
-        windows = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
+        windows = random_windows(1, 64, 64)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             inside = backend(windows)
         assert torch.equal(inside, backend(windows))
@@ -137,8 +137,7 @@ class TestOutOfMemory:
     """A device that holds so many windows at once and no more."""
 
     @pytest.fixture
-    def backend(self, published_file):
-        network = weights.build_network(weights.read(published_file), NARROW)
+    def backend(self, network):
         return TorchBackend(network, NARROW, CPU, "float32")
 
     def limit(self, backend, most, error):
@@ -183,24 +182,38 @@ class TestOutOfMemory:
             backend(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
+def test_gaps_left_by_maps_of_new_shapes_are_returned_now_and_then(network, monkeypatch):
+    returned = []
+    backend = TorchBackend(network, NARROW, CPU, "float32")
+    monkeypatch.setattr(pytorch, "release_freed_memory", lambda: returned.append(True))
+    for side in (16, 32, 48, 64, 80, 96, 112, 128):
+        for _ in range(2):  # the same shape again leaves none
+            backend(torch.zeros(1, 3, side, 16, dtype=torch.uint8))
+    assert len(returned) == 2
+
+
 @needs_cuda
-def test_cuda_float32_equals_the_cpu_and_leaves_tf32_as_the_host_has_it(published_file):
-    network = weights.build_network(weights.read(published_file), NARROW)
-    windows = torch.full((1, 3, 64, 64), 100, dtype=torch.uint8)
+def test_cuda_float32_equals_the_cpu_and_leaves_tf32_as_the_host_has_it(network, random_windows):
+    windows = random_windows(1, 64, 64)
     before = torch.backends.cudnn.conv.fp32_precision
     there = TorchBackend(network, NARROW, torch.device("cuda"), "float32")(windows).cpu()
-    here = TorchBackend(network, NARROW, CPU, "float32")(windows)
     assert torch.backends.cudnn.conv.fp32_precision == before
+    here = TorchBackend(network, NARROW, CPU, "float32")(windows)
     torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
 
 
-def test_tf32_of_the_host_comes_back_when_the_last_thread_leaves():
-    from vesselseg.backends.pytorch import IeeeConvolutions
-
-    exact, setting = IeeeConvolutions(), torch.backends.cudnn.conv
+def test_tf32_of_the_host_is_off_in_every_thread_and_comes_back():
+    setting = torch.backends.cudnn.conv
     before = setting.fp32_precision
-    with exact:
-        with exact:
-            assert setting.fp32_precision == "ieee"
-        assert setting.fp32_precision == "ieee"
+    barrier = threading.Barrier(4)
+
+    def inside(_):
+        barrier.wait()
+        with ieee_convolutions():
+            return setting.fp32_precision
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(inside, range(4))) == 4 * ["ieee"]
+    with pytest.raises(KeyError), ieee_convolutions():
+        raise KeyError
     assert setting.fp32_precision == before

@@ -1,6 +1,7 @@
 """Folders that cannot be written, and disks that are full."""
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -71,31 +72,20 @@ class TestDisk:
         self, spec, home, server, content, monkeypatch
     ):
         room = 5 * (1 << 16)
-        whole = Path.open
+        usual = Path.open
 
-        class Full:
+        class Full(io.FileIO):
             """A file on a disk with little room."""
 
-            def __init__(self, stream):
-                self._stream = stream
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_):
-                self._stream.close()
-
-            def __getattr__(self, name):
-                return getattr(self._stream, name)
-
             def write(self, chunk):
-                if self._stream.tell() + len(chunk) > room:
+                if self.tell() + len(chunk) > room:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                return self._stream.write(chunk)
+                return super().write(chunk)
 
         def open_(path, mode="r", *arguments, **options):
-            stream = whole(path, mode, *arguments, **options)
-            return Full(stream) if path.suffix == ".part" and "r" not in mode else stream
+            if path.suffix == ".part" and "r" not in mode:
+                return Full(path, mode)
+            return usual(path, mode, *arguments, **options)
 
         with monkeypatch.context() as patched:
             patched.setattr(Path, "open", open_)

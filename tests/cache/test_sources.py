@@ -26,17 +26,15 @@ class TestMirrors:
         monkeypatch.setenv("VESSELSEG_MIRROR", f"{tmp_path / 'shelf'}, ,")
         return tmp_path / "shelf"
 
-    def test_a_folder_is_tried_first(self, shelf, spec, home, server):
+    @pytest.mark.parametrize("offline", ["", "1"])
+    def test_a_folder_is_tried_first(self, offline, shelf, spec, home, server, monkeypatch):
+        monkeypatch.setenv("VESSELSEG_OFFLINE", offline)
         path = vesselseg.download(spec)
         assert path == home / "original.pth"
         assert not server.requests
         sidecar = sidecar_of(path)
         assert sidecar["obtained_from"] == str(shelf / "original.pth")
         assert sidecar["address"] == spec.sources[1].url
-
-    def test_a_folder_serves_offline(self, shelf, spec, home, monkeypatch):
-        monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
-        assert vesselseg.download(spec) == home / "original.pth"
         assert (shelf / "original.pth").exists()
 
     @pytest.mark.parametrize("end", ["/mirror", "/mirror/"])
@@ -55,9 +53,8 @@ class TestMirrors:
         assert server.asked("/mirror/original.pth")[0].headers["Authorization"].startswith("Basic")
         assert sidecar_of(path)["obtained_from"] == f"{server.url}/mirror/original.pth"
         path.unlink()
-        server.serve("/mirror/original.pth", File(b"<html>"))
-        server.serve("/original.pth", File(b"<html>"))
-        server.serve("/current.pth", File(b"<html>"))
+        for place in ("/mirror/original.pth", "/original.pth", "/current.pth"):
+            server.serve(place, File(b"<html>"))
         with pytest.raises(DownloadError) as caught:
             vesselseg.download(spec)
         assert "secret" not in str(caught.value)

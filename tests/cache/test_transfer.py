@@ -7,7 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.models import NARROW
@@ -30,16 +30,39 @@ def at(*urls, **pinned):
     return dataclasses.replace(NARROW, sources=tuple(Source(url, **pinned) for url in urls))
 
 
+@pytest.fixture
+def download(server, home):
+    """Downloads /a.pth from a server that answers so, one after the other; gives all requests."""
+
+    def download(*answers, **pinned):
+        url = server.serve("/a.pth", *answers)
+        assert vesselseg.download(at(url, **pinned)) == home / "a.pth"
+        return server.requests
+
+    return download
+
+
+@pytest.fixture
+def dead():
+    """An address at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/dead.pth"
+
+
+def ranges(requests):
+    return [request.headers.get("Range") for request in requests]
+
+
 def parts(home):
     return [path.stat().st_size for path in home.glob("*.part")]
 
 
-def test_one_request_brings_the_file(server, home, content):
-    url = server.serve("/a.pth", File(content))
-    assert vesselseg.download(at(url)) == home / "a.pth"
-    assert vesselseg.download(at(url)).read_bytes() == content
-    assert [request.sent for request in server.requests] == [len(content)]
-    assert "identity" in server.requests[0].headers["Accept-Encoding"]
+def test_one_request_brings_the_file(download, home, content):
+    for _ in range(2):
+        (request,) = download(File(content))
+    assert request.sent == len(content)
+    assert "identity" in request.headers["Accept-Encoding"]
     assert not parts(home)
 
 
@@ -51,59 +74,46 @@ def test_a_refusal_goes_to_the_next_address_at_once(server, home, content, code)
     assert len(server.asked("/current.pth")) == 1
 
 
-def test_a_dead_host_goes_to_the_next_address(server, home, content):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        dead = f"http://127.0.0.1:{free.getsockname()[1]}/a.pth"
+def test_a_dead_host_goes_to_the_next_address(server, home, content, dead):
     alive = server.serve("/b.pth", File(content))
     assert vesselseg.download(at(dead, alive)) == home / "b.pth"
-    with pytest.raises(DownloadError, match=r"(?s)a\.pth\n.*Connection refused"):
+    with pytest.raises(DownloadError, match=r"(?s)dead\.pth\n.*Connection refused"):
         vesselseg.download(at(dead))
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
-def test_a_passing_fault_is_asked_again(server, home, content, code):
-    url = server.serve("/a.pth", Status(code), Status(code), File(content))
-    assert vesselseg.download(at(url)) == home / "a.pth"
-    assert len(server.requests) == 3
+def test_a_passing_fault_is_asked_again(download, content, code):
+    assert len(download(Status(code), Status(code), File(content))) == 3
 
 
-def test_a_lasting_fault_is_asked_a_few_times(server, home):
-    url = server.serve("/a.pth", Status(503))
+def test_a_lasting_fault_is_asked_a_few_times(download, server, home):
     with pytest.raises(DownloadError, match="HTTP 503"):
-        vesselseg.download(at(url))
+        download(Status(503))
     assert len(server.requests) == 1 + transfer.RETRIES
     assert not parts(home)
 
 
 @pytest.mark.parametrize(("asked", "waited"), [(7, 7), (36000, transfer.LONGEST_WAIT)])
-def test_waits_as_the_server_asks_within_bounds(server, home, content, monkeypatch, asked, waited):
+def test_waits_as_the_server_asks_within_bounds(download, content, monkeypatch, asked, waited):
     waits = []
     monkeypatch.setattr("vesselseg.cache.transfer.time.sleep", waits.append)
-    url = server.serve("/a.pth", Status(429, {"Retry-After": str(asked)}), File(content))
-    assert vesselseg.download(at(url)) == home / "a.pth"
+    download(Status(429, {"Retry-After": str(asked)}), File(content))
     assert waited in waits
 
 
 @pytest.mark.parametrize("after", ["-1", "nan", "soon", "", "9" * 400])
-def test_a_senseless_retry_after_is_ignored(server, home, content, after):
+def test_a_senseless_retry_after_is_ignored(download, content, after):
     busy = Status(503, {"Retry-After": after})
-    url = server.serve("/a.pth", busy, busy, File(content))
-    assert vesselseg.download(at(url)) == home / "a.pth"
+    download(busy, busy, File(content))
 
 
 @pytest.mark.parametrize("length", ["²", "9" * 5000, "-5", "many"])
-def test_a_senseless_content_length_is_ignored(server, home, content, length):
-    url = server.serve("/a.pth", File(content, headers={"Content-Length": length}))
-    assert vesselseg.download(at(url)) == home / "a.pth"
+def test_a_senseless_content_length_is_ignored(download, content, length):
+    download(File(content, headers={"Content-Length": length}))
 
 
-def test_retries_are_not_logged_one_by_one(server, content, caplog):
-    url = server.serve("/a.pth", Status(503), Status(503), File(content))
-    vesselseg.download(at(url))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        dead = f"http://127.0.0.1:{free.getsockname()[1]}/b.pth"
+def test_retries_are_not_logged_one_by_one(download, content, dead, caplog):
+    download(Status(503), Status(503), File(content))
     with pytest.raises(DownloadError):
         vesselseg.download(at(dead))
     assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
@@ -114,173 +124,141 @@ def test_an_address_with_lone_surrogates_is_an_answer_like_any_other():
         vesselseg.download(at("http://127.0.0.1/\ud800/a.pth"))
 
 
-def test_redirect(server, home, content):
+def test_redirect(download, server, content):
     there = server.serve("/elsewhere/1234", File(content))
-    url = server.serve("/a.pth", Status(302, {"Location": there}))
-    assert vesselseg.download(at(url)) == home / "a.pth"
+    download(Status(302, {"Location": there}))
 
 
 class TestBroken:
-    def test_a_cut_connection_is_continued(self, server, home, content):
-        url = server.serve("/a.pth", File(content, cut=3 * CHUNK), File(content, cut=CHUNK),
-                           File(content))  # fmt: skip
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        ranges = [request.headers.get("Range") for request in server.requests]
-        assert ranges == [None, f"bytes={3 * CHUNK}-", f"bytes={4 * CHUNK}-"]
-        assert server.requests[1].headers["If-Range"] == '"1"'
+    def test_a_cut_connection_is_continued(self, download, server, content):
+        requests = download(File(content, cut=3 * CHUNK), File(content, cut=CHUNK), File(content))
+        assert ranges(requests) == [None, f"bytes={3 * CHUNK}-", f"bytes={4 * CHUNK}-"]
+        assert requests[1].headers["If-Range"] == '"1"'
         assert server.sent() == len(content)
 
-    def test_a_server_without_ranges_sends_all_again(self, server, home, content):
-        whole = File(content, ranges=False)
-        url = server.serve("/a.pth", File(content, cut=3 * CHUNK), whole)
-        assert vesselseg.download(at(url)) == home / "a.pth"
+    def test_a_server_without_ranges_sends_all_again(self, download, server, content):
+        download(File(content, cut=3 * CHUNK), File(content, ranges=False))
         assert server.sent() == 3 * CHUNK + len(content)
 
-    @pytest.mark.parametrize("etag", [None, 'W/"1"'])
-    def test_without_a_strong_validator_all_is_sent_again(self, server, home, content, etag):
-        url = server.serve("/a.pth", File(content, etag, cut=CHUNK), File(content, etag))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        assert [request.headers.get("Range") for request in server.requests] == [None, None]
+    @pytest.mark.parametrize("etag", [None, 'W/"1"', '"\u00e9"'])
+    def test_without_a_usable_validator_all_is_sent_again(self, download, content, etag):
+        requests = download(File(content, etag, cut=CHUNK), File(content, etag))
+        assert ranges(requests) == [None, None]
 
-    def test_a_file_that_changed_meanwhile_comes_whole(self, server, home, content):
+    def test_a_file_that_changed_meanwhile_comes_whole(self, download, content):
         old = File(bytes(len(content)), '"old"', cut=3 * CHUNK)
-        url = server.serve("/a.pth", old, File(content, '"new"'))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        assert server.requests[1].headers["If-Range"] == '"old"'
+        requests = download(old, File(content, '"new"'))
+        assert requests[1].headers["If-Range"] == '"old"'
 
     def test_a_file_that_changed_under_the_same_etag_comes_whole_in_the_end(
-        self, server, home, content
+        self, download, content
     ):
         old = bytes(byte ^ 1 for byte in content)
-        url = server.serve("/a.pth", File(old, cut=3 * CHUNK), File(content))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        assert [request.headers.get("Range") for request in server.requests[1:]] == [
-            f"bytes={3 * CHUNK}-",
-            None,
-        ]
+        requests = download(File(old, cut=3 * CHUNK), File(content))
+        assert ranges(requests) == [None, f"bytes={3 * CHUNK}-", None]
 
-    def test_a_pieced_file_whose_name_says_otherwise_comes_whole(self, server, home, content):
+    def test_a_pieced_file_whose_name_says_otherwise_comes_whole(self, download, content):
         """Values changed in a file without check sums: only the digits tell."""
-        url = server.serve("/a.pth", File(content, cut=3 * CHUNK), File(content))
-        assert vesselseg.download(at(url, digits="00000000")) == home / "a.pth"
-        assert [request.sent for request in server.requests][2:] == [len(content)]
+        requests = download(File(content, cut=3 * CHUNK), File(content), digits="00000000")
+        assert [request.sent for request in requests][2:] == [len(content)]
 
-    def test_a_file_that_became_shorter_comes_whole(self, server, home, content):
-        long = File(content + bytes(CHUNK), cut=len(content) + 100)
-        url = server.serve("/a.pth", long, File(content))
-        assert vesselseg.download(at(url)) == home / "a.pth"
+    def test_a_file_that_became_shorter_comes_whole(self, download, content):
+        download(File(content + bytes(CHUNK), cut=len(content) + 100), File(content))
 
     @pytest.mark.parametrize(
         "wrong", ["bytes 5-{last}/{size}", "bytes {start}-{last}/10", "bytes */{size}", "", "5-"]
     )
-    def test_an_answer_of_another_range_is_not_used(self, server, home, content, wrong):
+    def test_an_answer_of_another_range_is_not_used(self, download, content, wrong):
         size = len(content)
         text = wrong.format(start=CHUNK, last=size - 1, size=size)
         other = Status(206, {"Content-Range": text})
-        url = server.serve("/a.pth", File(content, cut=CHUNK), other, File(content))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        assert "Range" not in server.requests[2].headers
+        requests = download(File(content, cut=CHUNK), other, File(content))
+        assert ranges(requests) == [None, f"bytes={CHUNK}-", None]
 
-    def test_a_compressed_rest_is_not_used(self, server, home, content):
+    def test_a_compressed_rest_is_not_used(self, download, content):
         packed = File(content, headers={"Content-Encoding": "gzip"})
-        url = server.serve("/a.pth", File(content, cut=CHUNK), packed, File(content))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        assert "Range" not in server.requests[2].headers
+        requests = download(File(content, cut=CHUNK), packed, File(content))
+        assert ranges(requests) == [None, f"bytes={CHUNK}-", None]
 
     @pytest.mark.parametrize(
-        "record",
+        "progress",
         [
             "[" * 100_000,
             "{",
             "[]",
+            '{"validator": 1, "length": 9}',
+            '{"validator": "a", "length": "b"}',
             '{"validator": "a\\nb", "length": 9}',
             '{"validator": "\\u00e9\\u4e00", "length": 9}',
         ],
     )
-    def test_a_damaged_record_of_progress_starts_the_file_again(
-        self, record, server, home, content
+    def test_damaged_notes_of_progress_start_the_file_again(
+        self, progress, download, home, content
     ):
-        url = server.serve("/a.pth", File(content, cut=CHUNK))
         with pytest.raises(DownloadError):
-            vesselseg.download(at(url))
+            download(File(content, cut=CHUNK))
         (path,) = home.glob("*.part.json")
-        path.write_text(record)
-        server.serve("/a.pth", File(content))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        assert "Range" not in server.requests[-1].headers
-
-    def test_a_validator_that_cannot_be_sent_back_is_not_recorded(self, server, home, content):
-        odd = File(content, etag='"\u00e9"', cut=CHUNK)
-        url = server.serve("/a.pth", odd, File(content))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        assert "Range" not in server.requests[1].headers
+        path.write_text(progress)
+        assert ranges(download(File(content)))[-1] is None
 
     def test_breaking_off_again_and_again_is_reported_and_continued_by_the_next_call(
-        self, server, home, content
+        self, download, server, home, content
     ):
-        url = server.serve("/a.pth", File(content, cut=CHUNK))
         with pytest.raises(DownloadError, match=f"after {4 * CHUNK} of {len(content)} bytes"):
-            vesselseg.download(at(url))
+            download(File(content, cut=CHUNK))
         assert parts(home) == [4 * CHUNK]
-        server.serve("/a.pth", File(content))
-        assert vesselseg.download(at(url)) == home / "a.pth"
+        download(File(content))
         assert server.sent() == len(content)
 
-    def test_silence_hits_the_read_time_out_and_is_continued(
-        self, server, home, content, monkeypatch
-    ):
+    def test_silence_hits_the_read_time_out_and_is_continued(self, download, content, monkeypatch):
         monkeypatch.setattr(transfer, "_TIMEOUT", (5, 0.3))
         silent = File(content, pause_after=2 * CHUNK)
-        url = server.serve("/a.pth", silent, File(content))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-        assert server.requests[1].headers["Range"] == f"bytes={2 * CHUNK}-"
+        assert ranges(download(silent, File(content)))[1] == f"bytes={2 * CHUNK}-"
         silent.go.set()
 
 
 class TestWrong:
-    def rejected(self, server, home, answer, match, **pinned):
-        """`answer` is not taken, alone or before a good one."""
-        url = server.serve("/a.pth", answer)
-        with pytest.raises(DownloadError, match=match):
-            vesselseg.download(at(url, **pinned))
-        assert not list(home.glob("*.pth"))
-        return url
+    @pytest.fixture
+    def rejected(self, download, home):
+        """Tells that an answer is not taken."""
 
-    def test_a_page_in_place_of_the_file(self, server, home, content):
+        def rejected(answer, match, **pinned):
+            with pytest.raises(DownloadError, match=match):
+                download(answer, **pinned)
+            assert not list(home.glob("*.pth"))
+
+        return rejected
+
+    def test_a_page_in_place_of_the_file(self, rejected, server, home, content):
         page = File(b"\n<!DOCTYPE html><title>This domain is for sale</title>")
-        url = self.rejected(server, home, page, "a page of text")
+        rejected(page, "a page of text")
         assert not parts(home)
         good = server.serve("/b.pth", File(content))
-        assert vesselseg.download(at(url, good)) == home / "b.pth"
+        assert vesselseg.download(at(f"{server.url}/a.pth", good)) == home / "b.pth"
 
-    def test_too_few_bytes_announced(self, server, home, content):
-        self.rejected(server, home, File(content, announce=len(content) - 100), "damaged")
+    @pytest.mark.parametrize("announce", [None, 0])
+    def test_too_few_bytes_with_and_without_a_length(self, announce, rejected, content):
+        rejected(File(content[:-100], announce=announce), "damaged")
 
-    def test_too_few_bytes_sent(self, server, home, content):
+    def test_too_few_bytes_sent(self, rejected, home, content):
         short = File(content[: 2 * CHUNK], announce=len(content), etag=None)
-        self.rejected(server, home, short, f"after {2 * CHUNK} of {len(content)} bytes")
+        rejected(short, f"after {2 * CHUNK} of {len(content)} bytes")
         assert not parts(home)
 
-    def test_too_few_bytes_without_a_length(self, server, home, content):
-        self.rejected(server, home, File(content[:-100], announce=0), "damaged")
+    def test_bytes_after_the_announced_length_are_not_read(self, download, content):
+        download(File(content + b"more", announce=len(content)))
 
-    def test_bytes_after_the_announced_length_are_not_read(self, server, home, content):
-        url = server.serve("/a.pth", File(content + b"more", announce=len(content)))
-        assert vesselseg.download(at(url)) == home / "a.pth"
-
-    def test_too_many_bytes(self, server, home, content):
+    def test_too_many_bytes(self, rejected, content):
         pinned = hashlib.sha256(content).hexdigest()
-        answer = File(content + b"more", announce=0)
-        self.rejected(server, home, answer, "the model spec pins", sha256=pinned)
+        rejected(File(content + b"more", announce=0), "the model spec pins", sha256=pinned)
 
-    def test_wrong_bytes(self, server, home, content):
+    def test_wrong_bytes(self, rejected, content):
         middle = len(content) // 2
         wrong = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        self.rejected(server, home, File(wrong), "damaged")
+        rejected(File(wrong), "damaged")
 
-    def test_an_encoding_that_was_not_asked_for(self, server, home, content):
-        answer = File(content, headers={"Content-Encoding": "gzip"})
-        self.rejected(server, home, answer, "encoding 'gzip'")
+    def test_an_encoding_that_was_not_asked_for(self, rejected, content):
+        rejected(File(content, headers={"Content-Encoding": "gzip"}), "encoding 'gzip'")
 
     def test_no_address_at_all(self):
         with pytest.raises(DownloadError, match=r"InvalidURL: .*No host"):
@@ -324,15 +302,9 @@ class TestTls:
 
 def test_threads_download_once(server, home, content):
     file = File(content, pause_after=CHUNK)
-    url = server.serve("/a.pth", file)
-    paths = []
-    threads = [
-        threading.Thread(target=lambda: paths.append(vesselseg.download(at(url)))) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    file.go.set()
-    for thread in threads:
-        thread.join()
-    assert paths == [home / "a.pth"] * 8
+    spec = at(server.serve("/a.pth", file))
+    with ThreadPoolExecutor(8) as pool:
+        paths = [pool.submit(vesselseg.download, spec) for _ in range(8)]
+        file.go.set()
+        assert [path.result() for path in paths] == [home / "a.pth"] * 8
     assert len(server.requests) == 1

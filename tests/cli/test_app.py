@@ -1,6 +1,5 @@
 """``vesselseg app`` up to the moment at which it serves; tests/app has the page."""
 
-import builtins
 import re
 import signal
 import socket
@@ -21,7 +20,7 @@ def needs_extra():
 
 @pytest.fixture
 def command():
-    """Start ``vesselseg app``; its process, and the line that it prints."""
+    """Start ``vesselseg app``; its process, and the address that it prints."""
     needs_extra()
     started = []
 
@@ -31,7 +30,8 @@ def command():
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)
-        return process, process.stdout.readline()
+        line = process.stdout.readline()
+        return process, re.fullmatch(r"vesselseg: (http://\S+/) \(Ctrl-C ends it\)\n", line)[1]
 
     yield start
     for process in started:
@@ -40,8 +40,8 @@ def command():
 
 
 def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
-    process, line = command("--port", "0")
-    url = re.fullmatch(r"vesselseg: (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)[1]
+    process, url = command("--port", "0")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
     settings = requests.get(f"{url}settings", timeout=30).json()
     assert settings["models"][0] == "unet_s5-c16_chase-hrf"
     assert settings["max_upload"] == 50_000_000
@@ -55,9 +55,8 @@ def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
 
 def test_other_address_options_and_file(command, model, tmp_path):
     model.save(tmp_path / "mine.pth")
-    process, line = command("--host", "0.0.0.0", "--port", "0", "--max-upload", "3",
-                            "--model", str(tmp_path / "mine.pth"))  # fmt: skip
-    url = line.split()[1]
+    process, url = command("--host", "0.0.0.0", "--port", "0", "--max-upload", "3",
+                           "--model", str(tmp_path / "mine.pth"))  # fmt: skip
     settings = requests.get(f"{url}settings", timeout=30).json()
     assert settings["models"][0] == "narrow (mine.pth)"
     assert settings["max_upload"] == 3_000_000
@@ -76,23 +75,17 @@ def test_port_in_use_is_reported(capsys):
     assert "--port 0" in told
 
 
-def test_model_that_does_not_exist_is_reported_before_anything_is_served(capsys):
+@pytest.mark.parametrize(
+    ("model", "code", "told"), [("no.pth", 1, "no.pth"), ("unet", 2, "There is no model 'unet'")]
+)
+def test_model_that_does_not_exist_is_reported_before_anything_is_served(model, code, told, capsys):
     needs_extra()
-    assert main(["app", "--port", "0", "--model", "no.pth"]) == 1
-    assert "no.pth" in capsys.readouterr().err
-    assert main(["app", "--port", "0", "--model", "unet"]) == 2
-    assert "There is no model 'unet'" in capsys.readouterr().err
+    assert main(["app", "--port", "0", "--model", model]) == code
+    assert told in capsys.readouterr().err
 
 
 def test_missing_extra_is_reported(capsys, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments):
-        if name == "uvicorn":
-            raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
-        return real(name, *arguments)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["app"]) == 1
     assert capsys.readouterr().err == (
         "vesselseg: The page needs uvicorn, which is not installed. Install it: "
@@ -124,8 +117,8 @@ def test_the_address_to_open(host, url):
 
 
 def test_a_stalled_upload_does_not_keep_the_server_from_ending(command):
-    process, line = command("--port", "0")
-    port = int(line.split(":")[-1].split("/")[0])
+    process, url = command("--port", "0")
+    port = int(url.split(":")[-1].strip("/"))
     with socket.create_connection(("127.0.0.1", port)) as stalled:
         stalled.sendall(b"POST /segment HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nx")
         time.sleep(0.5)

@@ -1,34 +1,29 @@
 """``vesselseg export``."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 from support import EXAMPLE
-from test_main import commands, logging_as_it_was  # noqa: F401
 
 import vesselseg
-from vesselseg import Segmenter
-from vesselseg.cli import main
+from vesselseg.cli import build_parser, main
 from vesselseg.registry import EMBEDDED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_file_that_vesselseg_saved(
-    model: Segmenter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_vesselseg_saved(model, tmp_path, capsys):
     model.save(tmp_path / "mine.pth")
     out = tmp_path / "mine.onnx"
     assert main(["export", str(tmp_path / "mine.pth"), "-o", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: narrow, {out.stat().st_size / 1e6:.1f} MB\n"
     assert vesselseg.load_model(out).spec == model.spec
+    assert main(["export", str(out), "-o", str(tmp_path / "again.onnx")]) == 2
+    assert "Copy the file itself" in capsys.readouterr().err
+    assert not (tmp_path / "again.onnx").exists()
 
 
-def test_without_a_model_it_is_the_embedded_one_and_segment_takes_the_file(tmp_path: Path) -> None:
+def test_without_a_model_it_is_the_embedded_one_and_segment_takes_the_file(tmp_path):
     out = tmp_path / "vessels.onnx"
     assert main(["export", "-o", str(out)]) == 0
     assert vesselseg.load_model(out).spec.name == EMBEDDED.name
@@ -43,24 +38,13 @@ def test_without_a_model_it_is_the_embedded_one_and_segment_takes_the_file(tmp_p
 
 
 @pytest.mark.parametrize("words", [[], ["-o", "drive.pth"], ["-o", ""]])
-def test_a_place_that_is_not_a_onnx_file_is_wrong_usage(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_place_that_is_not_a_onnx_file_is_wrong_usage(words, capsys):
     assert main(["export", *words]) == 2
     assert "Name the file to write, ending in .onnx" in capsys.readouterr().err
 
 
-def test_an_exported_model_is_not_exported_again(
-    model: Segmenter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model.export(tmp_path / "a.onnx")
-    assert main(["export", str(tmp_path / "a.onnx"), "-o", str(tmp_path / "b.onnx")]) == 2
-    assert "Copy the file itself" in capsys.readouterr().err
-    assert not (tmp_path / "b.onnx").exists()
-
-
-def test_every_option_is_documented() -> None:
-    for action in commands()["export"]._actions:
+def test_every_option_is_documented():
+    for action in build_parser()[1]["export"]._actions:
         assert action.help
         if action.dest != "help":
             assert "(default: " in action.help

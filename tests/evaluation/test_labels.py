@@ -13,7 +13,7 @@ from vesselseg import DatasetError
 from vesselseg.evaluation.datasets import read_label, read_photograph
 
 LABEL = drawn.vessels(0)
-WHITE = LABEL.astype(np.uint8) * 255
+WHITE = Image.fromarray(LABEL.astype(np.uint8) * 255)
 
 
 def palette(first, second):
@@ -26,13 +26,15 @@ def palette(first, second):
 @pytest.mark.parametrize(
     ("picture", "ending"),
     [
-        (Image.fromarray(WHITE), "png"),
-        (Image.fromarray(WHITE), "gif"),
-        (Image.fromarray(WHITE), "tif"),
-        (Image.fromarray(WHITE).convert("1"), "png"),
-        (Image.fromarray(WHITE).convert("1"), "tif"),
-        (Image.fromarray(WHITE).convert("RGB"), "ppm"),
-        (Image.fromarray(WHITE).convert("RGBA"), "png"),
+        (WHITE, "png"),
+        (WHITE, "gif"),
+        (WHITE, "tif"),
+        (WHITE.convert("1"), "png"),
+        (WHITE.convert("1"), "tif"),
+        (WHITE.convert("RGB"), "ppm"),
+        (WHITE.convert("RGBA"), "png"),
+        (WHITE.convert("I"), "tif"),
+        (WHITE.convert("F"), "tif"),
         (Image.fromarray(LABEL.astype(np.uint8)), "png"),
         (Image.fromarray(LABEL.astype(np.uint16) * 65535), "png"),
         (Image.fromarray(LABEL.astype(np.uint16)), "png"),
@@ -50,16 +52,18 @@ def test_black_and_white_in_any_form(tmp_path, picture, ending):
     assert np.array_equal(label, LABEL)
 
 
-def test_128_and_above_is_vessel(tmp_path):
-    Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)).save(tmp_path / "label.png")
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 127, 128, 255], np.uint8, [False, False, True, True]),
+        ([0, 32767, 32768, 65535], np.uint16, [False, False, True, True]),
+        ([0, 0, 0], np.uint8, [False, False, False]),
+    ],
+)
+def test_the_upper_half_is_vessel_and_may_be_empty(tmp_path, values, dtype, expected):
+    Image.fromarray(np.array([values], dtype=dtype)).save(tmp_path / "label.png")
 
-    assert read_label(tmp_path / "label.png").tolist() == [[False, False, True, True]]
-
-
-def test_an_image_may_have_no_vessel(tmp_path):
-    drawn.write(tmp_path / "label.png", np.zeros((5, 6), dtype=bool))
-
-    assert not read_label(tmp_path / "label.png").any()
+    assert read_label(tmp_path / "label.png").tolist() == [expected]
 
 
 def test_values_of_neither_convention_are_rejected_not_read_as_background(tmp_path):
@@ -73,12 +77,13 @@ def test_files_that_are_damaged_or_missing(tmp_path):
     (tmp_path / "label.png").write_bytes(b"no picture")
     (tmp_path / "label.ppm.gz").write_bytes(gzip.compress(b"P6 5 5 255 ")[:-4])
 
-    with pytest.raises(DatasetError, match=r"label\.png' could not be decoded"):
-        read_label(tmp_path / "label.png")
-    with pytest.raises(DatasetError, match="cannot be read or unpacked"):
-        read_label(tmp_path / "label.ppm.gz")
-    with pytest.raises(FileNotFoundError, match=r"label\.gif"):
-        read_label(tmp_path / "label.gif")
+    for name, error, message in [
+        ("label.png", DatasetError, r"label\.png' could not be decoded"),
+        ("label.ppm.gz", DatasetError, "cannot be read or unpacked"),
+        ("label.gif", FileNotFoundError, r"label\.gif"),
+    ]:
+        with pytest.raises(error, match=message):
+            read_label(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["im0001.ppm", "im0001.ppm.gz"])

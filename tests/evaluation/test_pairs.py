@@ -29,11 +29,13 @@ def test_a_label_may_say_more_after_the_stem(tmp_path):
         drawn.write(tmp_path / "images" / f"{name}.jpg", drawn.photograph(0))
         drawn.write(tmp_path / "labels" / f"{name}_vessels.png", drawn.vessels(0))
         drawn.write(tmp_path / "masks" / f"{name}_mask.tif", drawn.disc())
+    drawn.write(tmp_path / "masks" / "eye.tif", drawn.disc())
 
     eye, second_eye = read(tmp_path).samples
 
     assert eye.label.name == "eye_vessels.png"
     assert second_eye.label.name == "eye_2_vessels.png"
+    assert eye.fov == tmp_path / "masks" / "eye.tif"  # the stem alone goes first
     assert second_eye.fov == tmp_path / "masks" / "eye_2_mask.tif"
 
 
@@ -42,31 +44,28 @@ def test_training_images_of_known_data_sets_are_called_so_by_their_names(tmp_pat
 
     dataset = read(tmp_path)
 
-    assert dataset.has_training_images
+    assert dataset.caution
     assert dataset.description == "3 pairs, 1 of them named like training images of CHASE_DB1"
     assert dataset.caution == "training images among them, not a test"
 
 
-def test_an_image_without_label(tmp_path):
-    (drawn.pairs(tmp_path) / "labels" / "b.png").unlink()
-
-    with pytest.raises(DatasetError, match=r"1 image of .* no label in .*: b\.png"):
-        read(tmp_path)
-
-
-def test_an_image_with_two_labels(tmp_path):
+@pytest.mark.parametrize(
+    ("removed", "added", "message"),
+    [
+        ("labels/b.png", [], r"1 of 3 images of .* no label in .*: b\.png"),
+        ("labels/b.png", ["labels/b_1.png", "labels/b_2.png"],
+         r"'b\.png' has 2 files .* b_1\.png, b_2\.png"),
+        (None, ["images/b.jpg"], "several images named 'b'"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_or_there_twice(tmp_path, removed, added, message):
     drawn.pairs(tmp_path)
-    (tmp_path / "labels" / "b.png").rename(tmp_path / "labels" / "b_first.png")
-    drawn.write(tmp_path / "labels" / "b_second.png", drawn.vessels(0))
+    if removed:
+        (tmp_path / removed).unlink()
+    for file in added:
+        drawn.write(tmp_path / file, drawn.photograph(0))
 
-    with pytest.raises(DatasetError, match=r"'b\.png' has 2 files .* b_first\.png, b_second\.png"):
-        read(tmp_path)
-
-
-def test_two_images_of_one_name(tmp_path):
-    drawn.write(drawn.pairs(tmp_path) / "images" / "b.jpg", drawn.photograph(1))
-
-    with pytest.raises(DatasetError, match="several images named 'b'"):
+    with pytest.raises(DatasetError, match=message):
         read(tmp_path)
 
 

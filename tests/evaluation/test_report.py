@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -19,13 +20,7 @@ from support import drawn, models
 from vesselseg import OutputError
 from vesselseg.evaluation import report
 from vesselseg.evaluation.datasets import Sample, read_dataset, read_pairs
-from vesselseg.evaluation.report import (
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    TRUE_POSITIVE,
-    Pictures,
-    percent,
-)
+from vesselseg.evaluation.report import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, percent
 from vesselseg.evaluation.scores import Case, evaluate, evaluate_other_observer
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -59,13 +54,10 @@ class Page(HTMLParser):
 
 def make(tmp_path, dataset, *, second=None, threshold=0.5):
     """Evaluate the narrow model and write the page: its path, its content, the evaluation."""
-    pictures = Pictures()
-    evaluation = evaluate(
-        models.tiny_model(tmp_path),
-        dataset,
-        threshold=threshold,
-        on_case=lambda case: pictures.add(0, case),
-    )
+    pictures = {}
+    keep = partial(report.add_pictures, pictures, "tiny")
+    model = models.tiny_model(tmp_path)
+    evaluation = evaluate(model, dataset.samples, threshold=threshold, on_case=keep)
     evaluations = [evaluation, second] if second else [evaluation]
     path = report.write_page(tmp_path / "report", dataset, evaluations, pictures)
     return path, Page(path.read_text(encoding="utf-8")), evaluation
@@ -85,7 +77,7 @@ def test_images_come_worst_first_with_their_figures(tmp_path):
     cells = page.texts["td"]
     for image, start in zip(worst, range(len(cells) - 18, len(cells), 6), strict=True):
         assert cells[start : start + 6] == [percent(value) for value in image.figures]
-    assert percent(evaluation.pooled.dice) in cells
+    assert percent(evaluation.total.figures.dice) in cells
     assert page.texts["h1"] == ["Vessels of 3 pairs"]
 
 
@@ -134,9 +126,8 @@ def test_training_images_are_called_so_in_large_letters(tmp_path):
 
     _, page, _ = make(tmp_path, dataset)
 
-    assert page.texts["h1"] == [
-        "Vessels of CHASE_DB1, training images, not a test: 20 of 20 images"
-    ]
+    title = "Vessels of CHASE_DB1, training images, not a test: 20 of 20 images"
+    assert page.texts["h1"] == [title]
     assert ("p", {"class": "warning"}) in page.tags
     assert "Training images, not a test." in page.texts["p"]
 
@@ -145,12 +136,8 @@ def test_the_page_stands_alone(tmp_path):
     path, page, _ = make(tmp_path, pairs(tmp_path))
 
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
-    links = [
-        value
-        for _, values in page.tags
-        for name, value in values.items()
-        if name in ("src", "href", "srcset", "action")
-    ]
+    sources = ("src", "href", "srcset", "action")
+    links = [values[name] for _, values in page.tags for name in sources if name in values]
     assert len(links) == 9
     assert all(link.startswith("data:") for link in links)
     assert not re.search(r"https?://|@import|url\(", path.read_text(encoding="utf-8"))
@@ -211,10 +198,12 @@ def test_colours_differ_for_the_colour_blind(kind):
 def test_large_photographs_are_shown_reduced():
     big = np.zeros((1600, 2400, 3), dtype=np.uint8)
     nothing = np.zeros((1600, 2400), dtype=bool)
-    pictures = Pictures()
-    pictures.add(0, Case(Sample("a", "", Path("a"), Path("a")), big, nothing, nothing, ~nothing))
+    pictures = {}
+    case = Case(Sample("a", "", Path("a"), Path("a")), big, nothing, nothing, ~nothing)
+    report.add_pictures(pictures, "tiny", case)
 
-    for _, uri in pictures.of_image("a", []):
+    assert len(pictures["a"]) == 3
+    for _, uri in pictures["a"]:
         (shown,) = Page(f'<img src="{uri}" alt="">').pictures.values()
         assert shown.size == (1200, 800)
 
@@ -222,10 +211,10 @@ def test_large_photographs_are_shown_reduced():
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     dataset = pairs(tmp_path)
-    evaluation = evaluate(models.tiny_model(tmp_path), dataset)
+    evaluation = evaluate(models.tiny_model(tmp_path), dataset.samples)
 
     with pytest.raises(OutputError, match="cannot be created"):
-        report.write_page(tmp_path / "file" / "report", dataset, [evaluation], Pictures())
+        report.write_page(tmp_path / "file" / "report", dataset, [evaluation], {})
 
 
 def browse(page, profile, *flags):

@@ -9,11 +9,16 @@ import sys
 import numpy as np
 import pytest
 from support import drawn, models
-from test_datasets import TREES
 
 import vesselseg
 from vesselseg import DatasetError, MissingExtraError, metrics
-from vesselseg.evaluation.datasets import read_dataset, read_label, read_pairs, read_photograph
+from vesselseg.evaluation.datasets import (
+    LAYOUTS,
+    read_dataset,
+    read_label,
+    read_pairs,
+    read_photograph,
+)
 from vesselseg.evaluation.scores import evaluate, evaluate_other_observer
 from vesselseg.metrics import confusion
 
@@ -27,11 +32,11 @@ def read(folder):
     return read_pairs(folder / "images", folder / "labels")
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name):
-    dataset = read_dataset(TREES[name](tmp_path / name), name)
+    dataset = read_dataset(getattr(drawn, name)(tmp_path / name), name)
 
-    evaluation = evaluate(model, dataset)
+    evaluation = evaluate(model, dataset.samples)
 
     assert [image.name for image in evaluation.images] == [s.name for s in dataset.samples]
     for sample, image in zip(dataset.samples, evaluation.images, strict=True):
@@ -56,41 +61,43 @@ def test_figures_of_whole_frames_and_inside_the_field_of_view_are_pooled_over_pi
     probability = np.stack([f.probability for f in found])
     view = np.stack([f.field_of_view for f in found])
 
-    evaluation = evaluate(model, dataset)
+    evaluation = evaluate(model, dataset.samples)
 
-    assert evaluation.whole == confusion(mask, label)
+    assert evaluation.total.whole == confusion(mask, label)
     inside = confusion(mask, label, view)
     assert inside.tp > 0
-    assert evaluation.pooled.dice == metrics.dice(inside)
-    assert evaluation.pooled.sensitivity == metrics.sensitivity(inside)
-    assert evaluation.pooled.specificity == metrics.specificity(inside)
-    assert evaluation.pooled.accuracy == metrics.accuracy(inside)
-    assert evaluation.pooled.auc == metrics.auc(probability, label, view)
+    side_by_side = [np.concatenate(images, axis=1) for images in (mask, label, view)]
+    assert evaluation.total.figures == (
+        metrics.dice(inside),
+        metrics.sensitivity(inside),
+        metrics.specificity(inside),
+        metrics.accuracy(inside),
+        metrics.auc(probability, label, view),
+        metrics.cldice(*side_by_side),
+    )
 
 
 def test_mean_and_standard_deviation_are_over_images(tmp_path, model):
-    evaluation = evaluate(model, read(drawn.pairs(tmp_path)))
+    evaluation = evaluate(model, read(drawn.pairs(tmp_path)).samples)
 
-    each = [image.figures for image in evaluation.images]
-    for name in ("dice", "sensitivity", "specificity", "accuracy", "auc", "cldice"):
-        values = [getattr(figures, name) for figures in each]
-        assert getattr(evaluation.mean, name) == pytest.approx(statistics.mean(values))
-        assert getattr(evaluation.std, name) == pytest.approx(statistics.stdev(values))
+    mean, std = evaluation.mean_and_std()
+    columns = list(zip(*(image.figures for image in evaluation.images), strict=True))
+    assert mean == pytest.approx([statistics.mean(values) for values in columns])
+    assert std == pytest.approx([statistics.stdev(values) for values in columns])
 
 
 def test_an_image_without_vessels_counts_where_its_figures_are_defined(tmp_path, model):
     drawn.pairs(tmp_path, names=("a", "b"))
     drawn.write(tmp_path / "labels" / "b.png", np.zeros_like(drawn.disc()))
 
-    evaluation = evaluate(model, read(tmp_path))
+    evaluation = evaluate(model, read(tmp_path).samples)
 
     vessels, none = (image.figures for image in evaluation.images)
     assert math.isnan(none.auc)
-    assert evaluation.mean.auc == vessels.auc
-    assert math.isnan(evaluation.std.auc)  # of a single value
-    assert evaluation.mean.specificity == pytest.approx(
-        (vessels.specificity + none.specificity) / 2
-    )
+    mean, std = evaluation.mean_and_std()
+    assert mean.auc == vessels.auc
+    assert math.isnan(std.auc)  # of a single value
+    assert mean.specificity == pytest.approx((vessels.specificity + none.specificity) / 2)
 
 
 def test_the_data_sets_own_field_of_view_goes_before_the_one_that_is_found(tmp_path, model):
@@ -100,7 +107,7 @@ def test_the_data_sets_own_field_of_view_goes_before_the_one_that_is_found(tmp_p
 
     dataset = read_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "masks")
 
-    assert sum(evaluate(model, dataset).images[0].inside) == left_half.sum()
+    assert sum(evaluate(model, dataset.samples).images[0].inside) == left_half.sum()
 
 
 def test_the_second_observer_is_compared_with_the_first(tmp_path):
@@ -116,7 +123,7 @@ def test_the_second_observer_is_compared_with_the_first(tmp_path):
         view = vesselseg.field_of_view(sample.image)
         assert image.figures.cldice == metrics.cldice(*labels, view)
         assert math.isnan(image.figures.auc)  # a mask has no probability
-    assert math.isnan(second.pooled.auc)
+    assert math.isnan(second.total.auc)
 
 
 def test_without_a_second_observer_there_is_no_figure_of_one(tmp_path):
@@ -126,20 +133,20 @@ def test_without_a_second_observer_there_is_no_figure_of_one(tmp_path):
 def test_threshold_and_scale_are_passed_on_and_recorded(tmp_path, model):
     dataset = read(drawn.pairs(tmp_path))
 
-    everything = evaluate(model, dataset, threshold=0, scale=0.5)
+    everything = evaluate(model, dataset.samples, threshold=0, scale=0.5)
 
     assert everything.provenance["threshold"] == 0
     assert everything.provenance["scale"] == 0.5
     assert everything.provenance["sha256"] == model.sha256
-    assert everything.pooled.sensitivity == 1
-    assert everything.whole.tn == 0
+    assert everything.total.figures.sensitivity == 1
+    assert everything.total.whole.tn == 0
 
 
 def test_each_photograph_is_handed_over_with_its_pixels(tmp_path, model):
     dataset = read(drawn.pairs(tmp_path))
     cases = []
 
-    evaluation = evaluate(model, dataset, on_case=cases.append)
+    evaluation = evaluate(model, dataset.samples, on_case=cases.append)
 
     for case, result in zip(cases, evaluation.images, strict=True):
         assert np.array_equal(case.photograph, read_photograph(case.sample.image))
@@ -157,12 +164,12 @@ def test_a_label_of_another_size_is_rejected(tmp_path, model, file, dataset):
     drawn.write(tmp_path / file, drawn.vessels(0)[:-1])
 
     with pytest.raises(DatasetError, match=r"is 44 x 39 pixels, but its photograph .* 44 x 40"):
-        evaluate(model, found) if dataset == "pairs" else evaluate_other_observer(found)
+        evaluate(model, found.samples) if dataset == "pairs" else evaluate_other_observer(found)
 
 
 def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.morphology", None)
-    monkeypatch.setattr(type(model), "segment_many", None)
+    monkeypatch.setattr(type(model), "segment_keyed", None)
 
     with pytest.raises(MissingExtraError, match=r"vesselseg\[eval\]"):
-        evaluate(model, read(drawn.pairs(tmp_path)))
+        evaluate(model, read(drawn.pairs(tmp_path)).samples)

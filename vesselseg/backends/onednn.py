@@ -3,8 +3,7 @@
 An ordinary convolution converts its weights to oneDNN's layout on every call (37 MB in the
 deepest layer of a published model), runs the ReLU as a second pass over its map, and needs its
 input maps copied into one. Here weights are packed once, the ReLU is part of the convolution,
-several input maps are convolved onto one sum, and the widest layers use
-:mod:`vesselseg.backends.winograd`.
+several input maps are convolved onto one sum, and the widest layers use :mod:`.winograd`.
 
 ``torch.compile`` uses the same operators for frozen networks on a CPU. They are not part of
 PyTorch's documented interface, so :func:`available` checks for them first.
@@ -23,8 +22,7 @@ from . import winograd
 
 _OPS: Any = torch.ops.mkldnn
 _NN: Any = torch._C._nn
-_MKLDNN: Any = torch.backends.mkldnn  # its functions are not typed
-_OPERATORS = (
+OPERATORS = (
     "_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise",
     "_reorder_linear_weight",
 )  # fmt: skip
@@ -35,10 +33,11 @@ _WINOGRAD_CHANNELS = 256
 
 def available() -> bool:
     """Whether this PyTorch has the operators, on a kind of CPU on which they are tested."""
+    backend: Any = torch.backends.mkldnn  # its functions are not typed
     return (
-        _MKLDNN.is_available()
+        backend.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-        and all(hasattr(_OPS, name) for name in _OPERATORS)
+        and all(hasattr(_OPS, name) for name in OPERATORS)
     )
 
 
@@ -63,7 +62,7 @@ def pack(network: UNet, dtype: torch.dtype, *, winograd: bool = True) -> UNet:
 
 
 class PackedUnit(nn.Module):
-    """A folded :class:`ConvUnit` whose weights are packed for the first map that it gets."""
+    """A folded :class:`ConvUnit` whose weights are packed for the first maps that it gets."""
 
     def __init__(self, unit: ConvUnit, dtype: torch.dtype) -> None:
         super().__init__()
@@ -73,36 +72,32 @@ class PackedUnit(nn.Module):
         self.bias = unit.conv.bias.detach().to(dtype)
         self.geometry = ([*unit.conv.padding], [1, 1], [*unit.conv.dilation], 1)
         self.relu = unit.relu
-        self._weights: list[Tensor] = []
+        self.packed: list[Tensor] = []  # for each input map
 
     def forward(self, *parts: Tensor) -> Tensor:
         if self.dtype != torch.float32 and len(parts) > 1:  # a partial sum would be rounded
-            return self.forward(torch.cat(parts, dim=1))
-        if not self._weights:  # two threads that arrive first both do this, which does no harm
-            self._weights = self.lay_out(parts)
-        first, *others = zip(parts, self._weights, strict=True)
-        relu = self.relu and not others
-        out: Tensor = _OPS._convolution_pointwise(
-            *first, self.bias, *self.geometry, "relu" if relu else "none", [], None
-        )
-        for index, other in enumerate(others, start=1):
-            relu = self.relu and index == len(others)
-            _OPS._convolution_pointwise_.binary(
-                out, *other, None, *self.geometry, "add", 1.0, "relu" if relu else None, [], None
-            )
-        return out
-
-    def lay_out(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
-        """The weights for each of the maps, in oneDNN's layout for maps of this shape."""
-        weights = torch.split(
-            self.weight.detach().to(self.dtype), [x.shape[1] for x in parts], dim=1
-        )
-        return [
-            _NN.mkldnn_reorder_conv2d_weight(
-                weight.contiguous().to_mkldnn(), *self.geometry, [*x.shape]
-            )
-            for weight, x in zip(weights, parts, strict=True)
-        ]
+            parts = (torch.cat(parts, dim=1),)
+        if not self.packed:  # two threads that arrive first both do this, which does no harm
+            weight = self.weight.detach().to(self.dtype)
+            weights = torch.split(weight, [x.shape[1] for x in parts], dim=1)
+            self.packed = [
+                _NN.mkldnn_reorder_conv2d_weight(
+                    weight.contiguous().to_mkldnn(), *self.geometry, [*x.shape]
+                )
+                for weight, x in zip(weights, parts, strict=True)
+            ]
+        out: Any = None
+        for index, (x, weight) in enumerate(zip(parts, self.packed, strict=True), start=1):
+            relu = "relu" if self.relu and index == len(parts) else None
+            if out is None:
+                out = _OPS._convolution_pointwise(
+                    x, weight, self.bias, *self.geometry, relu or "none", [], None
+                )
+            else:
+                _OPS._convolution_pointwise_.binary(
+                    out, x, weight, None, *self.geometry, "add", 1.0, relu, [], None
+                )
+        return out  # type: ignore[no-any-return]
 
 
 class WinogradUnit(PackedUnit):
@@ -110,16 +105,16 @@ class WinogradUnit(PackedUnit):
 
     def __init__(self, unit: ConvUnit, dtype: torch.dtype) -> None:
         super().__init__(unit, dtype)
-        self._filters: winograd.Filters = []
+        self.filters: winograd.Filters = []
 
     def forward(self, *parts: Tensor) -> Tensor:
         count, _, height, width = parts[0].shape
         if height % 2 or width % 2:
             return super().forward(*parts)
-        if not self._filters:
+        if not self.filters:
             tiles = count * height * width // 4
-            self._filters = winograd.transform_filters(self.weight.detach(), tiles, self.dtype)
-        return winograd.convolve(parts, self._filters, self.bias)
+            self.filters = winograd.transform_filters(self.weight.detach(), tiles, self.dtype)
+        return winograd.convolve(parts, self.filters, self.bias)
 
 
 class WideningClassifier(nn.Module):
@@ -128,19 +123,15 @@ class WideningClassifier(nn.Module):
     It converts so few pixels at a time that they stay in the processor's cache.
     """
 
-    _PIXELS = 2**14
-
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.weight, self.bias = classifier.weight, classifier.bias
+        assert classifier.bias is not None
+        self.weight, self.bias = classifier.weight.flatten(1).t(), classifier.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        count, channels, height, width = x.shape
-        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        weight, bias = self.weight.flatten(1).t(), self.bias
-        assert bias is not None
-        logits = x.new_empty(len(pixels), len(bias), dtype=torch.float32)
-        for start in range(0, len(pixels), self._PIXELS):
-            part = slice(start, start + self._PIXELS)
-            torch.addmm(bias, pixels[part].float(), weight, out=logits[part])
-        return logits.view(count, height, width, -1).permute(0, 3, 1, 2)
+        x = x.permute(0, 2, 3, 1)
+        logits = x.new_empty(*x.shape[:3], len(self.bias), dtype=torch.float32)
+        pixels, places = (torch.split(values.flatten(0, 2), 2**14) for values in (x, logits))
+        for some, place in zip(pixels, places, strict=True):
+            torch.addmm(self.bias, some.float(), self.weight, out=place)
+        return logits.permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
 """The network as an ONNX graph: for files that other programs run, and for OpenVINO.
 
-The graph is written operator by operator, in the order of :mod:`vesselseg.unet`. This needs only
-the ``onnx`` package, gives the same bytes with every version of PyTorch, and works for windows of
-any size, even in the PSPNet head, whose adaptive pooling is not an ONNX operator.
+Written operator by operator, in the order of :mod:`vesselseg.unet`, it needs only the ``onnx``
+package, has the same bytes with every version of PyTorch, and takes windows of any size, even in
+the PSPNet head, whose adaptive pooling is not an ONNX operator.
 
 Source: ONNX operator specifications, opset 17, https://onnx.ai/onnx/operators/.
 """
@@ -19,7 +19,7 @@ from .._version import __version__
 from ..errors import OutputError
 from ..files import whole_file
 from ..spec import ModelSpec
-from ..unet import POOL_SCALES, ASPPHead, ConvUnit, FCNHead, PSPHead, UNet
+from ..unet import POOL_SCALES, FCNHead, PSPHead, UNet
 from . import require
 
 OPSET, IR_VERSION = 17, 8  # of 2022, so that older runtimes read the files
@@ -32,6 +32,8 @@ background and vessel. H and W must be divisible by "size_divisor" in the metada
 "crop" pixels start every "stride" pixels, and the last one ends at the border; average their \
 logits. "spec" in the metadata has everything else. Research software, not a medical device."""
 
+SIGNATURE = "vesselseg (uint8[N, 3, H, W] image) => (float[N, 2, H, W] logits) {}"
+
 # As F.interpolate(mode="bilinear", align_corners=False).
 BILINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 
@@ -39,15 +41,7 @@ BILINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 def export(
     path: str | os.PathLike[str], network: UNet, spec: ModelSpec, weights_sha256: str
 ) -> None:
-    """Write a folded float32 network and its model spec as an ONNX file, whole or not at all.
-
-    Raises
-    ------
-    MissingExtraError
-        If the ``onnx`` package is not installed.
-    OutputError
-        If the file cannot be written, or would be larger than the format allows.
-    """
+    """Write a folded float32 network and its model spec as an ONNX file, whole or not at all."""
     onnx = require("onnx", "onnx")
     size = sum(value.nbytes for value in network.state_dict().values())
     if size > MAX_BYTES:
@@ -55,20 +49,15 @@ def export(
             f"The network has {size / 1e9:.1f} GB of weights; an ONNX file holds at most 2 GiB."
         )
     model = build(network, spec)
+    fields = ("crop", "stride", "size_divisor", "scale", "license", "data_terms")
     metadata = {
         "vesselseg": __version__,
         "model": spec.name,
-        "crop": str(spec.crop),
-        "stride": str(spec.stride),
-        "size_divisor": str(spec.size_divisor),
-        "scale": str(spec.scale),
-        "license": spec.license,
-        "data_terms": spec.data_terms,
+        **{field: str(getattr(spec, field)) for field in fields},
         "weights_sha256": weights_sha256,
         # The whole model spec, for programs that can parse JSON.
         "spec": json.dumps(spec.to_dict()),
     }
-    model.producer_version = __version__
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     with whole_file(path) as part:
@@ -84,79 +73,96 @@ def build(network: UNet, spec: ModelSpec, *, weights_as_inputs: bool = False) ->
     """
     onnx = require("onnx", "onnx")
     graph = Graph(onnx, network, weights_as_inputs)
+    modules: Any = network  # PyTorch does not type what a ModuleList contains
     x = graph.add("Cast", "image", to=onnx.TensorProto.FLOAT)
     for operator, values in (("Sub", spec.mean), ("Div", spec.std)):
         x = graph.add(operator, x, graph.constant(np.reshape(values, (1, 3, 1, 1)), np.float32))
-    x = add_encoder_and_decoder(graph, network, x)
-    add_head(graph, network, x)
-
-    describe = onnx.helper.make_tensor_value_info
-    body = onnx.helper.make_graph(
-        graph.nodes,
-        "vesselseg",
-        [describe("image", onnx.TensorProto.UINT8, ["N", 3, "H", "W"]), *graph.weights],
-        [describe("logits", onnx.TensorProto.FLOAT, ["N", 2, "H", "W"])],
-        initializer=graph.constants,
-        doc_string=DESCRIPTION,
-    )
+    skips = []
+    for stage, block in enumerate(modules.encoder):
+        if stage:
+            x = graph.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        x = graph.units(x, *block)
+        skips.append(x)
+    skips.pop()
+    double = graph.constant([1, 1, 2, 2], np.float32)
+    for up in reversed(modules.decoder):
+        x = graph.add("Resize", graph.units(x, up.reduce), "", double, **BILINEAR)
+        x = graph.add("Concat", skips.pop(), graph.add("Relu", x), axis=1)
+        x = graph.units(x, *up.block)
+    head: Any = network.head
+    if isinstance(head, FCNHead):
+        x = graph.units(x, head.unit)
+    else:
+        size = graph.add("Shape", x, start=2, end=4)  # H, W
+        if isinstance(head, PSPHead):
+            maps = [x]
+            for bins, unit in zip(POOL_SCALES, head.pyramid, strict=True):
+                pooled = graph.units(graph.adaptive_pool(x, size, bins), unit)
+                maps.append(graph.resize(pooled, size))
+        else:
+            pooled = graph.units(graph.add("GlobalAveragePool", x), head.pool)
+            maps = [graph.resize(pooled, size)]
+            maps += [graph.units(x, unit) for unit in head.atrous]
+        x = graph.units(graph.add("Concat", *maps, axis=1), head.bottleneck)
+    graph.convolution(x, head.classifier)
+    graph.proto.node[-1].output[0] = "logits"
     return onnx.helper.make_model(
-        body,
+        graph.proto,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="vesselseg",
+        producer_version=__version__,
         doc_string=DESCRIPTION,
     )
 
 
 class Graph:
-    """The nodes and constants of an ONNX graph; each method adds some and names their result."""
+    """An ONNX graph that grows: each method adds nodes or constants and names their result."""
 
     def __init__(self, onnx: Any, network: UNet, weights_as_inputs: bool) -> None:
         self.onnx = onnx
         self.weights_as_inputs = weights_as_inputs
         self.names = {module: name for name, module in network.named_modules()}
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self.weights: list[Any] = []  # those that are inputs
+        self.proto = onnx.parser.parse_graph(SIGNATURE)
+        self.proto.doc_string = DESCRIPTION
 
     def constant(self, values: Any, dtype: type = np.int64, name: str = "") -> str:
         """A constant."""
-        name = name or f"constant_{len(self.constants)}"
-        self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(values, dtype), name))
+        name = name or f"constant_{len(self.proto.initializer)}"
+        constant = self.onnx.numpy_helper.from_array(np.asarray(values, dtype), name)
+        self.proto.initializer.append(constant)
         return name
 
-    def add(
-        self, operator: str, *inputs: str, name: str = "", output: str = "", **attributes: Any
-    ) -> str:
-        """A node with one output, which has the name of the node unless another one is given."""
-        name = name or f"{operator}_{len(self.nodes)}"
-        output = output or name
-        make_node = self.onnx.helper.make_node
-        self.nodes.append(make_node(operator, inputs, [output], name=name, **attributes))
-        return output
+    def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """A node with one output, which has the name of the node."""
+        name = name or f"{operator}_{len(self.proto.node)}"
+        node = self.onnx.helper.make_node(operator, inputs, [name], name=name, **attributes)
+        self.proto.node.append(node)
+        return name
 
-    def weight(self, key: str, values: Any) -> str:
-        """A weight or bias."""
-        if not self.weights_as_inputs:
-            return self.constant(values.detach(), np.float32, key)
-        describe, kind = self.onnx.helper.make_tensor_value_info, self.onnx.TensorProto.FLOAT
-        self.weights.append(describe(key, kind, values.shape))
-        return key
-
-    def convolution(self, module: Any, x: str, output: str = "") -> str:
+    def convolution(self, x: str, module: Any) -> str:
         """A ``Conv2d``."""
         name = self.names[module]
-        weight = self.weight(f"{name}.weight", module.weight)
-        bias = self.weight(f"{name}.bias", module.bias)
+        weights = {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+        for key, values in weights.items():
+            if self.weights_as_inputs:
+                kind = self.onnx.TensorProto.FLOAT
+                value = self.onnx.helper.make_tensor_value_info(key, kind, values.shape)
+                self.proto.input.append(value)
+            else:
+                self.constant(values.detach(), np.float32, key)
         pads = 2 * module.padding  # top, left, bottom, right
         attributes = {"kernel_shape": module.kernel_size, "dilations": module.dilation}
-        return self.add("Conv", x, weight, bias, name=name, output=output, pads=pads, **attributes)
+        return self.add("Conv", x, *weights, name=name, pads=pads, **attributes)
 
-    def unit(self, unit: ConvUnit, x: str) -> str:
-        """A ``ConvUnit``: a convolution and, usually, a ReLU."""
-        assert unit.norm is None, "the network must be folded"
-        x = self.convolution(unit.conv, x)
-        return self.add("Relu", x) if unit.relu else x
+    def units(self, x: str, *units: Any) -> str:
+        """One ``ConvUnit`` after another: a convolution and, usually, a ReLU."""
+        for unit in units:
+            assert unit.norm is None, "the network must be folded"
+            x = self.convolution(x, unit.conv)
+            if unit.relu:
+                x = self.add("Relu", x)
+        return x
 
     def resize(self, x: str, size: str) -> str:
         """Bilinear, (N, C, h, w) -> (N, C, H, W), where `size` is the value H, W."""
@@ -187,45 +193,3 @@ class Graph:
         inside = self.add("And", not_before, not_after)
         inside = self.add("Cast", inside, to=self.onnx.TensorProto.FLOAT)
         return self.add("Div", inside, self.add("ReduceSum", inside, self.constant([1])))
-
-
-def add_encoder_and_decoder(graph: Graph, network: UNet, x: str) -> str:
-    """Normalised RGB (N, 3, H, W) -> the last map of the decoder (N, width, H, W)."""
-    skips = []
-    # list[Any]: PyTorch does not type the items of a ModuleList.
-    for stage, block in enumerate(list[Any](network.encoder)):
-        if stage:
-            x = graph.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-        for unit in block:
-            x = graph.unit(unit, x)
-        skips.append(x)
-    skips.pop()
-    double = graph.constant([1, 1, 2, 2], np.float32)
-    for up in reversed(list[Any](network.decoder)):
-        x = graph.unit(up.reduce, x)
-        x = graph.add("Relu", graph.add("Resize", x, "", double, **BILINEAR))
-        x = graph.add("Concat", skips.pop(), x, axis=1)
-        for unit in up.block:
-            x = graph.unit(unit, x)
-    return x
-
-
-def add_head(graph: Graph, network: UNet, x: str) -> None:
-    """The last map of the decoder -> "logits"."""
-    head = network.head
-    if isinstance(head, FCNHead):
-        x = graph.unit(head.unit, x)
-    else:
-        size = graph.add("Shape", x, start=2, end=4)  # H, W
-        if isinstance(head, PSPHead):
-            maps = [x]
-            for bins, unit in zip(POOL_SCALES, list[Any](head.pyramid), strict=True):
-                pooled = graph.unit(unit, graph.adaptive_pool(x, size, bins))
-                maps.append(graph.resize(pooled, size))
-        else:
-            assert isinstance(head, ASPPHead)
-            pooled = graph.unit(head.pool, graph.add("GlobalAveragePool", x))
-            maps = [graph.resize(pooled, size)]
-            maps += [graph.unit(unit, x) for unit in list[Any](head.atrous)]
-        x = graph.unit(head.bottleneck, graph.add("Concat", *maps, axis=1))
-    graph.convolution(head.classifier, x, output="logits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,36 +24,50 @@ TENSORS = [
 class OnnxBackend:
     """An exported file in ONNX Runtime: a :class:`vesselseg.backends.Backend`.
 
-    Pickled, it is only its path, device and digest: the same file must be there again.
-
-    Parameters
-    ----------
-    path : Path
-    device : str or torch.device
-    expected_sha256 : str, optional
-        If given, a file with another digest is rejected.
-
-    Raises
-    ------
-    FileNotFoundError, CheckpointError
-        If the file does not exist, is damaged, or was not written by vesselseg. ONNX files have
-        no checksum, so that only the digest reveals a changed value.
-    MissingExtraError, DeviceError
-        If ONNX Runtime is not installed or cannot use the device.
+    Pickled, it is only its path, device and digest: a file with another digest is rejected. ONNX
+    files have no checksum, so only the digest reveals a changed value.
     """
 
-    name: ClassVar[str] = "onnxruntime"
+    name = "onnxruntime"
     network: None = None
 
     def __init__(
         self, path: Path, device: str | torch.device, expected_sha256: str | None = None
     ) -> None:
         self.device, self.precision = self.choose(device, "float32")
-        self.path = path.absolute()
-        self.session = open_session(self.path, self.device)
-        metadata = self.session.get_modelmeta().custom_metadata_map
+        path = self.path = path.absolute()
+        if not path.exists():
+            raise FileNotFoundError(f"There is no model file {str(path)!r}.")
+        if not path.is_file():
+            raise CheckpointError(f"{str(path)!r} is a folder, not an exported model (.onnx).")
+        runtime = require("onnxruntime", "onnx")
+        self.versions = {"onnxruntime": str(runtime.__version__)}
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # prints nothing to stderr; failures are raised anyway
+        options.intra_op_num_threads = torch.get_num_threads()  # as many as the host gave PyTorch
+        options.inter_op_num_threads = 1
+        # By default ONNX Runtime pins its threads to cores and lets idle threads spin.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # As in PyTorch here, float32 convolutions are not rounded to TF32.
+        cuda = (PROVIDERS["cuda"], {"device_id": self.device.index or 0, "use_tf32": 0})
+        providers = [cuda] if self.device.type == "cuda" else []
         try:
-            values = json.loads(metadata.get("spec", ""))
+            self.session = runtime.InferenceSession(
+                str(path), options, providers=[*providers, PROVIDERS["cpu"]]
+            )
+        except Exception as error:  # of many kinds, which all mean the same here
+            detail = str(error).partition("\n")[0][:200]
+            raise CheckpointError(
+                f"{str(path)!r} is damaged or not an ONNX file ({detail}). Export the model again."
+            ) from error
+        if PROVIDERS[self.device.type] not in self.session.get_providers():
+            raise DeviceError(
+                f"ONNX Runtime could not start on {str(self.device)!r}: the CUDA and cuDNN "
+                f"libraries that it was built for seem to be missing. device='cpu' works without "
+                f"them."
+            )
+        try:
+            values = json.loads(self.session.get_modelmeta().custom_metadata_map.get("spec", ""))
         except ValueError:
             values = None
         if not isinstance(values, dict):
@@ -102,13 +116,7 @@ class OnnxBackend:
             )
         return chosen, "float32"
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """The version of ONNX Runtime."""
-        return {"onnxruntime": str(require("onnxruntime", "onnx").__version__)}
-
     def to(self, device: torch.device, precision: str) -> OnnxBackend:  # noqa: ARG002
-        """The same file on another device; `precision` is float32."""
         return OnnxBackend(self.path, device, self.sha256)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -127,36 +135,3 @@ class OnnxBackend:
                 f"{str(windows.device)!r}. Choose a smaller batch_size."
             ) from error
         return torch.from_numpy(logits).to(windows.device)
-
-
-def open_session(path: Path, device: torch.device) -> Any:
-    """Open an ONNX file on a device, with as many threads as the host gave PyTorch."""
-    runtime = require("onnxruntime", "onnx")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # prints nothing to stderr; failures are raised anyway
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    # By default ONNX Runtime pins its threads to cores and lets idle threads spin.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers: list[Any] = [PROVIDERS["cpu"]]
-    if device.type == "cuda":
-        # As in PyTorch here, float32 convolutions are not rounded to TF32.
-        cuda_options = {"device_id": device.index or 0, "use_tf32": 0}
-        providers.insert(0, (PROVIDERS["cuda"], cuda_options))
-    if not path.exists():
-        raise FileNotFoundError(f"There is no model file {str(path)!r}.")
-    if not path.is_file():
-        raise CheckpointError(f"{str(path)!r} is a folder, not an exported model (.onnx).")
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # of many kinds, which all mean the same here
-        detail = str(error).partition("\n")[0][:200]
-        raise CheckpointError(
-            f"{str(path)!r} is damaged or not an ONNX file ({detail}). Export the model again."
-        ) from error
-    if PROVIDERS[device.type] not in session.get_providers():
-        raise DeviceError(
-            f"ONNX Runtime could not start on {str(device)!r}: the CUDA and cuDNN libraries that "
-            f"it was built for seem to be missing. device='cpu' works without them."
-        )
-    return session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from functools import lru_cache, partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,36 +24,21 @@ IMPORT_LOCK = threading.Lock()
 class OpenVinoBackend:
     """The network in OpenVINO, on the CPU: a :class:`vesselseg.backends.Backend`.
 
-    It is compiled at the first batch of each shape, with as many threads as PyTorch has then.
-    Threads that share it take turns, since each batch uses all processors.
-
-    Parameters
-    ----------
-    network : UNet
-        Folded, float32, on the CPU. Its weights are shared.
-    spec : ModelSpec
-        For `mean` and `std`.
-    precision : {"float32", "bfloat16", "int8", "auto"}
-    quantized : bytes, optional
-        The network in int8, from :func:`vesselseg.backends.quantize.quantize`. It is pickled
-        too, so that other machines get the same results and need not quantise.
-
-    Raises
-    ------
-    MissingExtraError, DeviceError, OptionError
-        If OpenVINO or the ``onnx`` package is not installed, if the precision is not available,
-        or if it is "int8" without `quantized`.
+    `network` is folded, float32, on the CPU; its weights are shared. It is compiled at the first
+    batch of each shape, with as many threads as PyTorch has then. Threads that share it take
+    turns, since each batch uses all processors. `quantized` is the network in int8, from
+    :func:`vesselseg.backends.quantize.quantize`. It is pickled too, so that other machines get
+    the same results and need not quantise.
     """
 
-    name: ClassVar[str] = "openvino"
+    name = "openvino"
 
     def __init__(
         self, network: UNet, spec: ModelSpec, precision: str, quantized: bytes | None = None
     ) -> None:
-        self.network = network
-        self.spec = spec
-        self.quantized = quantized
+        self.network, self.spec, self.quantized = network, spec, quantized
         self.device, self.precision = self.choose("cpu", precision)
+        self.versions = {"openvino": str(load_openvino().__version__)}
         if self.precision != "int8":
             model = read_network(network, spec)
         elif quantized is not None:
@@ -77,33 +62,23 @@ class OpenVinoBackend:
                 f"or backend='torch' for {str(device)!r}."
             )
         chosen = pytorch.choose_device("cpu" if device == "auto" else device)
-        if precision == "float16":
-            raise DeviceError(
-                "backend='openvino' does not compute in float16, only in float32, bfloat16 and "
-                "int8. Choose one of them, or backend='torch' on a GPU."
-            )
-        if precision not in PRECISIONS:
+        if precision not in (*PRECISIONS, "float16"):
             raise OptionError(
                 f"precision is {precision!r}; with backend='openvino' allowed are "
                 f"{', '.join(map(repr, PRECISIONS))}.{did_you_mean(precision, PRECISIONS)}"
             )
         capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        native = ("bfloat16", "float32", "int8") if "BF16" in capabilities else ("float32", "int8")
         if precision == "auto":
-            return chosen, "bfloat16" if "BF16" in capabilities else "float32"
-        if precision == "bfloat16" and "BF16" not in capabilities:
+            return chosen, native[0]
+        if precision not in native:  # OpenVINO would compute in float32 instead
             raise DeviceError(
-                "This CPU has no bfloat16 instructions, so that OpenVINO would compute in float32 "
-                "instead. Choose precision='float32' or 'int8'."
+                f"backend='openvino' does not compute in {precision} on this CPU, only in "
+                f"{', '.join(native)}. Choose one of them, or backend='torch'."
             )
         return chosen, precision
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """The version of OpenVINO."""
-        return {"openvino": load_openvino().__version__}
-
     def to(self, device: torch.device, precision: str) -> OpenVinoBackend:  # noqa: ARG002
-        """The same network in another precision; `device` is the CPU."""
         return OpenVinoBackend(self.network, self.spec, precision, self.quantized)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -157,8 +132,7 @@ def read_network(network: UNet, spec: ModelSpec) -> Any:
     model = openvino.Core().read_model(graph.SerializeToString())
     state = network.state_dict()
     for key in ("head.classifier.weight", "head.classifier.bias"):
-        background, vessel = state[key]
-        state[key] = torch.stack([background, vessel - background])
+        state[key] = torch.cat([state[key][:1], state[key].diff(dim=0)])
     image = openvino.opset13.parameter([-1, -1, -1, 3], openvino.Type.u8, name="image")
     values = {"image": openvino.opset13.transpose(image, np.array([0, 3, 1, 2]))}
     for key, value in state.items():
@@ -192,13 +166,8 @@ def load_openvino() -> Any:
             sys.modules.update(before)
 
 
-def pack(xml: bytes, weights: bytes) -> bytes:
-    """The two parts of an OpenVINO model in one; :func:`unpack` reads it."""
-    return len(xml).to_bytes(8, "little") + xml + weights
-
-
 def unpack(content: bytes) -> Any:
-    """The ``openvino.Model`` from :func:`pack`."""
+    """The ``openvino.Model`` in 8 bytes for the length of its XML, the XML, and its weights."""
     openvino = load_openvino()
     end = 8 + int.from_bytes(content[:8], "little")
     weights = openvino.Tensor(np.frombuffer(content[end:], np.uint8))

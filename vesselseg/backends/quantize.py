@@ -1,11 +1,8 @@
 """Quantise a network to int8 for OpenVINO with NNCF, and keep the result in the cache folder.
 
-NNCF prints, draws random numbers and changes the logging of its process, so it runs in a process
-of its own::
-
-    python -m vesselseg.backends.quantize FOLDER
-
-reads FOLDER/float.xml, float.bin and windows.npz, and writes FOLDER/int8.xml and int8.bin.
+NNCF prints, draws random numbers and changes the logging of its process, so it runs in one of
+its own: ``python -m vesselseg.backends.quantize FOLDER`` reads float.xml, float.bin and
+windows.npz in the folder, and writes int8.xml and int8.bin.
 """
 
 from __future__ import annotations
@@ -20,21 +17,19 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import cache
 from ..errors import MissingExtraError, OptionError, ResourceError
 from ..fov import find_field_of_view
-from ..images import ImageLike, to_rgb
+from ..images import RGB, ImageLike, to_rgb
 from ..preprocess import check_scale, preprocess
 from ..sliding import round_up, windows
 from ..spec import ModelSpec
 from ..unet import UNet
 from . import require
-from .openvino import load_openvino, pack, read_network
+from .openvino import load_openvino, read_network
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +40,10 @@ A normal left eye, by Mikael Häggström, 2014 (doi:10.15347/wjm/2014.008), in t
 (CC0), reduced to 1000 x 1000 pixels.
 """
 
-# These layers stay float: the first see the photograph's 256 levels, the last decide.
-FLOAT_LAYERS = ("encoder.0.", "head.")
+# These convolutions stay float: the first see the photograph's 256 levels, the last decide.
+FLOAT_LAYERS = r"(encoder\.0|head)\..*"
 RECIPE = 1  # to be raised when networks in the cache are no longer what this module would make
 MIN_PIXELS, MIN_WINDOWS = 2**19, 8  # of all calibration windows together
-
-RGBWindows = list[NDArray[np.uint8]]
 
 
 def quantize(
@@ -60,13 +53,6 @@ def quantize(
 
     The ranges of the maps are taken from `calibration`, representative photographs of at most
     `max_pixels`, or from the photograph in the package if it is None.
-
-    Raises
-    ------
-    OptionError, ImageError, FileNotFoundError
-        If there are no calibration images, or one is not accepted or does not exist.
-    MissingExtraError, OptionError, ResourceError
-        If NNCF is not installed, cannot be started from this program, or fails.
     """
     selected = calibration_windows(calibration, spec, max_pixels)
     recipe = f"{RECIPE} {load_openvino().__version__} {spec.mean} {spec.std}"
@@ -75,14 +61,12 @@ def quantize(
         digest.update(f"{values.shape} {values.dtype}".encode())
         digest.update(np.ascontiguousarray(values).data)
     key = digest.hexdigest()
-    return cache.derived(
-        spec, key, "int8", lambda: quantize_now(read_network(network, spec), selected)
-    )
+    return cache.derived(spec, key, "int8", lambda: quantize_now(network, spec, selected))
 
 
 def calibration_windows(
     images: Sequence[ImageLike] | None, spec: ModelSpec, max_pixels: int
-) -> RGBWindows:
+) -> list[RGB]:
     """Windows (h, w, 3) as the network sees them, spread evenly over all images."""
     if isinstance(images, (str, bytes, os.PathLike)):
         raise OptionError(f"calibration takes several images; for one, pass [{images!r}].")
@@ -94,7 +78,7 @@ def calibration_windows(
         )
     rule = check_scale(None, spec)
     per_image = math.ceil(max(MIN_WINDOWS, MIN_PIXELS // spec.crop**2) / len(images))
-    selected: RGBWindows = []
+    selected = []
     for image in images:
         rgb = to_rgb(image, max_pixels)
         scaled = preprocess(rgb, find_field_of_view(rgb), rule, spec, max_pixels)
@@ -109,8 +93,8 @@ def calibration_windows(
     return selected
 
 
-def quantize_now(model: Any, calibration: RGBWindows) -> bytes:
-    """Quantise an ``openvino.Model`` in another process."""
+def quantize_now(network: UNet, spec: ModelSpec, calibration: list[RGB]) -> bytes:
+    """Quantise a network in another process."""
     if importlib.util.find_spec("nncf") is None:
         raise MissingExtraError(
             "precision='int8' needs nncf, which is not installed. Install it: "
@@ -123,6 +107,7 @@ def quantize_now(model: Any, calibration: RGBWindows) -> bytes:
             "the result is kept in the cache folder."
         )
     logger.info("Quantising the network for OpenVINO. This takes half a minute, once.")
+    model = read_network(network, spec)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         load_openvino().save_model(model, folder / "float.xml", compress_to_fp16=False)
@@ -131,12 +116,8 @@ def quantize_now(model: Any, calibration: RGBWindows) -> bytes:
             [sys.executable, "-m", __name__, name],
             cwd=folder,  # has no files that could be imported by mistake
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+        )  # fmt: skip
         if finished.returncode:
             logger.debug("%s", finished.stderr)
             reason = finished.stderr.strip().rpartition("\n")[2] or f"code {finished.returncode}"
@@ -144,7 +125,8 @@ def quantize_now(model: Any, calibration: RGBWindows) -> bytes:
                 f"The network could not be quantised: {reason}. There may be too little memory; "
                 f"precision='bfloat16' or 'float32' needs no quantising."
             )
-        return pack((folder / "int8.xml").read_bytes(), (folder / "int8.bin").read_bytes())
+        xml = (folder / "int8.xml").read_bytes()
+        return len(xml).to_bytes(8, "little") + xml + (folder / "int8.bin").read_bytes()
 
 
 def run_nncf(folder: Path) -> None:
@@ -153,18 +135,15 @@ def run_nncf(folder: Path) -> None:
     openvino, nncf = require("openvino", "openvino"), require("nncf", "openvino")
     with np.load(folder / "windows.npz") as arrays:
         data = [arrays[name][None] for name in arrays.files]
-    model = openvino.Core().read_model(folder / "float.xml")
-    convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
-    names = [node.get_friendly_name() for node in convolutions]
     model = nncf.quantize(
-        model,
+        openvino.Core().read_model(folder / "float.xml"),
         nncf.Dataset(data),
         subset_size=len(data),
         preset=nncf.QuantizationPreset.MIXED,
         # Layers are corrected one by one, each after those before it. The fast way makes masks
         # wider or thinner and costs half a point of Dice.
         fast_bias_correction=False,
-        ignored_scope=nncf.IgnoredScope([x for x in names if x.startswith(FLOAT_LAYERS)]),
+        ignored_scope=nncf.IgnoredScope(patterns=[FLOAT_LAYERS]),
     )
     openvino.save_model(model, folder / "int8.xml", compress_to_fp16=False)
 

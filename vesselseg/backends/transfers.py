@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,27 +20,23 @@ def to_device(pixels: Tensor, device: torch.device) -> Tensor:
 def to_host(values: Tensor) -> HostCopy:
     """Start to copy a float32 tensor to the CPU; on CUDA without waiting for the copy."""
     if values.device.type != "cuda":
-        return HostCopy(values.cpu(), None)
-    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    with torch.cuda.device(values.device):
-        pinned.copy_(values, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-    return HostCopy(pinned, event)
+        return HostCopy(values.cpu())
+    pinned = values.to("cpu", non_blocking=True)
+    return HostCopy(pinned, torch.cuda.current_stream(values.device).record_event())
 
 
+@dataclass
 class HostCopy:
     """A copy to the CPU that may still be under way."""
 
-    def __init__(self, values: Tensor, event: torch.cuda.Event | None) -> None:
-        self._values = values
-        self._event = event
+    values: Tensor
+    event: torch.cuda.Event | None = None
 
     def wait(self) -> NDArray[np.float32]:
         """The values, once they have arrived. The array is the caller's to keep."""
-        if self._event is not None:
-            self._event.synchronize()
-            self._values = self._values.clone()  # gives the scarce pinned memory back to PyTorch
-            self._event = None
-        array: NDArray[np.float32] = self._values.numpy()
+        if self.event is not None:
+            self.event.synchronize()
+            self.values = self.values.clone()  # gives the scarce pinned memory back to PyTorch
+            self.event = None
+        array: NDArray[np.float32] = self.values.numpy()
         return array

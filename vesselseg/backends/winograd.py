@@ -27,13 +27,12 @@ Filters = list[list[Tensor]]  # [column][row] of the 4 x 4 points: (K, C), in on
 def transform_filters(weight: Tensor, tiles: int, dtype: torch.dtype) -> Filters:
     """Weights (K, C, 3, 3) -> filters in `dtype`, packed for products with `tiles` rows."""
     taps = weight.flatten(2)  # (K, C, 9)
-
-    def point(row: int, column: int) -> Tensor:  # one at a time, to save memory
-        filters = taps @ torch.outer(_G[row], _G[column]).flatten()
-        packed: Tensor = _OPS._reorder_linear_weight(filters.to(dtype), tiles)
-        return packed
-
-    return [[point(row, column) for row in range(4)] for column in range(4)]
+    columns: Filters = [[], [], [], []]
+    for column, filters in enumerate(columns):
+        for row in range(4):  # one point at a time, to save memory
+            points = taps @ torch.outer(_G[row], _G[column]).flatten()
+            filters.append(_OPS._reorder_linear_weight(points.to(dtype), tiles))
+    return columns
 
 
 def convolve(parts: tuple[Tensor, ...], filters: Filters, bias: Tensor) -> Tensor:
@@ -42,65 +41,55 @@ def convolve(parts: tuple[Tensor, ...], filters: Filters, bias: Tensor) -> Tenso
     H and W must be even. Maps are in channels-last order and padded by one pixel of zeros.
     """
     count, _, height, width = parts[0].shape
-    tiles = count * (height // 2) * (width // 2)
-    rows = transform_rows(join_padded(parts))
-    left: list[Tensor] = []  # sums for the output's even columns: its even and odd rows
-    right: list[Tensor] = []  # and for its odd columns
+    padded = join_padded(parts)
+    rows = [transform_tiles(padded, 1, row) for row in range(4)]
+    columns = []  # of each, the sums for the output's even and odd rows
     for column in range(4):
         # One column of points at a time, so that it stays in the processor's cache.
-        points = transform_column(rows, column).view(4, tiles, -1)
-        products = [
+        products = []
+        for row, x in enumerate(rows):
+            points = transform_tiles(x, 2, column).flatten(0, 2)
             # This point contributes to every output exactly once, so it carries the bias.
-            _OPS._linear_pointwise(x, y, bias if row == column == 1 else None, "none", [], None)
-            for row, (x, y) in enumerate(zip(points, filters[column], strict=True))
-        ]
-        even = products[0].add_(products[1]).add_(products[2])
-        odd = products[1].sub_(products[2]).sub_(products[3])
-        if column == 0:
-            left = [even, odd]
-        elif column == 1:
-            right = [even, odd]
-        for index, values in enumerate((even, odd)):
-            if column in (1, 2):
-                left[index].add_(values)
-            if column in (2, 3):
-                right[index].sub_(values)
+            addend = bias if row == column == 1 else None
+            weight = filters[column][row]
+            products.append(_OPS._linear_pointwise(points, weight, addend, "none", [], None))
+        columns.append(sum_points(*products))
     out = parts[0].new_empty(count, height // 2, 2, width // 2, 2, len(bias))
-    for side, sums in enumerate((left, right)):
-        for row, values in enumerate(sums):
+    for row, values in enumerate(zip(*columns, strict=True)):
+        for side, total in enumerate(sum_points(*values)):
             place = out[:, :, row, :, side]
-            torch.clamp_min(values.view(place.shape), 0, out=place)
+            torch.clamp_min(total.view(place.shape), 0, out=place)
     return out.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
 def join_padded(parts: tuple[Tensor, ...]) -> Tensor:
     """Maps (N, C, H, W) joined along C in a frame of zeros: (N, H + 2, W + 2, C)."""
     count, _, height, width = parts[0].shape
-    joined = parts[0].new_zeros(count, height + 2, width + 2, sum(x.shape[1] for x in parts))
-    inside = torch.split(joined[:, 1:-1, 1:-1], [x.shape[1] for x in parts], dim=3)
+    channels = [x.shape[1] for x in parts]
+    joined = parts[0].new_zeros(count, height + 2, width + 2, sum(channels))
+    inside = torch.split(joined[:, 1:-1, 1:-1], channels, dim=3)
     for place, part in zip(inside, parts, strict=True):
         place.copy_(part.permute(0, 2, 3, 1))
     return joined
 
 
-def transform_rows(x: Tensor) -> Tensor:
-    """Rows 2i to 2i + 3 of (N, H + 2, W + 2, C) -> points (4, N, H / 2, W + 2, C)."""
-    first, second, third, fourth = x[:, 0:-2:2], x[:, 1:-1:2], x[:, 2::2], x[:, 3::2]
-    points = x.new_empty(4, *first.shape)
-    torch.sub(first, third, out=points[0])
-    torch.add(second, third, out=points[1])
-    torch.sub(third, second, out=points[2])
-    torch.sub(second, fourth, out=points[3])
-    return points
+def transform_tiles(x: Tensor, axis: int, point: int) -> Tensor:
+    """One of the four points of each tile along an axis: (..., L + 2, ...) -> (..., L / 2, ...).
 
-
-def transform_column(rows: Tensor, column: int) -> Tensor:
-    """(4, N, H / 2, W + 2, C) -> one of the four points along the columns, (4, N, H/2, W/2, C)."""
-    second, third = rows[:, :, :, 1:-1:2], rows[:, :, :, 2::2]
-    if column == 0:
-        return rows[:, :, :, 0:-2:2] - third
-    if column == 1:
+    A tile is four values, and the next one starts two further.
+    """
+    first, second, third, fourth = x.unfold(axis, 4, 2).unbind(-1)
+    if point == 0:
+        return first - third
+    if point == 1:
         return second + third
-    if column == 2:
+    if point == 2:
         return third - second
-    return second - rows[:, :, :, 3::2]
+    return second - fourth
+
+
+def sum_points(
+    first: Tensor, second: Tensor, third: Tensor, fourth: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The even and the odd output of four points along an axis; it overwrites the points."""
+    return first.add_(second).add_(third), second.sub_(third).sub_(fourth)

@@ -7,18 +7,17 @@ changed in the meantime is sent whole instead of as a mixture of two.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from .._version import __version__
-from .verify import SourceError
+from .verify import SourceError, sidecar_path
 
 if TYPE_CHECKING:
     import requests
@@ -35,33 +34,21 @@ _BACKOFF = 0.5  # seconds before the first retry; doubled for each further one
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces of the answer
 _PROGRESS = 1 << 20  # bytes received after which the retries are counted from the start again
 _TEMPORARY = (429, 500, 502, 503, 504)
-_LARGEST_SIDECAR = 1 << 16
-
-
-class Received(NamedTuple):
-    """A complete part file: its digest, and whether several answers were joined."""
-
-    sha256: str
-    resumed: bool
 
 
 class TemporaryError(Exception):
-    """A fault that can go away: trying again is worthwhile."""
+    """A fault that can go away; `wait` is the number of seconds that the server asks for."""
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
         super().__init__(message)
-        self.wait = wait  # seconds that the server asks for
+        self.wait = wait
 
 
-def fetch(url: str, part: Path, on_progress: OnProgress) -> Received:
-    """Download `url` into `part`, resuming what is there already.
+def fetch(url: str, part: Path, on_progress: OnProgress) -> bool:
+    """Download `url` into `part`, resuming what is there; return whether answers were joined.
 
-    Raises
-    ------
-    SourceError
-        If the file cannot be downloaded. `part` is kept if it can be resumed.
-    OSError
-        If `part` cannot be written.
+    Raises SourceError if the file cannot be downloaded (`part` is kept if it can be resumed), and
+    OSError if `part` cannot be written.
     """
     failures = 0
     try:
@@ -85,16 +72,14 @@ def fetch(url: str, part: Path, on_progress: OnProgress) -> Received:
         raise
 
 
-def attempt(session: requests.Session, url: str, part: Path, on_progress: OnProgress) -> Received:
-    """Make one request for what is missing of `part`."""
+def attempt(session: requests.Session, url: str, part: Path, on_progress: OnProgress) -> bool:
+    """Make one request for what is missing of `part`; return whether it continued the part."""
     import requests
 
     validator, length = read_progress(part)
     offset = size_of(part) if validator else 0
-    digest = hashlib.sha256()
     if offset and offset == length:  # interrupted after the last byte
-        add_file(digest, part)
-        return Received(digest.hexdigest(), resumed=True)
+        return True
     headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
     try:
         response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
@@ -107,121 +92,118 @@ def attempt(session: requests.Session, url: str, part: Path, on_progress: OnProg
     with response:
         status = response.status_code
         if status in _TEMPORARY:
-            raise TemporaryError(f"HTTP {status} {response.reason}", requested_wait(response))
+            wait = to_integer(response.headers.get("Retry-After", "")) or 0
+            raise TemporaryError(f"HTTP {status} {response.reason}", wait)
         if status not in (200, 206, 416):
             raise SourceError(f"HTTP {status} {response.reason}")
         encoding = response.headers.get("Content-Encoding", "identity")
         if status == 200 and encoding == "identity":
             offset = 0  # the file changed, or the server always sends all of it
-            length = content_length(response)
-        elif status == 206 and encoding == "identity" and continues(response, offset, length):
-            add_file(digest, part)
-        elif offset:
+            length = to_integer(response.headers.get("Content-Length", ""))
+        elif not offset:
+            raise SourceError(f"HTTP {status} with the encoding {encoding!r}, unasked for.")
+        elif status != 206 or encoding != "identity" or not continues(response, offset, length):
             discard(part)
             raise TemporaryError("It did not continue the file where it broke off")
-        else:
-            raise SourceError(f"HTTP {status} with the encoding {encoding!r}, unasked for.")
         with part.open("ab" if offset else "wb") as stream:
             if not offset:
                 write_progress(part, response, length)
-            received = offset
-            on_progress(received, length)
             try:
-                for chunk in response.iter_content(CHUNK):
-                    digest.update(chunk)
-                    stream.write(chunk)
-                    stream.flush()  # a killed process leaves everything that arrived
-                    received += len(chunk)
-                    on_progress(received, length)
+                write(response.iter_content(CHUNK), stream, length, on_progress)
             except requests.RequestException as error:
                 raise TemporaryError(
-                    f"It broke off after {received} of {length or '?'} bytes ({describe(error)})"
+                    f"It broke off after {size_of(part)} of {length or '?'} bytes "
+                    f"({describe(error)})"
                 ) from error
-            os.fsync(stream.fileno())  # all bytes are on the disk before the file gets its name
+    received = size_of(part)
     if length is not None and received < length:
         raise TemporaryError(f"It broke off after {received} of {length} bytes")
     if length is not None and received > length:
         discard(part)
         raise SourceError(f"It sent {received} bytes but had announced {length}.")
-    return Received(digest.hexdigest(), resumed=offset > 0)
+    return offset > 0
 
 
-def copy(file: Path, part: Path, on_progress: OnProgress) -> Received:
-    """Copy a regular file to `part`.
+def copy(file: Path, part: Path, on_progress: OnProgress) -> None:
+    """Copy `file` to `part`.
 
-    Raises
-    ------
-    SourceError
-        If `file` does not exist, is not a regular file, or cannot be read.
-    OSError
-        If `part` cannot be written.
+    Raises SourceError if `file` is not a regular file or cannot be read, and OSError if `part`
+    cannot be written.
     """
-    digest, received = hashlib.sha256(), 0
     if file.exists() and not file.is_file():
         raise SourceError("It is not a regular file.")
     try:
-        source = file.open("rb")
-    except OSError as error:
-        raise SourceError(f"{error.strerror}.") from error
-    try:
-        with source, part.open("wb") as stream:
-            length = size_of(file)
-            on_progress(received, length)
-            while chunk := read_chunk(source):
-                digest.update(chunk)
-                stream.write(chunk)
-                received += len(chunk)
-                on_progress(received, length)
-            stream.flush()
-            os.fsync(stream.fileno())
+        with part.open("wb") as stream:
+            write(read(file), stream, size_of(file), on_progress)
     except BaseException:
         discard(part)
         raise
-    return Received(digest.hexdigest(), resumed=False)
 
 
-def read_chunk(source: Any) -> bytes:
-    """The next piece of a file; SourceError if it cannot be read."""
+def read(file: Path) -> Iterator[bytes]:
+    """The pieces of a file; SourceError if it cannot be read."""
     try:
-        chunk: bytes = source.read(1 << 20)
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                yield chunk
     except OSError as error:
         raise SourceError(f"{error.strerror}.") from error
-    return chunk
 
 
-def fetch_sidecar(url: str) -> bytes | None:
-    """A small file at `url`; None if it does not exist or the server does not answer."""
+def write(
+    chunks: Iterable[bytes], stream: BinaryIO, length: int | None, on_progress: OnProgress
+) -> None:
+    """Append chunks to a part, and bring all of it to the disk before it gets its name."""
+    received = stream.tell()
+    on_progress(received, length)
+    for chunk in chunks:
+        stream.write(chunk)
+        stream.flush()  # a killed process leaves everything that arrived
+        received += len(chunk)
+        on_progress(received, length)
+    os.fsync(stream.fileno())
+
+
+def fetch_sidecar(url: str) -> bytes:
+    """A small file at `url`; empty if it does not exist or the server does not answer."""
     with (
         contextlib.suppress(OSError, ValueError),  # all exceptions of requests are OSErrors
         open_session() as session,
         session.get(url, stream=True, timeout=_TIMEOUT) as response,
     ):
         if response.status_code == 200:
-            return next(response.iter_content(_LARGEST_SIDECAR), b"")
-    return None
+            return next(response.iter_content(CHUNK), b"")
+    return b""
+
+
+def open_session() -> requests.Session:
+    """A session of requests, with its proxies and certificates; it does not retry by itself."""
+    import requests
+
+    session = requests.Session()
+    session.headers["User-Agent"] = f"vesselseg/{__version__}"
+    # A compressed answer has another length and cannot be resumed.
+    session.headers["Accept-Encoding"] = "identity"
+    return session
 
 
 def discard(part: Path) -> None:
     """Remove a part file and its progress record."""
-    progress_path(part).unlink(missing_ok=True)
+    sidecar_path(part).unlink(missing_ok=True)
     part.unlink(missing_ok=True)
-
-
-def progress_path(part: Path) -> Path:
-    """Where the validator and the length of a part's file are recorded."""
-    return part.with_name(f"{part.name}.json")
 
 
 def read_progress(part: Path) -> tuple[str, int | None]:
     """Validator (ETag or date) and length of the file that a part belongs to; "" if unknown."""
     try:
-        values = json.loads(progress_path(part).read_bytes())
+        values = json.loads(sidecar_path(part).read_bytes())
         validator, length = values["validator"], values["length"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        usable = validator.isascii() and validator.isprintable()  # it can be sent as a header
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "", None
-    if not isinstance(length, (int, type(None))):
-        return "", None
-    return usable_validator(validator), length
+    if usable and isinstance(length, (int, type(None))):
+        return validator, length
+    return "", None
 
 
 def write_progress(part: Path, response: requests.Response, length: int | None) -> None:
@@ -229,36 +211,21 @@ def write_progress(part: Path, response: requests.Response, length: int | None) 
     validator = response.headers.get("ETag", "")
     if not validator or validator.startswith("W/"):  # a weak one does not vouch for every byte
         validator = response.headers.get("Last-Modified", "")
-    values = {"validator": usable_validator(validator), "length": length}
-    progress_path(part).write_text(json.dumps(values))
-
-
-def usable_validator(validator: object) -> str:
-    """A validator if it can be sent as a header, else ""."""
-    if isinstance(validator, str) and validator.isascii() and validator.isprintable():
-        return validator
-    return ""
-
-
-def content_length(response: requests.Response) -> int | None:
-    """The announced number of bytes, if it is a sensible number."""
-    text = response.headers.get("Content-Length", "")
-    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+    sidecar_path(part).write_text(json.dumps({"validator": validator, "length": length}))
 
 
 def continues(response: requests.Response, offset: int, length: int | None) -> bool:
     """Whether an answer starts where the part ends, in a file of the same length."""
     text = response.headers.get("Content-Range", "")
     found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", text.strip())
-    if found is None or not offset or int(found[1]) != offset:
+    if found is None or int(found[1]) != offset:
         return False
     return length is None or found[2] in ("*", str(length))
 
 
-def requested_wait(response: requests.Response) -> float:
-    """Seconds that a server asks to wait; 0 if it says nothing usable."""
-    text = response.headers.get("Retry-After", "")
-    return float(text) if re.fullmatch("[0-9]{1,9}", text) else 0.0
+def to_integer(text: str) -> int | None:
+    """The number in a header, if it is a sensible one."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def size_of(path: Path) -> int:
@@ -267,25 +234,6 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def add_file(digest: Any, path: Path) -> None:
-    """Update a digest with the content of a file."""
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-
-
-@contextlib.contextmanager
-def open_session() -> Iterator[requests.Session]:
-    """A session of requests, with its proxies and certificates; it does not retry by itself."""
-    import requests
-
-    with requests.Session() as session:
-        session.headers["User-Agent"] = f"vesselseg/{__version__}"
-        # A compressed answer has another length and cannot be resumed.
-        session.headers["Accept-Encoding"] = "identity"
-        yield session
 
 
 def describe(error: Exception) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
 import re
-import time
+import timeit
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backends import Backend
-    from ..unet import UNet
 
 _VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "HTTPS_PROXY", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
@@ -41,10 +41,10 @@ def add_parsers(commands: Any) -> None:
         "each device with float32 on the CPU, on one window. Nothing is sent anywhere unless "
         "--network is given.",
     )
-    parser.add_argument("--network", action="store_true",
+    add = parser.add_argument
+    add("--network", action="store_true",
         help="ask the hosts of the weights whether they answer (default: no)")  # fmt: skip
-    parser.add_argument("--json", action="store_true",
-        help="write one JSON object (default: text)")  # fmt: skip
+    add("--json", action="store_true", help="write one JSON object (default: text)")
     parser.set_defaults(run=doctor)
 
 
@@ -55,10 +55,10 @@ def doctor(options: argparse.Namespace) -> int:
     from .._version import __version__
     from ..cache import cache_folder
 
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     folder = cache_folder()
-    sizes = [path.stat().st_size for path in folder.glob("*.pth")] if folder.is_dir() else []
-    cache = {"folder": str(folder), "weights": len(sizes), "megabytes": round(sum(sizes) / 1e6, 1)}
+    sizes = [path.stat().st_size for path in folder.glob("*.pth")]
+    megabytes = round(sum(sizes) / 1e6, 1)
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     report: dict[str, Any] = {
         "versions": {
             "vesselseg": __version__,
@@ -72,15 +72,14 @@ def doctor(options: argparse.Namespace) -> int:
             "processors usable": len(affinity(0)) if affinity else os.cpu_count() or 1,
         },
         "devices": find_devices(),
-        "cache": cache,
-        "variables": {
-            name: without_password(os.environ[name]) for name in _VARIABLES if name in os.environ
-        },
+        "cache": {"folder": str(folder), "weights": len(sizes), "megabytes": megabytes},
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         **compare_precisions(),
     }
     if options.network:
         report["hosts"] = ask_hosts()
-    print(json.dumps(report, indent=2) if options.json else to_text(report))
+    text = json.dumps(report, indent=2) if options.json else to_text(report)
+    print(re.sub(r"//[^/@\n]*@", "//***@", text))  # no passwords, since reports are passed on
     return 0
 
 
@@ -97,54 +96,63 @@ def find_devices() -> dict[str, str]:
     import torch
 
     devices = {"cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"}
-    if torch.cuda.is_available():
-        for i in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(i)
-            gibibytes = properties.total_memory / 2**30
-            devices[f"cuda:{i}"] = f"{properties.name}, {gibibytes:.0f} GiB"
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(i)
+        devices[f"cuda:{i}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
         devices["mps"] = "Apple GPU"
     return devices
 
 
 def compare_precisions() -> dict[str, Any]:
-    """Compare each precision on each device with float32 on the CPU, on one window."""
+    """Compare each precision on each device with float32 on the CPU, on one window.
+
+    If the embedded weights cannot be read, random ones take their place.
+    """
     import torch
 
-    from ..backends.pytorch import (
-        DTYPES,
-        TorchBackend,
-        choose_precision,
-        native_precisions,
-    )
+    from .. import cache, weights
+    from ..backends.pytorch import DTYPES, TorchBackend, choose_precision, native_precisions
     from ..registry import EMBEDDED
+    from ..unet import UNet
 
-    network, name = embedded_network()
+    try:
+        file = cache.obtain(EMBEDDED, weights.load_network)
+        network, name = weights.load_network(file.path, EMBEDDED), EMBEDDED.name
+    except (VesselsegError, FileNotFoundError) as error:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = UNet(EMBEDDED.width, EMBEDDED.depth).eval()
+        name = f"random weights, since the embedded ones cannot be read: {error}"
     window = draw_window(EMBEDDED.crop)
-    cpu = torch.device("cpu")
-    exact, exact_seconds = run_timed(TorchBackend(network, EMBEDDED, cpu, "float32"), window)
     devices = [torch.device(device) for device in find_devices()]
+    reference = None  # logits and seconds of float32 on the CPU, which comes first
+    float32_seconds: dict[torch.device, float] = {}
     rows: list[dict[str, Any]] = []
-    for device in devices:
-        float32_seconds = exact_seconds
-        for precision in DTYPES:
-            native = precision in native_precisions(device)
-            row: dict[str, Any] = {"device": str(device), "precision": precision, "native": native}
-            rows.append(row)
-            try:
-                backend = TorchBackend(network, EMBEDDED, device, precision)
-                logits, seconds = run_timed(backend, window)
-            except (DeviceError, RuntimeError, MemoryError) as error:
-                row["error"] = str(error).partition("\n")[0]
-                continue
-            if precision == "float32":
-                float32_seconds = seconds
-            same = (logits[0] < logits[1]) == (exact[0] < exact[1])
-            row["seconds"] = seconds
-            row["speed"] = exact_seconds / seconds
-            row["deviation"] = float((logits - exact).abs().max() / exact.abs().max())
-            row["equal_pixels"] = float(same.float().mean())
-            row["verdict"] = judge(row, float32_seconds)
+    for device, precision in itertools.product(devices, DTYPES):
+        native = precision in native_precisions(device)
+        row: dict[str, Any] = {"device": str(device), "precision": precision, "native": native}
+        rows.append(row)
+        try:
+            backend = TorchBackend(network, EMBEDDED, device, precision)
+            logits, seconds = run_timed(backend, window)
+        except (DeviceError, RuntimeError, MemoryError) as error:
+            row["error"] = str(error).partition("\n")[0]
+            continue
+        reference = reference or (logits, seconds)
+        exact, exact_seconds = reference
+        if precision == "float32":
+            float32_seconds[device] = seconds
+        same = (logits[0] < logits[1]) == (exact[0] < exact[1])
+        row["seconds"] = seconds
+        row["speed"] = exact_seconds / seconds
+        row["deviation"] = float((logits - exact).abs().max() / exact.abs().max())
+        row["equal_pixels"] = float(same.float().mean())
+        row["verdict"] = "good"
+        if row["equal_pixels"] < _EQUAL:
+            row["verdict"] = "inexact"
+        elif precision != "float32" and seconds >= float32_seconds.get(device, exact_seconds):
+            row["verdict"] = "slower than float32"
     return {
         "network": name,
         "window": EMBEDDED.crop,
@@ -153,55 +161,22 @@ def compare_precisions() -> dict[str, Any]:
     }
 
 
-def judge(row: dict[str, Any], float32_seconds: float) -> str:
-    """A verdict on one precision."""
-    if row["equal_pixels"] < _EQUAL:
-        return "inexact"
-    if row["precision"] != "float32" and row["seconds"] >= float32_seconds:
-        return "slower than float32"
-    return "good"
-
-
-def embedded_network() -> tuple[UNet, str]:
-    """The embedded network or, if its file cannot be read, one with random weights."""
-    import torch
-
-    from .. import cache, weights
-    from ..registry import EMBEDDED
-    from ..unet import UNet
-
-    try:
-        file = cache.obtain(EMBEDDED, weights.load_network)
-        return weights.load_network(file.path, EMBEDDED), EMBEDDED.name
-    except (VesselsegError, FileNotFoundError) as error:
-        reason = str(error)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = UNet(EMBEDDED.width, EMBEDDED.depth).eval()
-    return network, f"random weights, since the embedded ones cannot be read: {reason}"
-
-
 def draw_window(side: int) -> Tensor:
     """A drawn window (1, 3, side, side), uint8: dark curves on orange, brighter to one side."""
-    import numpy as np
     import torch
 
-    y, x = np.mgrid[:side, :side] / side
-    distances = [abs(y - 0.2 * i - 0.1 * np.sin(6 * x + i)) * side for i in range(5)]
-    vessels = sum(np.exp(-((d / (1 + i)) ** 2)) for i, d in enumerate(distances))
-    light = (0.6 + 0.4 * x) * (1 - 0.5 * np.minimum(vessels, 1))
-    pixels = np.rint(light[..., None] * (200, 100, 50)).astype(np.uint8)
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    y, x = torch.meshgrid(torch.arange(side) / side, torch.arange(side) / side, indexing="ij")
+    light = 0.6 + 0.4 * x
+    for i in range(5):
+        distance = (y - 0.2 * i - 0.1 * torch.sin(6 * x + i)) * side
+        light *= 1 - 0.5 * torch.exp(-((distance / (1 + i)) ** 2))
+    return (light * torch.tensor([200, 100, 50]).reshape(1, 3, 1, 1)).round().byte()
 
 
 def run_timed(backend: Backend, window: Tensor) -> tuple[Tensor, float]:
     """Logits (2, side, side) on the CPU, and the seconds of the fastest warm run."""
-    times = []
-    for _ in range(1 + _REPEATS):
-        start = time.perf_counter()
-        logits = backend(window)[0].cpu()
-        times.append(time.perf_counter() - start)
-    return logits, min(times[1:])
+    logits = backend(window)[0].cpu()
+    return logits, min(timeit.repeat(lambda: backend(window).cpu(), number=1, repeat=_REPEATS))
 
 
 def ask_hosts() -> dict[str, str]:
@@ -212,24 +187,17 @@ def ask_hosts() -> dict[str, str]:
 
     urls = [source.url for spec in list_models() for source in spec.sources]
     urls = [*reversed(urls), *os.environ.get("VESSELSEG_MIRROR", "").split(",")]
+    hosts = {urlsplit(url.strip()).netloc: url.strip() for url in urls}
+    hosts.pop("", None)  # part of the package, or a folder
     answers = {}
-    for host, url in {urlsplit(url.strip()).netloc: url.strip() for url in urls}.items():
-        if not host:
-            continue  # part of the package, or a folder
-        start = time.perf_counter()
+    for url in hosts.values():
         try:
-            with requests.head(url, timeout=_TIMEOUT, allow_redirects=True) as response:
-                seconds = time.perf_counter() - start
-                answer = f"{response.status_code} {response.reason} after {seconds:.1f} s"
+            response = requests.head(url, timeout=_TIMEOUT, allow_redirects=True)
+            seconds = response.elapsed.total_seconds()
+            answers[url] = f"{response.status_code} {response.reason} after {seconds:.1f} s"
         except requests.RequestException as error:
-            answer = f"no answer: {type(error).__name__}: {error}"
-        answers[without_password(url)] = answer
+            answers[url] = f"no answer: {type(error).__name__}: {error}"
     return answers
-
-
-def without_password(value: str) -> str:
-    """An address without user and password, since reports are passed on."""
-    return re.sub(r"//[^/@]*@", "//***@", value)
 
 
 def to_text(report: dict[str, Any]) -> str:
@@ -237,8 +205,7 @@ def to_text(report: dict[str, Any]) -> str:
     lines = []
     report["versions"]["system"] = report["system"]
     for title in ("versions", "extras", "threads", "devices", "cache", "variables", "hosts"):
-        values = report.get(title)
-        if values:
+        if values := report.get(title):
             width = max(map(len, values))
             lines.append(title.capitalize())
             lines += [f"  {name:{width}}  {value}" for name, value in values.items()]

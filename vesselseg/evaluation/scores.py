@@ -8,23 +8,22 @@ literature counts inside the field of view only, pooled or image by image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import metrics
 from ..errors import DatasetError
 from ..fov import find_field_of_view
 from ..images import RGB
-from ..metrics import Confusion, SkeletonOverlap
+from ..metrics import Confusion, Mask
 from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
 from .datasets import Dataset, Sample, read_label, read_photograph
-
-Mask: TypeAlias = NDArray[np.bool_]
 
 
 class Figures(NamedTuple):
@@ -49,209 +48,151 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImageResult:
-    """Counts of one photograph: `whole` of the whole frame, the others in the field of view."""
+class Result:
+    """Counts of an image, or of all together: `whole` of whole frames, the rest inside the fov."""
 
     name: str
     whole: Confusion
     inside: Confusion
-    skeletons: SkeletonOverlap
+    mask_skeleton: Confusion
+    label_skeleton: Confusion
     auc: float
 
     @property
     def figures(self) -> Figures:
         """The figures inside the field of view."""
-        return to_figures(self.inside, self.auc, self.skeletons)
+        return Figures(
+            metrics.dice(self.inside),
+            metrics.sensitivity(self.inside),
+            metrics.specificity(self.inside),
+            metrics.accuracy(self.inside),
+            self.auc,
+            metrics.cldice_of_counts(self.mask_skeleton, self.label_skeleton),
+        )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of a model, or of the other observer, on a data set.
+    """The results of a model, or of the other observer, whose `spec` is None, on a data set.
 
-    `pooled_auc` is of all pixels inside the fields of view together. `spec` is None for an
-    observer. `provenance` has what all images share of :attr:`vesselseg.Segmentation.provenance`.
+    `pooled_auc` is of all pixels inside the fields of view together. `provenance` has what all
+    images share of :attr:`vesselseg.Segmentation.provenance`.
     """
 
     name: str
-    images: tuple[ImageResult, ...]
+    images: tuple[Result, ...]
     pooled_auc: float
     spec: ModelSpec | None
     provenance: dict[str, Any]
 
     @property
-    def whole(self) -> Confusion:
-        """Pixels of all whole frames; their Dice is the published figure."""
-        return sum((image.whole for image in self.images), Confusion())
+    def total(self) -> Result:
+        """Pixels of all images together; the Dice of their whole frames is the published figure."""
+        return Result(
+            self.name,
+            sum((image.whole for image in self.images), Confusion()),
+            sum((image.inside for image in self.images), Confusion()),
+            sum((image.mask_skeleton for image in self.images), Confusion()),
+            sum((image.label_skeleton for image in self.images), Confusion()),
+            self.pooled_auc,
+        )
 
-    @property
-    def pooled(self) -> Figures:
-        """Figures of all pixels inside the fields of view together."""
-        inside = sum((image.inside for image in self.images), Confusion())
-        skeletons = sum((image.skeletons for image in self.images), SkeletonOverlap())
-        return to_figures(inside, self.pooled_auc, skeletons)
+    def mean_and_std(self) -> tuple[Figures, Figures]:
+        """Of the images' figures inside the field of view, leaving out NaN.
 
-    @property
-    def mean(self) -> Figures:
-        """Mean of the images' figures inside the field of view, leaving out NaN."""
-        return Figures(*(mean(values) for values in self.columns()))
-
-    @property
-    def std(self) -> Figures:
-        """Standard deviation over images (n - 1 in the denominator); NaN for fewer than two."""
-        return Figures(*(standard_deviation(values) for values in self.columns()))
-
-    def columns(self) -> Iterator[list[float]]:
-        """For each figure, its values over the images, leaving out NaN."""
-        for column in zip(*(image.figures for image in self.images), strict=True):
-            yield [value for value in column if not math.isnan(value)]
+        The standard deviation has n - 1 in its denominator; it is NaN for fewer than two values.
+        """
+        columns = [
+            [value for value in column if not math.isnan(value)]
+            for column in zip(*(image.figures for image in self.images), strict=True)
+        ]
+        means = [fmean(values) if values else math.nan for values in columns]
+        stds = [stdev(values) if len(values) > 1 else math.nan for values in columns]
+        return Figures(*means), Figures(*stds)
 
 
 def evaluate(
     model: Segmenter,
-    dataset: Dataset,
+    samples: Iterable[Sample],
     *,
     scale: Scale | None = None,
     threshold: float = 0.5,
     on_case: Callable[[Case], None] | None = None,
 ) -> Evaluation:
-    """Segment the photographs of a data set and compare the masks with their labels.
+    """Segment photographs and compare the masks with their labels.
 
-    Parameters
-    ----------
-    model : Segmenter
-    dataset : Dataset
-        From ``read_dataset`` or ``read_pairs``.
-    scale : {"fit", "native", "fov"}, float or None
-        How to bring the photographs to the network's scale; None uses the model's own rule.
-    threshold : float
-        Pixels with a higher probability are vessel, in [0, 1].
-    on_case : callable, optional
-        Called after each photograph with its pixels.
-
-    Returns
-    -------
-    Evaluation
-
-    Raises
-    ------
-    DatasetError
-        If a label cannot be read or differs in size from its photograph.
-    MissingExtraError
-        If scikit-image, which computes the skeletons for clDice, is not installed.
-    FileNotFoundError, ImageError
-        If a photograph cannot be read.
-    OptionError
-        If `scale` or `threshold` is outside what is described here.
-
-    Notes
-    -----
-    The field of view is the data set's own if it has one, else that of
-    :func:`vesselseg.field_of_view`.
+    `on_case` is called after each photograph. The field of view is the data set's own if it has
+    one, else the one found in the photograph. Raises DatasetError for a label that cannot be read
+    or differs in size from its photograph.
     """
     metrics.require_skeletons()  # now rather than after the first photograph
 
     def photographs() -> Iterator[tuple[tuple[Sample, RGB], RGB]]:
-        for sample in dataset.samples:
+        for sample in samples:
             photograph = read_photograph(sample.image)
             yield (sample, photograph), photograph
 
     results, vessel_scores, background_scores = [], [], []
-    provenance: dict[str, Any] = {}
     segmented = model.segment_keyed(photographs(), scale=scale, threshold=threshold)
-    for (sample, photograph), result in segmented:
-        case = to_case(sample, photograph, result.mask, result.field_of_view)
+    for (sample, photograph), found in segmented:
+        case = to_case(sample, photograph, found.mask, found.field_of_view)
         # The pooled curve needs all scores: 4 bytes for each pixel of the data set.
-        vessel_scores.append(result.probability[case.label & case.fov])
-        background_scores.append(result.probability[~case.label & case.fov])
+        vessel_scores.append(found.probability[case.label & case.fov])
+        background_scores.append(found.probability[~case.label & case.fov])
         auc = metrics.auc_of_scores(vessel_scores[-1], background_scores[-1])
         results.append(score(case, auc))
-        provenance = result.provenance
         if on_case is not None:
             on_case(case)
     vessel, background = np.concatenate(vessel_scores), np.concatenate(background_scores)
     vessel_scores.clear()
     background_scores.clear()
-    shared = {k: v for k, v in provenance.items() if k not in ("network_size", "fov_diameter")}
     pooled_auc = metrics.auc_of_scores(vessel, background)
+    shared = found.provenance.copy()
+    del shared["network_size"], shared["fov_diameter"]
     return Evaluation(model.spec.name, tuple(results), pooled_auc, model.spec, shared)
 
 
 def evaluate_other_observer(dataset: Dataset) -> Evaluation | None:
-    """Compare the other observer's labels, if there are any, with those that count as the truth.
-
-    Raises
-    ------
-    DatasetError, MissingExtraError, FileNotFoundError, ImageError
-        For the reasons that :func:`evaluate` has.
-    """
-    metrics.require_skeletons()
+    """Compare the other observer's labels, if there are any, with those that count as the truth."""
     results = []
     for sample in dataset.samples:
-        if sample.second is None:
-            continue
-        photograph = read_photograph(sample.image)
-        other = read_label(sample.second)
-        check_same_size(other, photograph, sample, sample.second.name)
-        fov = None if sample.fov else find_field_of_view(photograph).mask
-        results.append(score(to_case(sample, photograph, other, fov), math.nan))
+        if sample.second is not None:
+            photograph = read_photograph(sample.image)
+            other = read_mask(sample.second, sample, photograph)
+            case = to_case(sample, photograph, other, find_field_of_view(photograph).mask)
+            results.append(score(case, math.nan))
     if not results:
         return None
     name = "first observer" if dataset.observer == 2 else "second observer"
     return Evaluation(name, tuple(results), math.nan, None, {})
 
 
-def to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask | None) -> Case:
-    """Read the label and the data set's own field of view; `fov` is used if there is none."""
-    label = read_label(sample.label)
-    check_same_size(label, photograph, sample, sample.label.name)
+def to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask) -> Case:
+    """Read the label, and the data set's own field of view to be used instead of `fov`."""
+    label = read_mask(sample.label, sample, photograph)
     if sample.fov is not None:
-        fov = read_label(sample.fov)
-        check_same_size(fov, photograph, sample, sample.fov.name)
-    assert fov is not None
+        fov = read_mask(sample.fov, sample, photograph)
     return Case(sample, photograph, mask, label, fov)
 
 
-def score(case: Case, auc: float) -> ImageResult:
-    """Count the pixels of one photograph."""
-    return ImageResult(
-        case.sample.name,
-        metrics.confusion(case.mask, case.label),
-        metrics.confusion(case.mask, case.label, case.fov),
-        metrics.skeleton_overlap(case.mask, case.label, case.fov),
-        auc,
-    )
-
-
-def to_figures(inside: Confusion, auc: float, skeletons: SkeletonOverlap) -> Figures:
-    """Figures from counts."""
-    return Figures(
-        metrics.dice(inside),
-        metrics.sensitivity(inside),
-        metrics.specificity(inside),
-        metrics.accuracy(inside),
-        auc,
-        skeletons.cldice,
-    )
-
-
-def check_same_size(mask: Mask, photograph: RGB, sample: Sample, file: str) -> None:
-    """Raise DatasetError if a label or field of view differs in size from its photograph."""
+def read_mask(path: Path, sample: Sample, photograph: RGB) -> Mask:
+    """Read a label or field of view; DatasetError if it differs in size from its photograph."""
+    mask = read_label(path)
     if mask.shape != photograph.shape[:2]:
         (height, width), (rows, columns) = photograph.shape[:2], mask.shape
         raise DatasetError(
-            f"{file!r} is {columns} x {rows} pixels, but its photograph {sample.image.name!r} is "
-            f"{width} x {height}; they must have the same size."
+            f"{path.name!r} is {columns} x {rows} pixels, but its photograph "
+            f"{sample.image.name!r} is {width} x {height}; they must have the same size."
         )
+    return mask
 
 
-def mean(values: list[float]) -> float:
-    """Mean of numbers; NaN if there are none."""
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def standard_deviation(values: list[float]) -> float:
-    """Standard deviation with n - 1 in the denominator; NaN for fewer than two numbers."""
-    if len(values) < 2:
-        return math.nan
-    center = mean(values)
-    return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
+def score(case: Case, auc: float) -> Result:
+    """Count the pixels of one photograph."""
+    return Result(
+        case.sample.name,
+        metrics.confusion(case.mask, case.label),
+        metrics.confusion(case.mask, case.label, case.fov),
+        *metrics.skeleton_counts(case.mask, case.label, case.fov),
+        auc,
+    )

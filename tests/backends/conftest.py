@@ -1,0 +1,39 @@
+"""Networks, and random windows for them."""
+
+import pytest
+import torch
+from support.models import NARROW, seeded_state
+
+from vesselseg import weights
+from vesselseg.unet import UNet
+
+
+@pytest.fixture(scope="module")
+def network(published_file):
+    """The folded `NARROW` network."""
+    return weights.load_network(published_file, NARROW)
+
+
+@pytest.fixture(scope="session")
+def random_network():
+    """A function: model spec -> a folded network of that shape."""
+
+    def random_network(spec):
+        network = UNet(spec.width, spec.depth, spec.head).requires_grad_(False).eval()
+        shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
+        network.load_state_dict(seeded_state(shapes, seed=2))
+        return network
+
+    return random_network
+
+
+@pytest.fixture(scope="session")
+def random_windows():
+    """A function: N, h, w -> windows (N, 3, h, w), uint8, the same for the same size."""
+
+    def random_windows(*size):
+        generator = torch.Generator().manual_seed(0)
+        count, *sides = size
+        return torch.randint(256, (count, 3, *sides), dtype=torch.uint8, generator=generator)
+
+    return random_windows
