@@ -16,9 +16,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import DeviceError, OptionError, UnknownModelError, VesselsegError, did_you_mean
-from . import app, doctor, evaluate, models, segment
-
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+from . import app, doctor, evaluate, models, segment, train
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -33,7 +31,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     )
     parser.add_argument("--version", action="version", version=f"vesselseg {__version__}")
     commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (segment, evaluate, models, app, doctor):
+    for module in (segment, evaluate, train, models, app, doctor):
         module.add_parsers(commands)
     return parser, commands.choices
 
@@ -58,13 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         code: int = options.run(options)
-    except (OptionError, UnknownModelError, DeviceError) as error:
-        print(f"vesselseg: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except (VesselsegError, FileNotFoundError) as error:
-        print(f"vesselseg: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return code
     except KeyboardInterrupt:
-        print("vesselseg: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        message, code = "interrupted", 130
+    except (VesselsegError, FileNotFoundError) as error:
+        is_usage = isinstance(error, (OptionError, UnknownModelError, DeviceError))
+        message, code = str(error), 2 if is_usage else 1
+    print(f"vesselseg: {message}", file=sys.stderr)
     return code

@@ -23,24 +23,24 @@ def centreline_dice(logits: Tensor, coverage: Tensor) -> Tensor:
     Shit et al., clDice, 2021, arXiv:2003.07311, equation 3, with its soft skeleton.
     """
     vessel, label = logits.softmax(dim=1)[:, 1:], coverage[:, None]
-    ours, theirs = _skeleton(vessel), _skeleton(label)
+    ours, theirs = skeleton(vessel), skeleton(label)
     precision = ((ours * label).sum() + 1) / (ours.sum() + 1)
     sensitivity = ((theirs * vessel).sum() + 1) / (theirs.sum() + 1)
     return 1 - 2 * precision * sensitivity / (precision + sensitivity)
 
 
-def _skeleton(x: Tensor) -> Tensor:
+def skeleton(x: Tensor) -> Tensor:
     """What each round of thinning loses to an opening: the ridges of `x`."""
-    skeleton = torch.zeros_like(x)
+    ridges = torch.zeros_like(x)
     for _ in range(_THINNING):
-        thinner = _erode(x)
+        thinner = erode(x)
         ridge = F.relu(x - F.max_pool2d(thinner, 3, stride=1, padding=1))
-        skeleton = skeleton + F.relu(ridge - skeleton * ridge)
+        ridges = ridges + F.relu(ridge - ridges * ridge)
         x = thinner
-    return skeleton
+    return ridges
 
 
-def _erode(x: Tensor) -> Tensor:
+def erode(x: Tensor) -> Tensor:
     """Least of the neighbours above, below, left and right."""
     down = -F.max_pool2d(-x, (3, 1), stride=1, padding=(1, 0))
     across = -F.max_pool2d(-x, (1, 3), stride=1, padding=(0, 1))

@@ -1,0 +1,138 @@
+"""``vesselseg train``: what it prints, writes, rejects and returns."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from support import drawn
+from support.fine_tuning import NAMES, start_weights
+
+import vesselseg
+from vesselseg.cli import main
+from vesselseg.finetune import windows
+from vesselseg.finetune.trainer import Trainer
+
+
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch, one_thread):  # noqa: ARG001
+    """The command on drawn photographs: its exit code, standard output and standard error."""
+    monkeypatch.setattr(windows, "SIDE", 64)
+    data = drawn.pairs(tmp_path / "data", names=NAMES)
+    start = start_weights(tmp_path / "start.pth")
+
+    def command(*arguments):
+        code = main(
+            ["train", str(data / "images"), str(data / "labels"), "--output",
+             str(tmp_path / "model.pth"), "--model", str(start), "--device", "cpu",
+             "--iterations", "4", "--evaluate-every", "2", "--batch-size", "1", *arguments]
+        )  # fmt: skip
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_it_prints_a_line_for_each_measurement_and_what_it_wrote(run, tmp_path):
+    code, out, err = run("--group", "(.+)_", "--held-out", "0.5", "--name", "mine")
+
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split(":")[0].split()[-1] for line in lines[:3]] == ["0", "2", "4"]
+    assert all("Dice" in line and "sensitivity" in line for line in lines[:3])
+    assert "before" in lines[3]
+    assert str(tmp_path / "model.pth") in out
+    assert str(tmp_path / "model.md") in out
+    assert vesselseg.load_model(tmp_path / "model.pth").spec.name == "mine"
+    assert "| held_out | `0.5` |" in (tmp_path / "model.md").read_text()
+
+
+def test_failures_are_said_in_a_line_and_exit_with_1(run, tmp_path):
+    (tmp_path / "data" / "labels" / "anna_L.png").unlink()
+    code, out, err = run()
+    assert (code, out) == (1, "")
+    assert "have no label" in err
+
+    (tmp_path / "model.pth").write_text("precious")
+    code, _, err = run()
+    assert code == 1
+    assert "--force" in err
+
+
+def test_wrong_options_exit_with_2(run):
+    for arguments, message in [
+        (["--group", "("], "not a regular expression"),
+        (["--held-out", "2"], "held_out is 2.0"),
+        (["--model", "unet_s5-d16_drive"], "only models with the rule 'fov'"),
+        (["--device", "cpuu"], "cpuu"),
+    ]:
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "b"], "-o/--output"),
+        (["a", "-o", "c.pth"], "LABELS"),
+        (["a", "b", "-o", "c.pth", "--iterations", "0"], "'0' is not a positive integer"),
+    ],
+)
+def test_wrong_usage_exits_with_2_before_any_work(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", *arguments])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_interruption_exits_with_130_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
+    step, calls = Trainer.step, []
+
+    def interrupted(self, batch):
+        calls.append(batch)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    code, out, err = run()
+    assert (code, "interrupted" in err, len(out.splitlines())) == (130, True, 2)
+    assert not (tmp_path / "model.pth").exists()
+
+    code, out, _ = run()
+    assert code == 0
+    assert len(calls) == 6  # the third and the fourth iteration again
+    assert out.startswith("iteration     4:")
+
+
+def test_restart_begins_anew(run, monkeypatch):
+    step = Trainer.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run()[0] == 130
+    code, _, err = run("--seed", "1")
+    assert code == 2
+    assert "--restart" in err
+    assert Trainer.step is step
+    assert run("--seed", "1", "--restart")[0] == 0
+
+
+def test_help_names_every_option_and_loads_no_torch():
+    code = (
+        "import sys; from vesselseg.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
+    )
+
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+    options = (
+        "output force restart name model device group held-out iterations evaluate-every patience "
+        "rate batch-size seed"
+    )
+    assert all(f"--{option} " in out for option in options.split())
+    assert out.endswith("set()\n")

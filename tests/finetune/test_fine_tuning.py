@@ -1,0 +1,421 @@
+"""A training from photographs to a model file: what it gives, resumes, rejects and leaves alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from support import drawn, models
+from support.fine_tuning import START
+
+import vesselseg
+from vesselseg import CheckpointError, OptionError, OutputError, finetune, metrics
+from vesselseg.finetune import training
+from vesselseg.finetune.scores import THRESHOLDS, HeldOutScores
+from vesselseg.finetune.trainer import Trainer, add_biases
+from vesselseg.finetune.windows import Augmentation, LabelledPhotograph, Sizes, Windows
+from vesselseg.metrics import Confusion
+from vesselseg.weights import read
+
+
+def with_dice(values, seen=None):
+    """A stand-in for ``measure`` that gives these Dice in turn, and keeps the weights it sees."""
+    remaining = iter(values)
+
+    def measure(state, _spec, _device, _samples, iteration):
+        if seen is not None:
+            seen.append({key: value.clone() for key, value in state.items()})
+        hits = round(1000 * next(remaining))
+        counts = Confusion(hits, 1000 - hits, 1000 - hits, 0)
+        return HeldOutScores(iteration, (counts,) * len(THRESHOLDS))
+
+    return measure
+
+
+def rising(state, spec, device, samples, iteration):
+    """A stand-in for ``measure`` whose Dice rises, so that the last weights are kept."""
+    return with_dice([0.1 + 0.01 * iteration])(state, spec, device, samples, iteration)
+
+
+def interrupt_at(monkeypatch, call):
+    """Raise KeyboardInterrupt in place of the step of this number; a list that grows with each."""
+    step, steps = Trainer.step, []
+
+    def count(self, batch):
+        steps.append(batch)
+        if len(steps) == call:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", count)
+    return steps
+
+
+def test_it_learns_and_the_file_segments_as_was_measured(train, data, tmp_path):
+    lines = []
+
+    result = train(
+        tmp_path / "model.pth", iterations=40, evaluate_every=20, batch_size=2, rate=0.01,
+        on_evaluation=lines.append,
+    )  # fmt: skip
+
+    assert [scores.iteration for scores in lines] == [0, 20, 40]
+    assert lines[0] == result.before
+    assert result.after == max(lines, key=lambda scores: scores.dice)
+    assert result.after.dice > result.before.dice + 0.2
+    model = vesselseg.load_model(tmp_path / "model.pth", device="cpu")
+    totals = [Confusion()] * len(THRESHOLDS)
+    for name in result.held_out:
+        found = model(data / "images" / f"{name}.png")
+        label = drawn.pixels(data / "labels" / f"{name}.png") > 0
+        for place, threshold in enumerate(THRESHOLDS):
+            totals[place] += metrics.confusion(found.at_threshold(threshold).mask, label)
+    assert result.after.counts == tuple(totals)
+    assert totals[0] != totals[-1]
+    counts = totals[THRESHOLDS.index(0.5)]
+    assert metrics.dice(counts) == result.after.dice
+    assert metrics.sensitivity(counts) == result.after.sensitivity
+    assert counts.tp / (counts.tp + counts.fp) == result.after.precision
+    best = max(range(len(THRESHOLDS)), key=lambda place: metrics.dice(totals[place]))
+    assert result.after.best_threshold == THRESHOLDS[best]
+    assert result.after.best_dice == metrics.dice(totals[best])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "model.md", "model.pth"]
+
+
+def test_the_file_has_the_windows_scale_and_colours_of_the_start(train, tmp_path):
+    result = train(tmp_path / "mine.pth")
+
+    model = vesselseg.load_model(tmp_path / "mine.pth")
+    expected = dataclasses.replace(START, name="mine", dataset="own photographs", loss="ce+dice")
+    assert model.spec == result.spec == expected
+    assert model.sha256 == result.sha256
+    assert train(tmp_path / "other.pth", name="ours").spec.name == "ours"
+
+
+def test_nobody_is_both_trained_on_and_held_out(train, tmp_path, monkeypatch):
+    made = []
+
+    class Recorded(Windows):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(training, "Windows", Recorded)
+
+    result = train(tmp_path / "model.pth")
+
+    persons = [{name[:-2] for name in side} for side in (result.training, result.held_out)]
+    assert not persons[0] & persons[1]
+    assert len(result.training) + len(result.held_out) == 5
+    assert len(made[0].pyramids) == len(result.training)
+
+
+def test_the_result_depends_on_the_seed_alone(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "measure", rising)
+    first, again = train(tmp_path / "a.pth", name="x"), train(tmp_path / "b.pth", name="x")
+    assert first.sha256 == again.sha256
+    assert first.sha256 != train(tmp_path / "c.pth", name="x", seed=1).sha256
+
+
+@pytest.mark.parametrize("call", [1, 4])
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatch, call):
+    monkeypatch.setattr(training, "measure", rising)
+    options = {"name": "x", "iterations": 5, "rate": 0.02}
+    whole = train(tmp_path / "whole.pth", **options)
+    output = tmp_path / "model.pth"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, call)
+        with pytest.raises(KeyboardInterrupt):
+            train(output, **options)
+    assert not output.exists()
+    assert (tmp_path / "model.pth.state").exists()
+
+    steps, lines = interrupt_at(monkeypatch, None), []
+    resumed = train(output, **options, on_evaluation=lines.append)
+
+    saved = call - 1 - (call - 1) % 2  # a measurement every two iterations
+    assert len(steps) == 5 - saved
+    assert [scores.iteration for scores in lines] == [n for n in (2, 4, 5) if n > saved]
+    assert resumed.after.iteration == 5
+    assert resumed.sha256 == whole.sha256
+    assert resumed.before == whole.before
+    assert not (tmp_path / "model.pth.state").exists()
+
+
+@pytest.fixture
+def interrupted(train, tmp_path, monkeypatch):
+    """The output of a training that was interrupted in its third iteration."""
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "model.pth")
+    return tmp_path / "model.pth"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("photographs", "was started with other photographs"),
+        ("labels", "was started with other labels"),
+        ("model", "was started with model '[0-9a-f]{64}' instead of"),
+        ({"rate": 0.01}, r"was started with rate 0\.0005 instead of 0\.01"),
+        ({"seed": 1}, "was started with seed 0 instead of 1"),
+        ({"name": "other"}, "name 'model' instead of 'other'"),
+    ],
+)
+def test_the_state_of_another_training_is_rejected(
+    train, data, tmp_path, interrupted, change, message
+):
+    options = change if isinstance(change, dict) else {}
+    if change == "photographs":
+        drawn.write(data / "images" / "ben_L.png", drawn.photograph(17))
+    if change == "labels":
+        drawn.write(data / "labels" / "ben_L.png", drawn.vessels(17))
+    if change == "model":
+        options = {"model": models.tiny_weights(tmp_path / "other.pth", START)}
+
+    with pytest.raises(OptionError, match=message) as error:
+        train(interrupted, **options)
+
+    assert "--restart" in str(error.value)
+    assert not interrupted.exists()
+    assert train(interrupted, **options, restart=True).iterations == 4
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", {"format": "x"}, Evil(), "incomplete"])
+def test_a_damaged_state_is_an_error_and_executes_nothing(train, interrupted, content, capsys):
+    state = interrupted.with_name("model.pth.state")
+    if isinstance(content, bytes):
+        state.write_bytes(content)
+    elif content == "incomplete":
+        whole = torch.load(state, weights_only=True)
+        del whole["state"]["trainer"]["optimizer"]
+        torch.save(whole, state)
+    else:
+        torch.save(content, state)
+
+    with pytest.raises(CheckpointError, match=r"state.*restart"):
+        train(interrupted)
+
+    assert capsys.readouterr().out == ""
+    assert train(interrupted, restart=True).iterations == 4
+
+
+def test_it_stops_early_and_keeps_the_best_weights(train, tmp_path, monkeypatch):
+    seen = []
+    dice = [0.1, 0.5, 0.2, 0.5]
+    monkeypatch.setattr(training, "measure", with_dice(dice, seen))
+
+    result = train(tmp_path / "model.pth", iterations=100, patience=2)
+
+    assert (result.iterations, result.after.iteration, result.after.dice) == (6, 2, 0.5)
+    for key, value in read(result.output).state.items():
+        assert torch.equal(value, seen[1][key]), key
+    assert not torch.equal(seen[1]["head.classifier.bias"], seen[3]["head.classifier.bias"])
+    assert "after iteration 2 of 6" in result.card.read_text()
+
+
+def test_it_does_not_stop_while_it_improves(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "measure", with_dice([0.1, 0.05, 0.2, 0.15, 0.3, 0.4]))
+    assert train(tmp_path / "model.pth", iterations=9, patience=2).iterations == 9
+
+
+def test_a_start_that_nothing_improves_on_is_kept_and_the_card_says_so(
+    train, start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "measure", with_dice([0.5, 0.5, 0.4]))
+
+    result = train(tmp_path / "model.pth")
+
+    assert result.after == result.before
+    assert "weights of the starting model unchanged" in result.card.read_text()
+    before = read(start).state
+    assert all(torch.equal(value, before[key]) for key, value in read(result.output).state.items())
+
+
+def test_the_card_tells_what_the_model_was_made_from(train, start, tmp_path):
+    result = train(tmp_path / "model.pth", group="(.+)_", held_out=0.3, seed=2)
+
+    text = result.card.read_text(encoding="utf-8")
+    assert result.card == tmp_path / "model.md"
+    for part in (
+        "# model\n",
+        f"`{result.sha256}`",
+        "| fine-tuned from | `start` |",
+        f"`{vesselseg.load_model(start).sha256}`",
+        "| its licence | CC0 |",
+        "5 photographs of 3 persons",
+        "`(.+)_`",
+        "Held out: 1 photograph of 1 person: `carl_L.png`.",
+        "| seed | `2` |",
+        "| held_out | `0.3` |",
+        f"| before | {100 * result.before.dice:.2f} | {100 * result.before.sensitivity:.2f} |",
+        f"| {result.before.best_threshold} | {100 * result.before.best_dice:.2f} |",
+        "| after | ",
+        f"PyTorch {torch.__version__}",
+        "research software and not a medical device",
+    ):
+        assert part in text
+    held_out = text.split("Held out: ")[1].split("\n")[0]
+    assert all((f"`{name}.png`" in held_out) for name in result.held_out)
+    assert not any((f"`{name}.png`" in held_out) for name in result.training)
+    assert "counts as another person's" not in text
+
+
+def test_the_card_cautions_where_the_figures_may_be_too_high(train, data, tmp_path):
+    for folder in ("images", "labels"):
+        (data / folder / "carl_L.png").rename(data / folder / "01_dr.png")
+
+    text = train(tmp_path / "model.pth", group=None).card.read_text()
+
+    assert "every file counts as another person's" in text
+    assert "training images of a public data set: 1 of them, for example `01_dr`" in text
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.md"])
+def test_what_exists_is_overwritten_only_with_force(train, tmp_path, monkeypatch, name):
+    (tmp_path / name).write_text("precious")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", None)
+        with pytest.raises(OutputError, match=r"exists.*--force"):
+            train(tmp_path / "model.pth")
+    assert (tmp_path / name).read_text() == "precious"
+
+    train(tmp_path / "model.pth", force=True)
+    assert vesselseg.load_model(tmp_path / "model.pth").spec.name == "model"
+    assert "# model" in (tmp_path / "model.md").read_text()
+
+
+@pytest.mark.parametrize("where", ["save", "write_card"])
+def test_a_training_that_could_not_be_written_is_written_by_the_next_call(
+    train, tmp_path, monkeypatch, where
+):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    module = training.weights if where == "save" else training
+    with monkeypatch.context() as patch:
+        patch.setattr(module, where, fail)
+        with pytest.raises(OutputError, match="No space left"):
+            train(tmp_path / "model.pth")
+    assert not (tmp_path / "model.pth").exists()
+    (tmp_path / "model.md").write_text("of a process that was killed before the model was in place")
+    monkeypatch.setattr(Trainer, "step", None)
+
+    assert train(tmp_path / "model.pth").iterations == 4
+    assert (tmp_path / "model.md").read_text().startswith("# model")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"held_out": 0}, "held_out is 0; it must be a number between 0 and 1"),
+        ({"held_out": 1.0}, "held_out is 1.0"),
+        ({"held_out": float("nan")}, "held_out is nan"),
+        ({"iterations": 0}, "iterations is 0; it must be a positive integer"),
+        ({"evaluate_every": 1.5}, "evaluate_every is 1.5"),
+        ({"patience": True}, "patience is True"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"rate": -1e-3}, "rate is -0.001"),
+        ({"seed": -1}, "seed is -1; it must be an integer, 0 or more"),
+        ({"name": "unet_s5-d16_drive"}, "a model that vesselseg knows already"),
+        ({"name": ""}, "name is ''"),
+        ({"model": "unet_s5-d16_drive"}, "rule 'fit'; only.*unet_s5-c16_chase-hrf"),
+        ({"model": "some.onnx"}, "ONNX file, which cannot be trained"),
+    ],
+)
+def test_wrong_options_are_rejected_before_anything_is_read(
+    train, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.setattr(training, "read_pairs", None)
+    monkeypatch.setattr(training, "load_network", lambda *_: (None, START, ""))
+    with pytest.raises(OptionError, match=message):
+        train(tmp_path / "model.pth", **options)
+
+
+def test_outputs_that_cannot_be_written_are_rejected_at_once(train, tmp_path):
+    with pytest.raises(OptionError, match=r"must end in '\.pth'"):
+        train(tmp_path / "model.md")
+    with pytest.raises(OutputError, match="folder does not exist"):
+        train(tmp_path / "no" / "model.pth")
+
+
+def test_files_with_another_scale_rule_are_rejected(train, tmp_path):
+    native = models.tiny_weights(tmp_path / "native.pth")
+    with pytest.raises(OptionError, match="'tiny' has the scale rule 'native'"):
+        train(tmp_path / "model.pth", model=native)
+
+
+def test_photographs_without_a_border_can_be_trained_on(train, data, tmp_path):
+    for seed, path in enumerate(sorted((data / "images").iterdir())):
+        pixels = drawn.photograph(seed)
+        pixels[~drawn.disc()] = (170, 90, 40)
+        drawn.write(path, pixels)
+    assert train(tmp_path / "model.pth").iterations == 4
+
+
+def test_the_bias_of_small_photographs_is_learned_with():
+    logits = torch.zeros(2, 2, 4, 4, dtype=torch.bfloat16)
+    added = add_biases(logits, torch.tensor([0.0, 1.5]))
+    assert added.dtype == torch.float32
+    assert added[1, 1].unique().tolist() == [1.5]
+    assert added[0].unique().tolist() == added[1, 0].unique().tolist() == [0.0]
+
+    photograph = LabelledPhotograph(drawn.photograph(1), drawn.vessels(1), 40.0, bias=2.0)
+    windows = Windows(
+        [photograph], Sizes((40, 80), (0.7, 1.4)), np.random.default_rng(0),
+        rgb_mean=None, augmentation=Augmentation(0, local=False),
+    )  # fmt: skip
+    batch = windows.batch(2)
+    assert batch.biases.tolist() == [2.0, 2.0]
+
+
+def test_a_photograph_much_smaller_than_the_model_expects_has_one_level():
+    photograph = LabelledPhotograph(drawn.photograph(1), drawn.vessels(1), 38.0)
+    windows = Windows(
+        [photograph], Sizes((1000, 2000), (0.7, 1.4)), np.random.default_rng(0),
+        rgb_mean=None, augmentation=Augmentation(1.0, local=True),
+    )  # fmt: skip
+    assert [level.diameter for level in windows.pyramids[0]] == [38.0]
+    assert windows.batch(1).images.shape == (1, 3, 256, 256)
+
+
+def test_a_training_changes_nothing_around_it(train, tmp_path):
+    def state():
+        return (
+            random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist(),
+            torch.get_num_threads(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled("cpu"), torch.are_deterministic_algorithms_enabled(),
+        )  # fmt: skip
+
+    before = state()
+    train(tmp_path / "model.pth")
+    assert state() == before
+
+
+def test_nothing_is_printed_where_there_is_no_terminal(train, tmp_path, capfd):
+    train(tmp_path / "model.pth", progress=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_library_does_not_import_it():
+    code = "import sys, vesselseg, vesselseg.cli; print('vesselseg.finetune' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "False\n"
+
+
+def test_the_public_names():
+    assert set(finetune.__all__) == {"HeldOutScores", "TrainingResult", "train"}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        HeldOutScores(0, ()).iteration = 1

@@ -1,0 +1,150 @@
+"""Pairs of photographs and labels: what is rejected before a training, and who is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import drawn
+
+from vesselseg import DatasetError, ImageError, OptionError
+from vesselseg.evaluation.datasets import Sample
+from vesselseg.finetune.photographs import find_person, split_by_person
+from vesselseg.finetune.trainer import Trainer
+
+
+def samples(*names: str) -> tuple[Sample, ...]:
+    return tuple(Sample(name, "", Path(f"{name}.png"), Path(f"{name}.png")) for name in names)
+
+
+def names(persons) -> list[str]:
+    return [person.name for person in persons]
+
+
+def without_label(data: Path) -> None:
+    (data / "labels" / "ben_L.png").unlink()
+
+
+def with_two_labels(data: Path) -> None:
+    (data / "labels" / "ben_L.png").rename(data / "labels" / "ben_L_first.png")
+    drawn.write(data / "labels" / "ben_L_second.png", drawn.vessels(1))
+
+
+def with_a_smaller_label(data: Path) -> None:
+    drawn.write(data / "labels" / "ben_L.png", drawn.vessels(1)[1:])
+
+
+def with_an_empty_label(data: Path) -> None:
+    drawn.write(data / "labels" / "ben_L.png", np.zeros_like(drawn.vessels(1)))
+
+
+def with_an_inverted_label(data: Path) -> None:
+    drawn.write(data / "labels" / "ben_L.png", ~drawn.vessels(1))
+
+
+def with_a_damaged_label(data: Path) -> None:
+    (data / "labels" / "ben_L.png").write_bytes(b"no picture")
+
+
+def with_a_damaged_photograph(data: Path) -> None:
+    (data / "images" / "ben_L.png").write_bytes(b"no picture")
+
+
+def without_photographs(data: Path) -> None:
+    for path in (data / "images").iterdir():
+        path.unlink()
+
+
+def without_folder(data: Path) -> None:
+    (data / "labels").rename(data / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (without_label, DatasetError, r"1 of 5 images .* have no label"),
+        (with_two_labels, DatasetError, "2 files that could be its label.*Keep one"),
+        (with_a_smaller_label, DatasetError, "44 x 39 pixels.*is 44 x 40.*same size"),
+        (with_an_empty_label, DatasetError, "ben_L.*no vessel.*Vessels must be white"),
+        (with_an_inverted_label, DatasetError, "ben_L.*91 % .*Invert"),
+        (with_a_damaged_label, DatasetError, "ben_L.*could not be decoded"),
+        (with_a_damaged_photograph, ImageError, "ben_L.*could not be decoded"),
+        (without_photographs, DatasetError, "holds no image"),
+        (without_folder, FileNotFoundError, "There is no folder"),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])  # of one ben_L is trained on, of the other held out
+def test_what_cannot_be_used_is_found_before_the_training(
+    train: Callable, data: Path, tmp_path: Path, monkeypatch, spoil, error, message, seed
+):
+    monkeypatch.setattr(Trainer, "step", None)
+    spoil(data)
+    before = drawn.tree(tmp_path)
+
+    with pytest.raises(error, match=message):
+        train(tmp_path / "model.pth", group=None, held_out=0.5, seed=seed)
+
+    assert drawn.tree(tmp_path) == before
+
+
+def test_the_two_seeds_above_put_the_photograph_on_either_side():
+    files = samples("anna_L", "anna_R", "ben_L", "ben_R", "carl_L")
+    sides = [names(split_by_person(files, None, 0.5, seed).held_out) for seed in (0, 1)]
+    assert ["ben_L.png" in side for side in sides] in ([True, False], [False, True])
+
+
+@pytest.mark.parametrize(
+    ("group", "person"),
+    [
+        (None, "07_anna_L.jpg"),
+        ("anna", "anna"),
+        (r"\d+_(\w+)_[LR]", "anna"),
+        (r"(\d+)_(\w+)_[LR]", "07"),
+        (r"^\d+", "07"),
+    ],
+)
+def test_the_first_group_or_the_whole_match_names_the_person(group, person):
+    assert find_person("07_anna_L.jpg", group) == person
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("(", r"group is '\(', which is not a regular expression"),
+        ("Anna", "'Anna' finds no person in the file name 'anna_L.jpg'.*must match every"),
+        ("x*", "finds no person"),
+        ("(b)|anna", "finds no person"),
+    ],
+)
+def test_a_pattern_that_finds_nobody_is_an_error(group, message):
+    with pytest.raises(OptionError, match=message):
+        find_person("anna_L.jpg", group)
+
+
+@pytest.mark.parametrize(
+    ("share", "number"), [(0.01, 1), (0.25, 1), (0.4, 2), (0.5, 2), (0.75, 3), (0.99, 3)]
+)
+def test_a_share_of_the_persons_is_held_out_with_all_their_photographs(share, number):
+    files = samples("a_L", "a_R", "b_L", "b_R", "c_L", "d_L")
+
+    split = split_by_person(files, "(.)_", share, seed=3)
+
+    assert len(split.held_out) == number
+    assert sorted(names(split.training) + names(split.held_out)) == ["a", "b", "c", "d"]
+    assert {*split.training_samples, *split.held_out_samples} == set(files)
+    for person in (*split.training, *split.held_out):
+        assert {sample.name[0] for sample in person.samples} == {person.name}
+
+
+def test_who_is_held_out_depends_on_the_seed_alone():
+    files = samples(*"abcdefgh")
+    chosen = [names(split_by_person(files, None, 0.25, seed).held_out) for seed in range(20)]
+    assert chosen == [names(split_by_person(files, None, 0.25, s).held_out) for s in range(20)]
+    assert {name for pair in chosen for name in pair} == {f"{letter}.png" for letter in "abcdefgh"}
+
+
+def test_one_person_alone_cannot_be_held_out():
+    with pytest.raises(OptionError, match="All 2 photographs are of one person, 'a'"):
+        split_by_person(samples("a_L", "a_R"), "(.)_", 0.25, seed=0)

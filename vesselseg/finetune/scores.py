@@ -1,0 +1,95 @@
+"""How well a network in training does on the photographs that are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..backends.pytorch import TorchBackend
+from ..evaluation.datasets import Sample, read_photograph
+from ..evaluation.scores import read_mask
+from ..images import RGB
+from ..metrics import Confusion, Mask
+from ..segmenter import Segmenter
+from ..spec import ModelSpec
+from ..unet import UNet
+
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+_HALF = THRESHOLDS.index(0.5)
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """Pixels of all held-out photographs together, whole frames.
+
+    Attributes
+    ----------
+    iteration : int
+        Iterations of training before the measurement.
+    counts : tuple of Confusion
+        One for each of :data:`THRESHOLDS`.
+    """
+
+    iteration: int
+    counts: tuple[Confusion, ...]
+
+    @property
+    def dice(self) -> float:
+        """Dice of the vessels at a threshold of 0.5, in [0, 1]."""
+        return metrics.dice(self.counts[_HALF])
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of the label's vessels that are found at a threshold of 0.5."""
+        return metrics.sensitivity(self.counts[_HALF])
+
+    @property
+    def precision(self) -> float:
+        """Share of the vessels found at a threshold of 0.5 that the label has; NaN without any."""
+        counts = self.counts[_HALF]
+        return metrics.ratio(counts.tp, counts.tp + counts.fp)
+
+    @property
+    def best_threshold(self) -> float:
+        """The one of :data:`THRESHOLDS` with the highest Dice."""
+        return max(zip(THRESHOLDS, self.counts, strict=True), key=lambda x: metrics.dice(x[1]))[0]
+
+    @property
+    def best_dice(self) -> float:
+        """Dice of the vessels at :attr:`best_threshold`, in [0, 1]."""
+        return max(metrics.dice(counts) for counts in self.counts)
+
+
+def measure(
+    state: dict[str, Tensor],
+    spec: ModelSpec,
+    device: torch.device,
+    samples: Iterable[Sample],
+    iteration: int,
+) -> HeldOutScores:
+    """Segment photographs in float32 and compare the masks with their labels.
+
+    `state` has the weights, on the CPU.
+    """
+    with torch.device("meta"):
+        network = UNet(spec.width, spec.depth, spec.head)
+    network.load_state_dict(state, assign=True)
+    network.requires_grad_(False).eval()
+    model = Segmenter(TorchBackend(network, spec, device, "float32"), spec, sha256="")
+
+    def photographs() -> Iterator[tuple[Mask, RGB]]:
+        for sample in samples:
+            photograph = read_photograph(sample.image)
+            yield read_mask(sample.label, sample, photograph), photograph
+
+    totals = [Confusion()] * len(THRESHOLDS)
+    for label, result in model.segment_keyed(photographs()):
+        for place, threshold in enumerate(THRESHOLDS):
+            mask = result.probability > np.float32(threshold)
+            totals[place] += metrics.confusion(mask, label)
+    return HeldOutScores(iteration, tuple(totals))

@@ -1,0 +1,418 @@
+"""Fine-tune a model on your own labelled photographs: :func:`train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import weights
+from .._version import __version__
+from ..api import Model, PathLike, load_network, resolve_model
+from ..backends.pytorch import choose_device, native_precisions
+from ..errors import CheckpointError, OptionError, OutputError, ResourceError
+from ..evaluation.datasets import read_pairs
+from ..files import sha256, whole_file
+from ..metrics import Confusion
+from ..registry import REGISTRY
+from ..spec import ModelSpec, is_integer
+from ..unet import UNet
+from .card import write_card
+from .photographs import Split, read_labelled, split_by_person
+from .scores import HeldOutScores, measure
+from .state import read_state, write_state
+from .trainer import Trainer
+from .windows import Augmentation, LabelledPhotograph, Sizes, Windows
+
+logger = logging.getLogger(__name__)
+
+_ZOOM = (0.7, 1.4)
+_AUGMENTATION = Augmentation(colour=1.0, local=True)
+_DECAY = 0.99  # of the moving average
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What :func:`train` wrote and measured.
+
+    Attributes
+    ----------
+    output, card : Path
+        The model file, which ``vesselseg.load_model`` takes, and its card.
+    spec : ModelSpec
+        The model spec in the file.
+    sha256 : str
+        Digest of the file.
+    iterations : int
+        Iterations that were computed, fewer than allowed if the training stopped early.
+    before, after : HeldOutScores
+        Figures of the starting model and of the weights in the file on the photographs that were
+        held out: ``dice``, ``sensitivity``, ``precision``, ``best_threshold``, ``iteration``.
+    training, held_out : tuple of str
+        Names of the photographs that were trained on, and of those that were held out.
+    """
+
+    output: Path
+    card: Path
+    spec: ModelSpec
+    sha256: str
+    iterations: int
+    before: HeldOutScores
+    after: HeldOutScores
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def train(
+    images: PathLike,
+    labels: PathLike,
+    output: PathLike,
+    *,
+    model: Model | None = None,
+    group: str | None = None,
+    held_out: float = 0.25,
+    iterations: int = 300,
+    evaluate_every: int = 50,
+    patience: int = 4,
+    rate: float = 5e-4,
+    batch_size: int = 8,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    name: str | None = None,
+    restart: bool = False,
+    force: bool = False,
+    progress: bool = True,
+    on_evaluation: Callable[[HeldOutScores], None] | None = None,
+) -> TrainingResult:
+    """Go on training a model on your own labelled photographs.
+
+    Parameters
+    ----------
+    images, labels : path
+        Folders of photographs and of labels. The name of a label, without its ending, is that of
+        its photograph, alone or followed by ``_`` and more. Labels have the size of their
+        photographs, with vessels white and everything else black.
+    output : path
+        The model file to write, ending in ``.pth``. A card is written beside it, ending in
+        ``.md``. The state of the training is kept in ``output`` + ``.state`` until it is done.
+    model : str, path, ModelSpec or None
+        The model to start from: a file saved by vesselseg, or None for the model in the package.
+        It must have the scale rule "fov".
+    group : str, optional
+        A regular expression for file names. Its first group, or else the whole match, names the
+        person. All photographs of a person are either trained on or held out. None counts every
+        photograph as another person's.
+    held_out : float
+        Share of the persons to measure on instead of training on them, in (0, 1); at least one.
+    iterations : int
+        Iterations at most.
+    evaluate_every : int
+        Iterations between two measurements on the photographs that are held out.
+    patience : int
+        Measurements without a new highest Dice after which the training stops.
+    rate : float
+        Highest learning rate.
+    batch_size : int
+        Windows of 256 x 256 pixels in each iteration.
+    seed : int
+        Seed of all random choices: who is held out, and which windows are drawn.
+    device : str or torch.device
+        "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
+    name : str, optional
+        Name of the new model. None takes the file name of `output`.
+    restart : bool
+        Begin anew even if there is the state of an interrupted training.
+    force : bool
+        Overwrite `output` and its card if they exist.
+    progress : bool
+        Show a bar if standard error is a terminal.
+    on_evaluation : callable, optional
+        Called with every measurement, the first before training.
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder or the model file does not exist.
+    DatasetError, ImageError
+        If a photograph has no label or several, or one of them cannot be used.
+    UnknownModelError, CheckpointError
+        If there is no such model, or a model or state file is damaged.
+    OptionError
+        If another argument is outside what is described here, the model has another scale rule,
+        or the state of an interrupted training belongs to other photographs or options.
+    OutputError
+        If `output` exists and `force` is not given, or a file cannot be written.
+    DeviceError, ResourceError
+        If the device is not available or has too little memory.
+
+    Notes
+    -----
+    The file has the weights with the highest Dice on the photographs that are held out, pooled
+    over whole frames at a threshold of 0.5; that may be the starting model's. An interrupted
+    training goes on from the last measurement when it is called again with the same arguments.
+    On a CPU, the result is the same bit for bit as without the interruption.
+
+    Each photograph is kept in memory in several sizes, about 30 MB for one of 2000 x 2000 pixels.
+
+    Examples
+    --------
+    >>> from vesselseg import finetune
+    >>> result = finetune.train(  # doctest: +SKIP
+    ...     "photographs", "labels", "model.pth", group="(.+)_[LR]"
+    ... )
+    >>> print(result.before.dice, result.after.dice)  # doctest: +SKIP
+    """
+    output = Path(output)
+    card = output.with_suffix(".md")
+    state_file = output.with_name(f"{output.name}.state")
+    name = output.stem if name is None else name
+    check_options(
+        held_out=held_out, iterations=iterations, evaluate_every=evaluate_every,
+        patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
+    )  # fmt: skip
+    check_output(output, card, state_file, force=force)
+    chosen_device = choose_device(device)
+    network, start, start_sha256 = load_start(model)
+    spec = dataclasses.replace(
+        start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
+        sources=(), config="",
+    )  # fmt: skip
+    dataset = read_pairs(Path(images), Path(labels))
+    split = split_by_person(dataset.samples, group, held_out, seed)
+    options = {
+        "group": group, "held_out": held_out, "iterations": iterations,
+        "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
+        "batch_size": batch_size, "seed": seed, "device": str(chosen_device),
+    }  # fmt: skip
+    belongs_to = {
+        **options,
+        "name": name,
+        "model": start_sha256,
+        "photographs": {x.image.name: sha256(x.image) for x in dataset.samples},
+        "labels": {x.label.name: sha256(x.label) for x in dataset.samples},
+        "vesselseg": __version__,
+        "torch": str(torch.__version__),
+    }
+    state = None
+    if state_file.exists() and not restart:
+        state = read_state(state_file, belongs_to)
+    run = Run(network, spec, split, options)
+
+    def evaluate() -> None:
+        scores = run.evaluate()
+        write_state(state_file, belongs_to, run.state_dict())
+        logger.info("Iteration %d: Dice %.4f", scores.iteration, scores.dice)
+        if on_evaluation is not None:
+            on_evaluation(scores)
+
+    if state is None:
+        evaluate()
+    else:
+        run.load_state_dict(state, state_file)
+    bar = tqdm(
+        total=iterations, initial=run.trainer.iteration, desc="training", unit="iteration",
+        disable=None if progress else True,  # None: shown on a terminal only
+    )  # fmt: skip
+    with bar:
+        while not run.is_done:
+            run.step()
+            bar.update()
+            if run.trainer.iteration % evaluate_every == 0 or run.trainer.iteration == iterations:
+                evaluate()
+    with whole_file(output) as part:
+        with torch.device("meta"):
+            trained = UNet(spec.width, spec.depth, spec.head)
+        trained.load_state_dict(run.best_weights, assign=True)
+        weights.save(part, trained, spec)
+        digest = sha256(part)
+        text = write_card(
+            spec=spec, sha256=digest, filename=output.name, start=start,
+            start_sha256=start_sha256, split=split, options=options,
+            before=run.history[0], after=run.best, iterations=run.trainer.iteration,
+        )  # fmt: skip
+        with whole_file(card) as page:
+            page.write_text(text, encoding="utf-8")
+    state_file.unlink(missing_ok=True)
+    return TrainingResult(
+        output, card, spec, digest, run.trainer.iteration, run.history[0], run.best,
+        tuple(sample.name for sample in split.training_samples),
+        tuple(sample.name for sample in split.held_out_samples),
+    )  # fmt: skip
+
+
+class Run:
+    """A training on the photographs of `split`, from the first measurement to the last."""
+
+    def __init__(
+        self, network: UNet, spec: ModelSpec, split: Split, options: dict[str, Any]
+    ) -> None:
+        assert spec.fov_range is not None
+        self.spec = spec
+        self.batch_size: int = options["batch_size"]
+        self.patience: int = options["patience"]
+        self.device = torch.device(options["device"])
+        self.held_out = split.held_out_samples
+        for sample in self.held_out:
+            read_labelled(sample, spec)  # checks it, before hours are spent
+
+        def photographs() -> Iterator[LabelledPhotograph]:
+            for sample in split.training_samples:
+                yield read_labelled(sample, spec)
+
+        self.windows = Windows(
+            photographs(),
+            Sizes(spec.fov_range, _ZOOM),
+            np.random.default_rng(options["seed"]),
+            rgb_mean=spec.fov_rgb_mean,
+            augmentation=_AUGMENTATION,
+        )
+        has_bfloat16 = "bfloat16" in native_precisions(self.device)
+        self.trainer = Trainer(
+            network,
+            iterations=options["iterations"],
+            rate=options["rate"],
+            decay=_DECAY,
+            mean=spec.mean,
+            std=spec.std,
+            device=self.device,
+            precision="bfloat16" if has_bfloat16 else "float32",
+        )
+        self.history: list[HeldOutScores] = []
+        self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def best(self) -> HeldOutScores:
+        """The measurement with the highest Dice, the first of equal ones."""
+        return max(self.history, key=lambda scores: scores.dice)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all iterations are done, or the last measurements were not the best."""
+        since = len(self.history) - 1 - self.history.index(self.best)
+        last = self.trainer.iteration == self.trainer.iterations
+        return last or since >= self.patience
+
+    def step(self) -> None:
+        """Train on one batch of windows."""
+        try:
+            self.trainer.step(self.windows.batch(self.batch_size))
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"{self.batch_size} windows at once do not fit into the memory of "
+                f"{self.device}. Choose a smaller batch_size, or device='cpu'."
+            ) from error
+
+    def evaluate(self) -> HeldOutScores:
+        """Measure the moving average of the weights, and keep it if it is the best so far."""
+        average = self.trainer.average.items()
+        weights = {key: value.to("cpu", copy=True) for key, value in average}
+        scores = measure(weights, self.spec, self.device, self.held_out, self.trainer.iteration)
+        self.history.append(scores)
+        if self.best is scores:
+            self.best_weights = weights
+        return scores
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors from which :meth:`load_state_dict` goes on."""
+        return {
+            "trainer": self.trainer.state_dict(),
+            "rng": json.dumps(self.windows.rng.bit_generator.state),
+            "history": [
+                {"iteration": scores.iteration, "counts": [list(x) for x in scores.counts]}
+                for scores in self.history
+            ],
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from a state; CheckpointError if it is not one of this training."""
+        try:
+            self.trainer.load_state_dict(state["trainer"])
+            self.windows.rng.bit_generator.state = json.loads(state["rng"])
+            self.history = [
+                HeldOutScores(x["iteration"], tuple(Confusion(*counts) for counts in x["counts"]))
+                for x in state["history"]
+            ]
+            self.best_weights = state["best_weights"]
+        except Exception as error:  # values from outside can provoke anything
+            raise CheckpointError(
+                f"The state of a training in {str(path)!r} is not complete: {error}. Pass "
+                f"restart=True (on the command line --restart) to begin anew."
+            ) from error
+
+
+def load_start(model: Model | None) -> tuple[UNet, ModelSpec, str]:
+    """The network to start from, its model spec and the SHA-256 of its file.
+
+    Raises OptionError if it cannot be fine-tuned, before anything is downloaded.
+    """
+    spec, file = resolve_model(model, None)
+    if file is not None and file.suffix.lower() == ".onnx":
+        raise OptionError(
+            f"{str(file)!r} is an ONNX file, which cannot be trained. Pass the model that it was "
+            f"exported from."
+        )
+    if spec is not None:
+        check_trainable(spec)
+    network, spec, digest = load_network(spec, file)
+    check_trainable(spec)
+    return network, spec, digest
+
+
+def check_trainable(spec: ModelSpec) -> None:
+    """Raise OptionError unless the model has the scale rule "fov"."""
+    if spec.scale != "fov":
+        names = [known.name for known in REGISTRY.values() if known.scale == "fov"]
+        raise OptionError(
+            f"Model {spec.name!r} has the scale rule {spec.scale!r}; only models with the rule "
+            f"'fov' can be fine-tuned: {', '.join(names)}, and files that were trained from it."
+        )
+
+
+def check_options(**options: Any) -> None:
+    """Raise OptionError for a value outside what :func:`train` allows."""
+    for name in ("iterations", "evaluate_every", "patience", "batch_size"):
+        if not is_integer(options[name], 1, 10**9):
+            raise OptionError(f"{name} is {options[name]!r}; it must be a positive integer.")
+    if not is_integer(options["seed"], 0, 2**63):
+        raise OptionError(f"seed is {options['seed']!r}; it must be an integer, 0 or more.")
+    for name in ("held_out", "rate"):
+        value = options[name]
+        if not (isinstance(value, (int, float)) and 0 < value < 1):
+            raise OptionError(f"{name} is {value!r}; it must be a number between 0 and 1.")
+    if options["name"] in REGISTRY:
+        raise OptionError(
+            f"name is {options['name']!r}, which is a model that vesselseg knows already. Choose "
+            f"another."
+        )
+
+
+def check_output(output: Path, card: Path, state_file: Path, *, force: bool) -> None:
+    """Raise OptionError for another ending, OutputError for files that must not be overwritten."""
+    if output.suffix.lower() != ".pth":
+        raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
+    if not output.parent.is_dir():
+        raise OutputError(
+            f"{str(output)!r} cannot be written: its folder does not exist. Create it."
+        )
+    # A training that was interrupted between the two files may overwrite its own card.
+    may_overwrite_card = state_file.exists() and not output.exists()
+    for path in (output, card):
+        if path.exists() and not force and not (path == card and may_overwrite_card):
+            raise OutputError(
+                f"{str(path)!r} exists. Choose another output, or pass force=True (on the command "
+                f"line --force) to overwrite it."
+            )
