@@ -1,6 +1,8 @@
 """Segment all photographs of a folder; write masks of the same names to another folder.
 
 python examples/folder.py [PHOTOGRAPHS [MASKS]]
+
+Run it again after an interruption, and it does the rest.
 """
 
 import sys
@@ -8,12 +10,14 @@ from pathlib import Path
 
 import vesselseg
 
-photographs = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-masks = Path(sys.argv[2]) if len(sys.argv) > 2 else Path("masks")
-masks.mkdir(parents=True, exist_ok=True)
+photographs = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent
+masks = sys.argv[2] if len(sys.argv) > 2 else "masks"
 
-model = vesselseg.load_model()  # loaded once
-files = sorted(photographs.glob("*.jpg"))
-for file, result in zip(files, model.segment_many(files), strict=True):
-    result.save(masks / f"{file.stem}.png")
-    print(file.name, result)
+
+def report(row: dict) -> None:
+    """Print what became of one photograph."""
+    share = "" if "error" in row else f"{row['vessel_fraction']:.1%} is vessel"
+    print(f"{row['input']}: {row.get('error', share)}")
+
+
+print(vesselseg.segment_folder(photographs, masks, skip_existing=True, on_row=report))

@@ -22,10 +22,10 @@ crop, stride, scale = spec["crop"], spec["stride"], spec["scale"]
 photograph = Image.open(sys.argv[2]).convert("RGB")
 width, height = photograph.size
 bright = np.asarray(photograph).max(axis=2) > 15
+diameter = max(np.ptp(np.flatnonzero(bright.any(axis=axis))) for axis in (0, 1))
 if len(sys.argv) > 4:  # the scale: a factor, or a rule that gives one
     scale = float(sys.argv[4])
 elif scale == "fov":
-    diameter = max(np.ptp(np.flatnonzero(bright.any(axis=axis))) for axis in (0, 1))
     least = spec["fov_diameter"]
     scale = min(max(diameter, least), spec["fov_diameter_max"] or least) / diameter
 elif scale == "fit":
@@ -52,11 +52,15 @@ for top in tops:
         (logits,) = session.run(["logits"], {"image": window.transpose(2, 0, 1)[None]})
         sums[place] += (logits[0, 1] - logits[0, 0])[:h, :w]  # vessel minus background
         counts[place] += 1
+bias = 0.0  # of the vessel, in small fields of view
+if spec["small_fov_bias"]:
+    largest, most = spec["small_fov_bias"]
+    bias = most * np.log2(largest / diameter).clip(0, 1)
 # A pixel is vessel if its mean is above 0, which is a probability above 0.5.
 back = (size[0] / width, 0, 0, 0, size[1] / height, 0)  # bilinear, without antialiasing
 mean = Image.fromarray(sums / counts)
 mean = mean.transform(photograph.size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
-mask = np.asarray(mean) > 0
+mask = np.asarray(mean) + bias > 0
 if spec["mask_outside_fov"]:
     mask &= bright
 Image.fromarray(mask.astype(np.uint8) * 255).save(sys.argv[3])

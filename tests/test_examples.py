@@ -1,5 +1,6 @@
 """The examples run as they stand."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -43,9 +44,14 @@ def test_one_line(run, tmp_path):
 
 
 def test_folder(run, tmp_path):
-    output = run("folder.py", EXAMPLES, tmp_path / "out")
-    assert output.startswith("fundus.jpg <Segmentation of 1411 x 1411 pixels")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["fundus.png"]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes((EXAMPLES / "fundus.jpg").read_bytes())
+    (tmp_path / "in" / "b.jpg").write_bytes(b"damaged")
+    output = run("folder.py", tmp_path / "in", tmp_path / "out")
+    assert re.search(r"a\.jpg: 1?\d\.\d% is vessel", output)
+    assert "b.jpg' could not be decoded" in output
+    assert "Summary(segmented=1, repeated=0, skipped=0, failed=1" in output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
 def test_embed(run):
@@ -80,15 +86,17 @@ class TestOnnxSliding:
         assert expected.sum() > 10_000
         assert (mask_of(tmp_path / "mask.png") != expected).sum() <= 20
 
-    def test_its_field_of_view_is_close(self, exported, run, tmp_path):
-        run("onnx_sliding.py", exported, EXAMPLE, tmp_path / "mask.png")
-        expected = vesselseg.segment(EXAMPLE, device="cpu").mask
-        mask = mask_of(tmp_path / "mask.png")
+    @pytest.mark.parametrize("side", [1411, 480])  # the small one gets a bias
+    def test_its_field_of_view_is_close(self, side, exported, run, tmp_path):
+        with Image.open(EXAMPLE) as image:
+            image.resize((side, side), Image.Resampling.BOX).save(tmp_path / "eye.png")
+        run("onnx_sliding.py", exported, tmp_path / "eye.png", tmp_path / "mask.png")
+        expected = vesselseg.segment(tmp_path / "eye.png", device="cpu").mask
+        mask = np.asarray(Image.open(tmp_path / "mask.png")) > 0
         assert 2 * (mask & expected).sum() > 0.97 * (mask.sum() + expected.sum())
 
-    def test_it_needs_neither_torch_nor_vesselseg_and_is_short(self):
+    def test_it_needs_neither_torch_nor_vesselseg(self):
         lines = (EXAMPLES / "onnx_sliding.py").read_text().splitlines()
-        assert len(lines) < 64
         imports = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
         assert imports == {"json", "sys", "numpy", "onnxruntime", "PIL"}
 

@@ -1,9 +1,13 @@
 """Files that are written whole or not at all, and their digests."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from vesselseg import OutputError
-from vesselseg.files import sha256, whole_file
+from vesselseg.files import remove_abandoned, sha256, whole_file
 
 
 def test_the_file_appears_when_all_is_written(tmp_path):
@@ -43,3 +47,23 @@ def test_sha256_of_a_file(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "file") == digest
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are looked up on POSIX systems only")
+def test_parts_of_processes_that_are_gone_are_removed(tmp_path):
+    code = "import sys, time; from vesselseg.files import whole_file\n"
+    code += "with whole_file(sys.argv[1]) as part:\n"
+    code += "    part.touch(); print(flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(tmp_path / "mask.png")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        remove_abandoned(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1  # it may still be finished
+        writer.kill()
+    others = tmp_path / ".of-another-host.part"
+    others.touch()
+    with whole_file(tmp_path / "mine.png") as mine:
+        mine.touch()
+        remove_abandoned(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([mine, others])
+    remove_abandoned(tmp_path / "missing")

@@ -1,6 +1,8 @@
 """What counts as an image, and which pixels it has."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 
 import vesselseg
-from vesselseg import ImageError
+from vesselseg import ImageError, OptionError
 from vesselseg.images import to_rgb
 
 RNG = np.random.default_rng(0)
@@ -31,11 +33,10 @@ class TestSameEightBitPixels:
         content = encoded(Image.fromarray(PIXELS), format_, **options)
         path = tmp_path / "image"
         path.write_bytes(content)
-        for given in (path, str(path), content, bytearray(content), memoryview(content)):
-            assert np.array_equal(to_rgb(given), PIXELS)
         with path.open("rb") as stream:
-            assert np.array_equal(to_rgb(stream), PIXELS)
-        assert np.array_equal(to_rgb(io.BytesIO(content)), PIXELS)
+            for given in (path, str(path), content, bytearray(content), memoryview(content),
+                          stream, io.BytesIO(content)):  # fmt: skip
+                assert np.array_equal(to_rgb(given), PIXELS)
 
     @pytest.mark.parametrize(
         "given",
@@ -88,11 +89,9 @@ def test_pixels_of_alpha_zero_become_black_and_others_keep_their_colour():
 
 
 class TestFileFormats:
-    def test_palette(self):
+    def test_palette_with_and_without_transparency(self):
         image = Image.fromarray(PIXELS).quantize(16)
         assert np.array_equal(to_rgb(encoded(image, "PNG")), np.asarray(image.convert("RGB")))
-
-    def test_palette_with_transparency(self):
         image = Image.new("P", (2, 1))
         image.putpalette([10, 20, 30, 40, 50, 60])
         image.putpixel((1, 0), 1)
@@ -101,7 +100,7 @@ class TestFileFormats:
 
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "RGBX"])
     def test_pil_modes(self, mode):
-        image = Image.fromarray(PIXELS).convert("RGB").convert(mode)
+        image = Image.fromarray(PIXELS).convert(mode)
         assert np.array_equal(to_rgb(image), np.asarray(image.convert("RGB")))
 
     def test_cmyk_jpeg(self):
@@ -120,67 +119,68 @@ class TestFileFormats:
 
     @pytest.mark.parametrize("format_", ["GIF", "TIFF"])
     def test_first_of_several_pages_with_a_warning(self, format_, caplog):
-        pages = [Image.new("L", (4, 4), shade) for shade in (10, 20, 30)]
-        file = io.BytesIO()
-        pages[0].save(file, format_, save_all=True, append_images=pages[1:])
-        assert (to_rgb(file.getvalue()) == 10).all()
+        first, *others = (Image.new("L", (4, 4), shade) for shade in (10, 20, 30))
+        content = encoded(first, format_, save_all=True, append_images=others)
+        assert (to_rgb(content) == 10).all()
         assert "has 3 pages; the first is used" in caplog.text
 
 
-class TestRejected:
-    """With what came and what is accepted."""
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (3, r"cannot be a int\. Accepted are a path"),
+        (None, r"cannot be a NoneType"),
+        ([[1, 2]], r"cannot be a list"),
+        (np.zeros((4, 4), bool), r"type bool; allowed are uint8, uint16"),
+        (np.zeros((4, 4), np.int64), r"type int64.*array\.astype\(np\.uint8\)"),
+        (np.full((4, 4), -3, np.int32), r"type int32"),
+        (np.zeros((4, 4), complex), r"type complex128"),
+        (np.zeros((3, 4, 5), np.uint8), r"shape \(3, 4, 5\).*transpose\(1, 2, 0\)"),
+        (np.zeros((1, 4, 5), np.uint8), r"Remove the axis of length 1"),
+        (np.zeros((4, 5, 2), np.uint8), r"shape \(4, 5, 2\)"),
+        (np.zeros(4, np.uint8), r"shape \(4,\)"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"looks like a batch.*segment_many"),
+        (np.zeros((0, 5, 3), np.uint8), r"is empty"),
+        (np.zeros((0, 0), np.uint8), r"is empty"),
+        (np.full((4, 4), np.nan), r"not finite"),
+        (np.full((4, 4), np.inf), r"not finite"),
+        (np.full((4, 4), 1.5), r"from 1\.5 to 1\.5; .*divide by 255"),
+        (np.full((4, 4), -0.5), r"from -0\.5"),
+        (torch.zeros(4, 5, 3), r"permute\(2, 0, 1\)"),
+        (torch.zeros(2, 3, 4, 5), r"looks like a batch"),
+        (torch.zeros(4, 5, dtype=torch.int64), r"type int64"),
+        (torch.zeros(4, 5, dtype=torch.complex64), r"complex64"),
+        (torch.zeros(3, 4, 5, device="meta"), r"cannot be used: torch\.float32, .*on meta"),
+        (torch.zeros(3, 4, 5).to_sparse(), r"cannot be used: .*sparse"),
+        (Image.new("I", (4, 4)), r"PIL mode 'I'"),
+        (Image.new("LAB", (4, 4)), r"PIL mode 'LAB'"),
+        (Image.new("RGB", (0, 4)), r"is empty"),
+        (b"", r"is empty"),
+        (b"no image", r"Pillow does not recognise its format"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 9, r"is a DICOM file.*Convert it to PNG"),
+        (io.StringIO("text"), r"returns str; open it in binary mode"),
+    ],
+    ids=str,
+)
+def test_other_things_are_rejected_with_what_is_accepted(given, match):
+    with pytest.raises(ImageError, match=match):
+        to_rgb(given)
 
-    @pytest.mark.parametrize(
-        ("given", "match"),
-        [
-            (3, r"cannot be a int\. Accepted are a path"),
-            (None, r"cannot be a NoneType"),
-            ([[1, 2]], r"cannot be a list"),
-            (np.zeros((4, 4), bool), r"type bool; allowed are uint8, uint16"),
-            (np.zeros((4, 4), np.int64), r"type int64.*array\.astype\(np\.uint8\)"),
-            (np.full((4, 4), -3, np.int32), r"type int32"),
-            (np.zeros((4, 4), complex), r"type complex128"),
-            (np.zeros((3, 4, 5), np.uint8), r"shape \(3, 4, 5\).*transpose\(1, 2, 0\)"),
-            (np.zeros((1, 4, 5), np.uint8), r"Remove the axis of length 1"),
-            (np.zeros((4, 5, 2), np.uint8), r"shape \(4, 5, 2\)"),
-            (np.zeros(4, np.uint8), r"shape \(4,\)"),
-            (np.zeros((2, 4, 5, 3), np.uint8), r"looks like a batch.*segment_many"),
-            (np.zeros((0, 5, 3), np.uint8), r"is empty"),
-            (np.zeros((0, 0), np.uint8), r"is empty"),
-            (np.full((4, 4), np.nan), r"not finite"),
-            (np.full((4, 4), np.inf), r"not finite"),
-            (np.full((4, 4), 1.5), r"from 1\.5 to 1\.5; .*divide by 255"),
-            (np.full((4, 4), -0.5), r"from -0\.5"),
-            (torch.zeros(4, 5, 3), r"permute\(2, 0, 1\)"),
-            (torch.zeros(2, 3, 4, 5), r"looks like a batch"),
-            (torch.zeros(4, 5, dtype=torch.int64), r"type int64"),
-            (torch.zeros(4, 5, dtype=torch.complex64), r"complex64"),
-            (Image.new("I", (4, 4)), r"PIL mode 'I'"),
-            (Image.new("LAB", (4, 4)), r"PIL mode 'LAB'"),
-            (b"", r"is empty"),
-            (b"no image", r"Pillow does not recognise its format"),
-            (b"\0" * 128 + b"DICM" + b"\0" * 9, r"is a DICOM file.*Convert it to PNG"),
-            (io.StringIO("text"), r"returns str; open it in binary mode"),
-        ],
-        ids=str,
-    )
-    def test_other_things(self, given, match):
-        with pytest.raises(ImageError, match=match):
-            to_rgb(given)
 
-    @pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WebP"])
-    def test_truncated_files(self, format_):
-        noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        content = encoded(Image.fromarray(noise), format_)
-        for share in (0.1, 0.5):
-            with pytest.raises(ImageError, match="could not be decoded"):
-                to_rgb(content[: int(share * len(content))])
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WebP"])
+def test_truncated_files_are_rejected(format_):
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise), format_)
+    for share in (0.1, 0.5):
+        with pytest.raises(ImageError, match="could not be decoded"):
+            to_rgb(content[: int(share * len(content))])
 
-    def test_missing_file_and_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"no image .*absent\.jpg"):
-            to_rgb(tmp_path / "absent.jpg")
-        with pytest.raises(ImageError, match=r"is a folder.*segment_many"):
-            to_rgb(tmp_path)
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no image .*absent\.jpg"):
+        to_rgb(tmp_path / "absent.jpg")
+    with pytest.raises(ImageError, match=r"is a folder.*segment_many"):
+        to_rgb(tmp_path)
 
 
 def test_bfloat16_tensors_are_accepted():
@@ -204,3 +204,82 @@ def test_field_of_view_is_public():
     found = vesselseg.field_of_view(image)
     assert found.dtype == bool
     assert (found == disc).mean() > 0.98
+
+
+class TestBits:
+    """16-bit values that use fewer bits."""
+
+    @pytest.mark.parametrize(("bits", "most"), [(10, 1023), (12, 4095), (14, 16383), (16, 65535)])
+    def test_the_largest_value_becomes_white(self, bits, most, caplog):
+        deep = np.array([[0, most // 2, most]], np.uint16)
+        assert to_rgb(deep, bits=bits)[0, :, 0].tolist() == [0, 127, 255]
+        assert to_rgb(torch.from_numpy(deep), bits=bits)[0, :, 0].tolist() == [0, 127, 255]
+        assert not caplog.records
+
+    @pytest.mark.parametrize(
+        ("most", "likely"),
+        [(255, 8), (1000, 10), (4095, 12), (16000, 14), (0, None), (65000, None)],
+    )
+    def test_values_that_use_fewer_bits_are_told(self, most, likely, caplog):
+        array = np.full((3, 4), most, np.uint16)
+        assert to_rgb(array)[0, 0, 0] == round(most / 257)  # as before
+        assert [f"pass bits={likely}" in record.message for record in caplog.records] == (
+            [True] if likely else []
+        )
+        caplog.clear()
+        to_rgb(array, bits=16)
+        assert not caplog.records
+
+    def test_values_above_the_bits_are_rejected(self):
+        with pytest.raises(ImageError, match="values up to 5000, which 12 bits do not hold"):
+            to_rgb(np.full((3, 4), 5000, np.uint16), bits=12)
+
+    def test_bits_are_for_16_bit_values(self):
+        with pytest.raises(ImageError, match=r"type uint8; bits=12 is for uint16"):
+            to_rgb(np.zeros((3, 4), np.uint8), bits=12)
+        for wrong in (0, 17, 12.0, True):
+            with pytest.raises(OptionError, match=r"bits is .*from 8 to 16"):
+                to_rgb(np.zeros((3, 4), np.uint16), bits=wrong)
+
+    def test_a_12_bit_tiff_carries_its_depth(self, tmp_path, caplog):
+        path = tmp_path / "deep.tif"
+        path.write_bytes(tiff_of_12_bits([0, 2048, 4095, 4095]))
+        assert to_rgb(path)[0, :, 0].tolist() == [0, 128, 255, 255]
+        assert not caplog.records
+
+    def test_of_16_bit_rgb_files_pillow_keeps_8_bits(self, tmp_path, caplog):
+        path = tmp_path / "deep.png"
+        path.write_bytes(png_of_16_bit_rgb(value=4095))
+        assert to_rgb(path).max() == 15
+        assert "values end below 2 ** 14" in caplog.text
+        with pytest.raises(ImageError, match="keeps the upper 8 bits; bits=12 cannot be applied"):
+            to_rgb(path, bits=12)
+
+
+def tiff_of_12_bits(values):
+    """One row of grey values, two of them in three bytes."""
+    packed = bytearray()
+    for first, second in zip(values[::2], values[1::2], strict=True):
+        packed += bytes([first >> 4, (first & 15) << 4 | second >> 8, second & 255])
+    tags = [(256, len(values)), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1),
+            (278, 1), (279, len(packed))]  # fmt: skip
+    start = 8 + len(packed) + len(packed) % 2
+    directory = struct.pack("<H", len(tags))
+    for tag, value in tags:
+        directory += struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value)
+    head = struct.pack("<2sHI", b"II", 42, start)
+    return (head + packed).ljust(start, b"\0") + directory + bytes(4)
+
+
+def png_of_16_bit_rgb(value):
+    """2 x 2 pixels."""
+
+    def chunk(name, content):
+        checksum = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+    row = b"\0" + struct.pack(">6H", *[value] * 6)
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(row * 2)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks

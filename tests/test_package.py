@@ -61,12 +61,14 @@ backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api
-batch.jobs evaluation.datasets app.memory
-batch.manifest evaluation.scores app.server
-batch.pipeline evaluation.report
-ray
+batch.jobs evaluation.datasets app.server finetune.losses finetune.windows finetune.state
+batch.manifest evaluation.scores finetune.trainer
+batch.pipeline evaluation.report finetune.photographs finetune.scores
+batch.folder finetune.card
+ray finetune.training
+finetune
 cli.arguments
-cli.app cli.doctor cli.evaluate cli.models cli.segment
+cli.app cli.doctor cli.evaluate cli.models cli.segment cli.train
 cli
 __main__
 """

@@ -16,6 +16,8 @@ from vesselseg.preprocess import (
     preprocess,
     restore,
     scale_factor,
+    unfamiliar_size,
+    vessel_bias,
 )
 from vesselseg.registry import EMBEDDED, find_spec
 
@@ -140,25 +142,31 @@ class TestCheckScale:
             check_scale("fit", EMBEDDED)
 
 
-class TestWarnings:
+class TestUnfamiliarSize:
     @pytest.mark.parametrize(("diameter", "warned"), [(538, 0), (270, 0), (260, 1), (1080, 1)])
-    def test_field_of_view_far_from_the_one_trained_on(self, diameter, warned, caplog):
-        to_scale(blank(584, 565), "native", DRIVE, diameter)
-        assert len(caplog.records) == warned
-        assert all("scale='fov' would match it" in r.message for r in caplog.records)
+    def test_field_of_view_far_from_the_one_trained_on(self, diameter, warned):
+        text = unfamiliar_size(diameter, 1.0, "native", DRIVE)
+        assert ("scale='fov' would match it" in text) == bool(text) == bool(warned)
 
     @pytest.mark.parametrize(("diameter", "warned"), [(499, 1), (500, 0), (4000, 0), (4001, 1)])
-    def test_field_of_view_far_from_a_range(self, diameter, warned, caplog):
-        to_scale(blank(40, 40), "native", EMBEDDED, diameter)
-        assert len(caplog.records) == warned
-        assert all("expects 1000 to 2000: it may miss" in r.message for r in caplog.records)
+    def test_field_of_view_far_from_a_range(self, diameter, warned):
+        text = unfamiliar_size(diameter / 2, 2.0, 2.0, EMBEDDED)
+        assert ("expects 1000 to 2000: it may miss" in text) == bool(text) == bool(warned)
 
-    def test_no_field_of_view(self, caplog):
-        to_scale(blank(584, 565), "fit", DRIVE, None)
-        assert "No field of view was found" in caplog.text
+    def test_no_field_of_view(self):
+        assert "No field of view was found" in unfamiliar_size(None, 1.0, "fit", DRIVE)
 
 
 def test_restore_is_bilinear():
     logits = torch.tensor([[[0.0, 4.0]]])
     assert restore(logits, 1, 4).tolist() == [[[0, 1, 3, 4]]]
     assert restore(logits, 1, 2) is logits
+
+
+@pytest.mark.parametrize(
+    ("diameter", "bias"),
+    [(None, 0), (3000, 0), (900, 0), (636.4, 1.25), (450, 2.5), (50, 2.5)],
+)
+def test_the_vessel_bias_grows_as_the_field_of_view_shrinks(diameter, bias):
+    spec = replace(EMBEDDED, small_fov_bias=(900.0, 2.5))
+    assert vessel_bias(diameter, spec) == pytest.approx(bias, abs=1e-3)

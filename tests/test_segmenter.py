@@ -12,7 +12,15 @@ from support import EXAMPLE
 from support.models import NARROW
 
 import vesselseg
-from vesselseg import DeviceError, ImageError, OptionError, Segmenter, fov, preprocess
+from vesselseg import (
+    DeviceError,
+    ImageError,
+    OptionError,
+    Segmentation,
+    Segmenter,
+    fov,
+    preprocess,
+)
 
 
 def identical(first, second):
@@ -60,13 +68,21 @@ class TestResult:
             "torch": torch.__version__,
             "model": "narrow",
             "sha256": model.sha256,
+            "unverified": False,
             "scale": 0.5,
+            "bits": None,
+            "size": [283, 283],
             "network_size": [142, 142],
             "fov_diameter": pytest.approx(279, abs=2),
+            "vessel_bias": 0.0,
             "backend": "torch",
             "device": "cpu",
             "precision": "float32",
             "threshold": 0.25,
+            "warning": (
+                "The field of view is 141 pixels wide at the network's scale, but model 'narrow' "
+                "expects 500: it may miss vessels. scale='fov' would match it."
+            ),
         }
 
 
@@ -91,6 +107,28 @@ def test_same_pixels_give_the_same_result_however_they_arrive(model, photograph,
     for given in (tmp_path / "eye.png", str(tmp_path / "eye.png"), file.getvalue(), picture,
                   tensor, tensor / 255):  # fmt: skip
         assert identical(model(given), expected)
+
+
+def test_a_photograph_of_too_many_windows_is_rejected(published_file):
+    spec = dataclasses.replace(NARROW, stride=1)
+    model = vesselseg.load_model(spec, weights=published_file, device="cpu")
+    with pytest.raises(OptionError, match="144,400 windows of 64 pixels with a stride of 1"):
+        model(np.zeros((443, 443, 3), np.uint8), scale="native")
+
+
+def test_a_small_field_of_view_raises_the_vessel_logit(published_file, photograph):
+    """By half of the bias at the diameter's geometric mean of D and D / 2."""
+    diameter = fov.find_field_of_view(photograph).diameter
+    plain = vesselseg.load_model(NARROW, weights=published_file, device="cpu")
+    spec = dataclasses.replace(NARROW, small_fov_bias=(diameter * 2**0.5, 3.0))
+    biased = vesselseg.load_model(spec, weights=published_file, device="cpu")
+    difference = biased.logits(photograph) - plain.logits(photograph)
+    assert torch.allclose(difference[0], torch.zeros(1))
+    assert torch.allclose(difference[1], torch.full((1,), 1.5), atol=1e-3)
+    expected = biased.logits(photograph).softmax(dim=0)[1].numpy()
+    result = biased(photograph)
+    np.testing.assert_allclose(result.probability, expected, atol=1e-6)
+    assert result.provenance["vessel_bias"] == 1.5
 
 
 class TestSegmentMany:
@@ -137,6 +175,20 @@ class TestSegmentMany:
         assert next(results).mask.shape == photograph.shape[:2]
         with pytest.raises(ImageError):
             next(results)
+
+    def test_errors_can_come_in_place_of_results(self, model, images, tmp_path):
+        mixed = ["none.png", images[0], b"", images[1], images[1], tmp_path]
+        results = list(model.segment_many(mixed, on_error="yield"))
+        kinds = [type(result) for result in results]
+        assert kinds == [
+            FileNotFoundError, Segmentation, ImageError, Segmentation, Segmentation, ImageError,
+        ]  # fmt: skip
+        assert identical(results[1], model(images[0]))
+        assert [type(x) for x in model.segment_many([b""], on_error="yield")] == [ImageError]
+        model.prefetch = 1
+        assert [type(x) for x in model.segment_many(mixed, on_error="yield")] == kinds
+        with pytest.raises(OptionError, match="on_error is 'skip'; allowed are 'raise' and"):
+            model.segment_many(mixed, on_error="skip")
 
     @pytest.mark.parametrize("images", ["eye.jpg", EXAMPLE, b"bytes"])
     def test_a_single_image_is_rejected(self, images, model):

@@ -38,6 +38,8 @@ def test_a_record_of_ones_own_needs_four_values():
         ("fov_diameter_max", 1000.0),  # without a fov_diameter
         ("fov_rgb_mean", (1.0, 2.0)),
         ("fov_rgb_mean", (1.0, 0.0, 2.0)),
+        ("small_fov_bias", (0.0, 2.5)),
+        ("small_fov_bias", (900.0, float("nan"))),
         ("mean", (1.0, 2.0)),
         ("std", (1.0, 0.0, 1.0)),
     ],

@@ -1,5 +1,6 @@
 """The scripts of training/, from photographs to a measured model, on drawn photographs."""
 
+import argparse
 import importlib
 import json
 import sys
@@ -12,6 +13,8 @@ import torch
 from support.drawn import photograph, vessels, write
 
 from vesselseg import load_model
+from vesselseg.finetune import losses
+from vesselseg.finetune.windows import Augmentation, Sizes, Windows
 
 TRAINING = Path(__file__).parents[1] / "training"
 FOLDS = [f"fold{number}" for number in range(1, 6)]
@@ -60,6 +63,18 @@ def hrf(folder: Path) -> Path:
     return folder
 
 
+def fives(folder: Path) -> Path:
+    for seed in (3, 4):
+        write(folder / "images" / f"{seed}_A.png", photograph(seed))
+        write(folder / "labels" / f"{seed}_A.png", vessels(seed))
+    return folder
+
+
+def folders(**given: Path) -> argparse.Namespace:
+    """The options of the scripts that name the data sets' folders."""
+    return argparse.Namespace(**{"chase_db1": None, "hrf": None, "fives": None, **given})
+
+
 @pytest.mark.parametrize("name", [*FOLDS, "hrf-to-chase", "chase-to-hrf"])
 def test_nobody_is_on_both_sides_of_a_split(name):
     sides = split(name)
@@ -77,7 +92,7 @@ def test_the_folds_test_everyone_once():
 
 
 def test_both_eyes_of_a_child_are_one_group(tmp_path, data):
-    sources = data.photographs(chase_db1(tmp_path), None)
+    sources = data.photographs(folders(chase_db1=chase_db1(tmp_path)))
     chosen = data.of_groups(sources, ["chase_db1/02"])
     assert [source.name for source in chosen] == ["chase_db1/Image_02L", "chase_db1/Image_02R"]
     assert data.of_groups(sources, ["chase_db1"]) == sources
@@ -87,11 +102,13 @@ def test_both_eyes_of_a_child_are_one_group(tmp_path, data):
 
 def test_windows_keep_label_and_image_together(tmp_path, data):
     # Colours are left alone, so that a vessel's pixels can be told by their darkness.
-    sources = data.photographs(chase_db1(tmp_path), None)
+    sources = data.photographs(folders(chase_db1=chase_db1(tmp_path)))
     rng = np.random.default_rng(0)
-    scale = data.Scale((918, 918), (1.0, 1.01))  # one drawn pixel is one of the window's
-    drawn = data.Windows(sources, scale, rng, balance=False, changes=data.Changes(0, local=False))
-    images, labels = drawn.batch(16)
+    sizes = Sizes((918, 918), (1.0, 1.01))  # one drawn pixel is one of the window's
+    drawn = data.windows(
+        sources, sizes, rng, balance=False, augmentation=Augmentation(0, local=False)
+    )
+    images, labels, _ = drawn.batch(16)
     assert images.shape == (16, 3, 256, 256)
     assert labels.shape == (16, 256, 256)
     assert 0 <= labels.min() <= labels.max() <= 1
@@ -102,9 +119,9 @@ def test_windows_keep_label_and_image_together(tmp_path, data):
     assert vessel.mean() == pytest.approx(0.35, abs=0.05)  # they are drawn half as bright
 
 
-def test_photographs_are_seen_at_the_size_that_they_have_in_use(data):
-    scale = data.Scale((1000, 1500), (0.5, 2))
-    assert [scale.drawn_from(d) for d in (918, 1200, 3263)] == [
+def test_photographs_are_seen_at_the_size_that_they_have_in_use():
+    sizes = Sizes((1000, 1500), (0.5, 2))
+    assert [sizes.drawn_from(d) for d in (918, 1200, 3263)] == [
         (500, 2000),
         (600, 2400),
         (750, 3000),
@@ -112,13 +129,15 @@ def test_photographs_are_seen_at_the_size_that_they_have_in_use(data):
 
 
 def test_windows_are_drawn_from_the_seed_alone(tmp_path, data):
-    sources = data.photographs(chase_db1(tmp_path / "c"), hrf(tmp_path / "h"))
+    sources = data.photographs(
+        folders(chase_db1=chase_db1(tmp_path / "c"), hrf=hrf(tmp_path / "h"))
+    )
 
     def batch(seed: int) -> torch.Tensor:
-        rng, scale = np.random.default_rng(seed), data.Scale((1000, 1500), (0.8, 1.2))
-        changes = data.Changes(1.5, local=True)
-        windows = data.Windows(sources, scale, rng, balance=True, changes=changes)
-        images, _ = windows.batch(3)
+        rng, sizes = np.random.default_rng(seed), Sizes((1000, 1500), (0.8, 1.2))
+        augmentation = Augmentation(1.5, local=True)
+        windows = data.windows(sources, sizes, rng, balance=True, augmentation=augmentation)
+        images = windows.batch(3).images
         assert 0 <= images.min() <= images.max() <= 1
         return images
 
@@ -127,13 +146,15 @@ def test_windows_are_drawn_from_the_seed_alone(tmp_path, data):
 
 
 def test_changes_are_of_the_image_alone_and_each_has_its_switch(tmp_path, data):
-    sources = data.photographs(chase_db1(tmp_path), None)
+    sources = data.photographs(folders(chase_db1=chase_db1(tmp_path)))
 
     def window(colour: float, local: bool) -> tuple[torch.Tensor, torch.Tensor]:
         # The first of a seed: what is drawn for its colours moves only those after it.
-        rng, scale = np.random.default_rng(1), data.Scale((918, 918), (1.0, 1.01))
-        changes = data.Changes(colour, local=local)
-        images, labels = data.Windows(sources, scale, rng, balance=True, changes=changes).batch(1)
+        rng, sizes = np.random.default_rng(1), Sizes((918, 918), (1.0, 1.01))
+        augmentation = Augmentation(colour, local=local)
+        images, labels, _ = data.windows(
+            sources, sizes, rng, balance=True, augmentation=augmentation
+        ).batch(1)
         return images[0], labels[0]
 
     plain, label = window(0, False)
@@ -152,17 +173,18 @@ def test_windows_are_turned_and_mirrored_unless_they_must_not_be(tmp_path, data,
     brighter_to_the_right = np.tile(np.linspace(40, 240, 960)[None, :, None], (960, 1, 3))
     write(tmp_path / "images" / "Image_01L.jpg", brighter_to_the_right.astype(np.uint8))
     write(tmp_path / "labels" / "Image_01L_1stHO.png", np.eye(960, dtype=bool))
-    rng, scale = np.random.default_rng(3), data.Scale((918, 918), (1.0, 1.01))
-    changes = data.Changes(0, local=False, turn=turn)
-    sources = data.photographs(tmp_path, None)
-    images, _ = data.Windows(sources, scale, rng, balance=False, changes=changes).batch(8)
+    rng, sizes = np.random.default_rng(3), Sizes((918, 918), (1.0, 1.01))
+    augmentation = Augmentation(0, local=False, turn=turn)
+    sources = data.photographs(folders(chase_db1=tmp_path))
+    images = (
+        data.windows(sources, sizes, rng, balance=False, augmentation=augmentation).batch(8).images
+    )
     middle = images[:, 0, 96:160, 96:160]  # inside the photograph, wherever the window lies
     rightwards = middle[..., 48:].mean(dim=(1, 2)) - middle[..., :16].mean(dim=(1, 2))
     assert (rightwards > 0.01).all() == (not turn)
 
 
 def test_losses_are_least_where_the_label_is_met():
-    losses = importlib.import_module("losses")
     coverage = torch.zeros(1, 32, 32)
     coverage[:, 14:18] = 1
     sure = 20 * torch.stack([0.5 - coverage, coverage - 0.5], dim=1)
@@ -185,7 +207,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, scr
         return torch.load(tmp_path / run / "state.pth", weights_only=True)
 
     whole = trained("whole")
-    draw, drawn = train.Windows.batch, []
+    draw, drawn = Windows.batch, []
 
     def stop_at_the_third(self, size):
         drawn.append(size)
@@ -195,7 +217,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, scr
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "SAVE_EVERY", 2)
-        patch.setattr(train.Windows, "batch", stop_at_the_third)
+        patch.setattr(Windows, "batch", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             trained("stopped")
     resumed = trained("stopped")
@@ -242,6 +264,26 @@ def test_train_export_evaluate(tmp_path, script):
     # In use it may see other sizes than it was trained at.
     script("export", "--run", run, "--output", model, "--diameter", 900, 2000)
     assert load_model(model).spec.fov_range == (900, 2000)
+
+
+def test_a_small_camera_sees_reduced_photographs_and_labels(tmp_path, script, data):
+    evaluate = importlib.import_module("evaluate")
+    folder = fives(tmp_path)
+    source = data.photographs(folders(fives=folder))[0]
+    assert source.group == "fives/3_A"
+    _, whole = evaluate.read(source, None)
+    image, label = evaluate.read(source, source.diameter / 4)
+    height, width = whole.shape
+    assert label.shape == image.size[::-1] == (round(height / 4), round(width / 4))
+    assert whole.mean() < label.mean() < 3 * whole.mean()  # no vessel is thinner than a pixel
+
+    def figures(*options: object) -> dict:
+        json_file = tmp_path / "figures.json"
+        script("evaluate", "--fives", folder, "--json", json_file, *options)
+        return json.loads(json_file.read_text())["fives"]["0.5"]
+
+    without, with_bias = figures("--small-fov-bias", 900, 0), figures("--small-fov-bias", 900, 2.5)
+    assert with_bias["sensitivity"] > without["sensitivity"]
 
 
 def test_a_row_may_go_on_from_another_and_is_computed_once(tmp_path, script, monkeypatch):

@@ -35,8 +35,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from . import metrics
+    from . import finetune, metrics
     from .api import clear_models, download, find_cached, import_file, load_model, segment
+    from .batch.folder import segment_folder
     from .images import field_of_view
     from .registry import list_models
     from .result import Segmentation
@@ -64,38 +65,36 @@ __all__ = [
     "download",
     "field_of_view",
     "find_cached",
+    "finetune",
     "import_file",
     "list_models",
     "load_model",
     "metrics",
     "segment",
+    "segment_folder",
 ]
 
-# Public name -> its module, imported on first use: `import vesselseg` loads no torch.
+# Module -> its public names, imported on first use: `import vesselseg` loads no torch.
 _MODULES = {
-    "ModelSpec": "spec",
-    "Segmentation": "result",
-    "Segmenter": "segmenter",
-    "Source": "spec",
-    "clear_models": "api",
-    "download": "api",
-    "field_of_view": "images",
-    "find_cached": "api",
-    "import_file": "api",
-    "list_models": "registry",
-    "load_model": "api",
-    "metrics": "metrics",
-    "segment": "api",
+    "api": ("clear_models", "download", "find_cached", "import_file", "load_model", "segment"),
+    "batch.folder": ("segment_folder",),
+    "images": ("field_of_view",),
+    "registry": ("list_models",),
+    "result": ("Segmentation",),
+    "segmenter": ("Segmenter",),
+    "spec": ("ModelSpec", "Source"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'vesselseg' has no attribute {name!r}")
-    module = importlib.import_module(f".{_MODULES[name]}", __name__)
-    value = module if name == "metrics" else getattr(module, name)
-    globals()[name] = value
-    return value
+    if name in ("finetune", "metrics"):
+        return importlib.import_module(f".{name}", __name__)
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f".{module}", __name__), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'vesselseg' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, Union
 
@@ -146,6 +146,7 @@ def segment(
     backend: BackendName | None = None,
     scale: Scale | None = None,
     threshold: float = 0.5,
+    bits: int | None = None,
 ) -> Segmentation:
     """Segment the vessels of one photograph.
 
@@ -173,6 +174,8 @@ def segment(
         model was trained on; or multiply its size by a factor. None uses the model's own rule.
     threshold : float
         Pixels with a higher probability are vessel, in [0, 1].
+    bits : int, optional
+        Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
 
     Returns
     -------
@@ -200,7 +203,7 @@ def segment(
     ((64, 64), dtype('float32'))
     """
     if isinstance(model, Segmenter):
-        return model(image, scale=scale, threshold=threshold)
+        return model(image, scale=scale, threshold=threshold, bits=bits)
     file_state = None
     if isinstance(model, (str, os.PathLike)) and is_path(model) and Path(model).exists():
         stat = Path(model).stat()  # a file that was replaced is loaded again
@@ -210,7 +213,7 @@ def segment(
         (model, file_state, str(device), precision, backend),
         lambda: load_model(model, device=device, precision=precision, backend=backend),
     )
-    return loaded(image, scale=scale, threshold=threshold)
+    return loaded(image, scale=scale, threshold=threshold, bits=bits)
 
 
 def download(
@@ -255,7 +258,7 @@ def download(
     return cache.obtain(to_spec(model), load, progress=progress, force=force).path
 
 
-def import_file(file: PathLike, model: str | ModelSpec) -> Path:
+def import_file(file: PathLike, model: str | ModelSpec, *, force: bool = False) -> Path:
     """Copy a weights file that you already have into the cache, after the same checks.
 
     Parameters
@@ -264,6 +267,9 @@ def import_file(file: PathLike, model: str | ModelSpec) -> Path:
         The weights file.
     model : str or ModelSpec
         The model that it belongs to.
+    force : bool
+        Import it also if its SHA-256 does not begin with the digits of the published file names.
+        The model is then marked as unverified in results, manifests and reports.
 
     Returns
     -------
@@ -275,11 +281,12 @@ def import_file(file: PathLike, model: str | ModelSpec) -> Path:
     FileNotFoundError, UnknownModelError
         If there is no such file, or no such model.
     CheckpointError
-        If it does not hold the weights of the model.
+        If it does not hold the weights of the model, or its SHA-256 differs from the published
+        digits.
     DownloadError
         If the cache folder cannot be written.
     """
-    return cache.import_file(file, to_spec(model), load).path
+    return cache.import_file(file, to_spec(model), load, force=force).path
 
 
 def find_cached(model: str | ModelSpec) -> Path | None:
@@ -389,50 +396,44 @@ def load_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, Model
 
 def find_by_digest(digest: str) -> ModelSpec | None:
     """The published model whose file has this SHA-256, as far as its known digits say."""
-    for spec in REGISTRY.values():
-        for source in spec.sources:
-            known = source.sha256 or source.digits
-            if known and digest.startswith(known):
-                return spec
-    return None
+    return next((spec for spec in REGISTRY.values() if spec.matches(digest)), None)
 
 
 class ModelCache:
     """The models that :func:`segment` used last.
 
-    Each is loaded once, by the first thread that asks for it. Threads that ask for another
-    model do not wait for it.
+    Each is loaded by the first thread that asks for it; other models do not wait for that.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._models: OrderedDict[Hashable, Future[Segmenter]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
 
     def get(self, key: Hashable, load: Callable[[], Segmenter]) -> Segmenter:
         """Return the cached model, loading it on a miss."""
         with self._lock:
-            future = self._models.get(key)
-            is_miss = future is None
-            if future is None:
-                future = self._models[key] = Future()
-            self._models.move_to_end(key)
-            while len(self._models) > self._size:
-                self._models.popitem(last=False)
-        if is_miss:
-            try:
-                future.set_result(load())
-            except BaseException as error:
-                with self._lock:
-                    if self._models.get(key) is future:
-                        del self._models[key]
-                future.set_exception(error)
-        return future.result()
+            entry = self._entries.setdefault(key, Entry())
+            self._entries.move_to_end(key)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+        with entry.lock:
+            if entry.model is None:
+                entry.model = load()
+            return entry.model
 
     def clear(self) -> None:
         """Forget all models."""
         with self._lock:
-            self._models.clear()
+            self._entries.clear()
+
+
+@dataclass(eq=False)
+class Entry:
+    """A model in the cache, None until it is loaded."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    model: Segmenter | None = None
 
 
 _MODELS = ModelCache(size=4)

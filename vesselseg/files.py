@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import OutputError
 
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary file beside `path`, renamed to `path` if the block succeeds.
 
-    Raises
-    ------
-    OutputError
-        If the file cannot be written. A file that was at `path` before is then still there.
+    Raises OutputError if it cannot be written; a file that was at `path` is then still there.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise OutputError(f"{str(path)!r} cannot be written: its folder does not exist. Create it.")
-    part = path.parent / f".{secrets.token_hex(8)}.part"
+    part = path.parent / f".{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.part"
     try:
         yield part
         part.replace(path)
@@ -36,10 +36,22 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove parts in a folder whose process, on this machine, was killed."""
+    if os.name != "posix" or not folder.is_dir():
+        return
+    for part in folder.glob(f".{_HOST}-*-*.part"):
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                os.kill(int(part.name.split("-")[1]), 0)  # no signal: asks whether it exists
+            except ProcessLookupError:
+                part.unlink()
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        digest = hashlib.sha256()
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -20,19 +20,12 @@ _RISE = 0.1  # the threshold's position between the brightness of the border and
 
 
 class FieldOfView(NamedTuple):
-    """The field of view of a photograph.
-
-    Attributes
-    ----------
-    mask : ndarray of bool (H, W)
-        True inside; all True if no border was found.
-    diameter : float or None
-        Diameter of the disc in pixels of the photograph, also if the frame cuts it. None if no
-        plausible disc was found.
-    """
+    """The field of view of a photograph."""
 
     mask: Mask
+    """bool (H, W), True inside; all True if no border was found."""
     diameter: float | None
+    """Of the disc, in pixels, also if the frame cuts it; None if no plausible disc was found."""
 
 
 def find_field_of_view(image: NDArray[np.uint8]) -> FieldOfView:

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from .errors import ImageError, OptionError
 from .fov import find_field_of_view
@@ -29,60 +30,34 @@ ImageLike: TypeAlias = Union[
 ]  # fmt: skip
 RGB: TypeAlias = "NDArray[np.uint8]"
 
-_ACCEPTED = (
-    "Accepted are a path, the bytes of an image file, a binary file object, a PIL image, a NumPy "
-    "array (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey, and a torch tensor (3, H, W) or (H, W)"
-)
 _DTYPES = "uint8, uint16, or float with values in [0, 1]"
-_DICOM = (
-    "is a DICOM file, which vesselseg does not read. Convert it to PNG, for example with pydicom "
-    "(Image.fromarray(pydicom.dcmread(FILE).pixel_array).save('eye.png')) or dcmj2pnm of DCMTK"
-)
 
-MAX_PIXELS = 200_000_000
-"""Default limit on the size of an image: 14,000 x 14,000 pixels."""
+MAX_PIXELS = 200_000_000  # default limit on the size of an image: 14,000 x 14,000
 
 
-def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS) -> RGB:
-    """Decode an image into a new array.
+def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = None) -> RGB:
+    """Decode an image of any accepted kind into a new array of uint8 (H, W, 3), RGB in C order.
 
-    Parameters
-    ----------
-    image : path, bytes, binary file object, PIL image, ndarray or Tensor
-        Files: whatever Pillow reads, turned upright by their EXIF orientation; the first of
-        several pages, with a logged warning. PIL images: their pixels as they are.
-        Arrays: (H, W, 3) RGB, (H, W, 4) RGBA or (H, W). Tensors: (3, H, W) or (H, W).
-        uint8; uint16, converted by `round(x / 257)`; or float in [0, 1]. Grey is repeated.
-        Pixels of alpha 0 become black; all others keep their colour.
-    max_pixels : int
-        Larger images are rejected, files before they are decoded, since a small file can unpack
-        to any size. (Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``.)
-
-    Returns
-    -------
-    ndarray of uint8 (H, W, 3)
-        RGB, C order, sharing no memory with `image`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If `image` is a path that does not exist.
-    ImageError
-        If it is anything else than described, too large, or a file that cannot be decoded.
+    Files are turned upright by their EXIF orientation, PIL images are taken as they are. Files of
+    more than `max_pixels` are rejected before they are decoded, since a small one can unpack to
+    any size. (Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``.) `bits` is the number
+    of bits that 16-bit values use, if not all.
     """
+    if bits is not None and not is_integer(bits, 8, 16):
+        raise OptionError(f"bits is {bits!r}; it must be an integer from 8 to 16, or None.")
     if isinstance(image, Image.Image):
         check_size(image.width, image.height, "The PIL image", max_pixels)
-        return from_pil(image, "the PIL image")
+        return from_pil(image, "the PIL image", image.format, bits)
     if isinstance(image, (str, os.PathLike)):
-        return from_path(Path(image), max_pixels)
+        return from_path(Path(image), max_pixels, bits)
     if isinstance(image, (bytes, bytearray, memoryview)):
         content = bytes(image)
-        return from_file(io.BytesIO(content), f"the {len(content)} bytes given", max_pixels)
+        return from_file(io.BytesIO(content), f"the {len(content)} bytes given", max_pixels, bits)
     if isinstance(image, np.ndarray):
-        return from_array(image, "The array", max_pixels)
+        return from_array(image, "The array", max_pixels, bits)
     torch = sys.modules.get("torch")  # whoever has a tensor has imported it
     if torch is not None and isinstance(image, torch.Tensor):
-        return from_tensor(image, max_pixels)
+        return from_tensor(image, max_pixels, bits)
     if hasattr(image, "read"):
         name = getattr(image, "name", None)
         label = f"the file object {name!r}" if isinstance(name, str) else "the file object given"
@@ -93,8 +68,12 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS) -> RGB:
         if not isinstance(content, bytes):
             kind = type(content).__name__
             raise ImageError(f"{label} returns {kind}; open it in binary mode, 'rb'.")
-        return from_file(io.BytesIO(content), label, max_pixels)
-    raise ImageError(f"An image cannot be a {type(image).__name__}. {_ACCEPTED}.")
+        return from_file(io.BytesIO(content), label, max_pixels, bits)
+    raise ImageError(
+        f"An image cannot be a {type(image).__name__}. Accepted are a path, the bytes of an image "
+        f"file, a binary file object, a PIL image, a NumPy array (H, W, 3) RGB, (H, W, 4) RGBA or "
+        f"(H, W) grey, and a torch tensor (3, H, W) or (H, W)."
+    )
 
 
 def check_max_pixels(max_pixels: int) -> int:
@@ -104,13 +83,15 @@ def check_max_pixels(max_pixels: int) -> int:
     return max_pixels
 
 
-def field_of_view(image: ImageLike) -> NDArray[np.bool_]:
+def field_of_view(image: ImageLike, *, bits: int | None = None) -> NDArray[np.bool_]:
     """Find the field of view of a photograph: the bright disc inside its dark border.
 
     Parameters
     ----------
     image : path, bytes, binary file object, PIL image, ndarray or Tensor
         As :func:`vesselseg.segment` takes it.
+    bits : int, optional
+        Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
 
     Returns
     -------
@@ -130,10 +111,10 @@ def field_of_view(image: ImageLike) -> NDArray[np.bool_]:
     >>> vesselseg.field_of_view(np.full((64, 64, 3), 200, np.uint8)).all()
     np.True_
     """
-    return find_field_of_view(to_rgb(image)).mask
+    return find_field_of_view(to_rgb(image, bits=bits)).mask
 
 
-def from_path(path: Path, max_pixels: int) -> RGB:
+def from_path(path: Path, max_pixels: int, bits: int | None) -> RGB:
     """Decode a file; pipes and other files that cannot be rewound are read whole first."""
     label = repr(str(path))
     try:
@@ -143,30 +124,37 @@ def from_path(path: Path, max_pixels: int) -> RGB:
                 f"model.segment_many(sorted(Path({label}).glob('*.jpg')))."
             )
         with path.open("rb") as stream:
-            if stream.seekable():
-                return from_file(stream, label, max_pixels)
-            return from_file(io.BytesIO(stream.read()), label, max_pixels)
+            whole = stream if stream.seekable() else io.BytesIO(stream.read())
+            return from_file(whole, label, max_pixels, bits)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"There is no image {label}.") from error
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{label} cannot be opened: {reason}.") from error
 
 
-def from_file(stream: IO[bytes], label: str, max_pixels: int) -> RGB:
+def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) -> RGB:
     """Decode the content of an image file."""
     head = stream.read(132)
     stream.seek(0)
     if not head:
         raise ImageError(f"{label} is empty.")
     if head[128:] == b"DICM":
-        raise ImageError(f"{label} {_DICOM}.")
+        raise ImageError(
+            f"{label} is a DICOM file, which vesselseg does not read. Convert it to PNG, for "
+            f"example with pydicom (Image.fromarray(pydicom.dcmread(FILE).pixel_array)"
+            f".save('eye.png')) or dcmj2pnm of DCMTK."
+        )
     try:
         with Image.open(stream) as opened:
             check_size(opened.width, opened.height, label, max_pixels)
             pages = getattr(opened, "n_frames", 1)
+            has_16_bits = any(";16" in str(tile.args) for tile in opened.tile)
+            if isinstance(opened, TiffImageFile) and bits is None:
+                depth = opened.tag_v2.get(BITSPERSAMPLE, (0,))[0]
+                bits = depth if 8 < depth < 16 else None
             opened.load()
             upright = ImageOps.exif_transpose(opened)
     except ImageError:
@@ -180,67 +168,81 @@ def from_file(stream: IO[bytes], label: str, max_pixels: int) -> RGB:
         ) from error
     if pages > 1:
         logger.warning("%s has %d pages; the first is used.", label, pages)
-    return from_pil(upright, label, opened.format)
+    if has_16_bits and upright.mode in ("RGB", "RGBA"):
+        check_reduced(np.asarray(upright), label, bits)
+        bits = None
+    return from_pil(upright, label, opened.format, bits)
 
 
-def from_pil(image: Image.Image, label: str, file_format: str | None = None) -> RGB:
-    """Convert a PIL image of any mode."""
+def check_reduced(values: NDArray[np.uint8], label: str, bits: int | None) -> None:
+    """Warn or raise if Pillow's reduction of a 16-bit RGB file to 8 bits left hardly any."""
+    advice = "Read it with tifffile or OpenCV, and pass the array with bits=..."
+    if bits not in (None, 16):
+        raise ImageError(
+            f"{label} is a 16-bit RGB file, of which Pillow keeps the upper 8 bits; bits={bits} "
+            f"cannot be applied. {advice}"
+        )
+    if 0 < values.max() < 64:
+        logger.warning(
+            "%s is a 16-bit RGB file whose values end below 2 ** 14. It seems to use fewer bits, "
+            "and is read as a very dark photograph. %s", label, advice,
+        )  # fmt: skip
+
+
+def from_pil(image: Image.Image, label: str, file_format: str | None, bits: int | None) -> RGB:
+    """Convert a PIL image of any mode; `file_format` is that of the file it comes from."""
     mode = image.mode
-    if 0 in image.size:
-        raise ImageError(f"{label} is empty: {image.width} x {image.height} pixels.")
     if mode == "LAB":
         raise ImageError(f"{label} has the PIL mode 'LAB'. Convert it to RGB first.")
     try:
-        if mode == "F" or mode.startswith("I"):
-            values = np.asarray(image)
-        else:
-            has_alpha = mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-            if mode == "La":  # PIL converts premultiplied grey to LA only
-                values = np.asarray(image.convert("LA").convert("RGBA"))
-            else:
-                values = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+        if mode == "La":  # PIL converts premultiplied grey to LA only
+            image = image.convert("LA")
+        if not mode.startswith(("F", "I")):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        values = np.asarray(image)
     except Exception as error:  # a lazily opened file is decoded now, and can raise anything
-        raise ImageError(
-            f"{label} cannot be converted from the PIL mode {mode!r}: {error}."
-        ) from error
+        raise ImageError(f"{label} cannot be converted from PIL mode {mode!r}: {error}.") from error
     if mode == "I":  # older versions of Pillow open 16-bit files in this mode
-        has_16_bits = (file_format or image.format) in ("PNG", "TIFF", "PPM")
-        if not has_16_bits or values.min() < 0 or values.max() > 65535:
+        has_16_bits = file_format in ("PNG", "TIFF", "PPM")
+        if not has_16_bits or np.any((values < 0) | (values > 65535)):
             raise ImageError(
                 f"{label} has the PIL mode 'I', whose values have no defined brightness. Convert "
                 f"it to RGB, or pass a NumPy array of {_DTYPES}."
             )
-    if mode.startswith("I"):
         values = values.astype(np.uint16)
-    return from_array(values, label)
+    return from_array(values, label, bits=bits)
 
 
-def from_tensor(tensor: Tensor, max_pixels: int) -> RGB:
+def from_tensor(tensor: Tensor, max_pixels: int, bits: int | None) -> RGB:
     """Convert a tensor (3, H, W) or (H, W)."""
-    try:
-        shape = tuple(tensor.shape)
-        values = tensor.detach()
-        if values.is_floating_point():
-            values = values.float()  # NumPy has no bfloat16
-        array = values.cpu().numpy()
+    try:  # NumPy has no bfloat16
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        array = values.numpy(force=True)
     except (TypeError, RuntimeError) as error:
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
         raise ImageError(
             f"A tensor of this kind cannot be used: {kind}. Allowed are dense tensors of {_DTYPES}."
         ) from error
-    if array.ndim == 3 and shape[0] == 3:
-        return from_array(array.transpose(1, 2, 0), "The tensor", max_pixels)
-    if array.ndim == 2:
-        return from_array(array, "The tensor", max_pixels)
-    raise ImageError(
-        f"A tensor must be (3, H, W) or (H, W); this one is {shape}.{shape_hint(shape)}"
-    )
-
-
-def from_array(array: NDArray[Any], label: str, max_pixels: float = math.inf) -> RGB:
-    """Convert an array (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey."""
     shape = array.shape
-    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
+    if array.ndim == 3 and shape[0] == 3:
+        array = array.transpose(1, 2, 0)
+    elif array.ndim != 2:
+        raise ImageError(
+            f"A tensor must be (3, H, W) or (H, W); this one is {shape}.{shape_hint(shape)}"
+        )
+    return from_array(array, "The tensor", max_pixels, bits)
+
+
+def from_array(
+    array: NDArray[Any], label: str, max_pixels: float = math.inf, bits: int | None = None
+) -> RGB:
+    """Convert an array (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey.
+
+    uint16 of n bits becomes `round(255 * x / (2**n - 1))`, float is in [0, 1], and pixels of
+    alpha 0 become black.
+    """
+    shape = array.shape
+    if array.ndim < 2 or shape[2:] not in ((), (1,), (3,), (4,)):
         raise ImageError(
             f"{label} has the shape {shape}; it must be (H, W, 3) RGB, (H, W, 4) RGBA or "
             f"(H, W) grey.{shape_hint(shape)}"
@@ -248,39 +250,47 @@ def from_array(array: NDArray[Any], label: str, max_pixels: float = math.inf) ->
     if 0 in shape:
         raise ImageError(f"{label} is empty: its shape is {shape}.")
     check_size(shape[1], shape[0], label, max_pixels)
-    values = to_uint8(array, label)
-    if values.ndim == 2 or shape[2] == 1:
-        grey = values.reshape(shape[0], shape[1], 1)
-        return np.ascontiguousarray(np.broadcast_to(grey, (*shape[:2], 3)))
-    rgb = np.array(values[..., :3], order="C")
-    if shape[2] == 4:
+    kind, values = array.dtype.kind, array
+    is_uint16 = kind == "u" and array.dtype.itemsize == 2  # of either byte order
+    if bits is not None and bits != 8 * array.dtype.itemsize and not is_uint16:
+        raise ImageError(f"{label} has values of type {array.dtype}; bits={bits} is for uint16.")
+    if is_uint16:
+        most = int(array.max()) if shape[2:] != (4,) else int(array[..., :3].max())
+        check_depth(most, label, bits)
+        full = 2 ** (bits or 16) - 1
+        values = (array.astype(np.uint32) * 510 + full) // (2 * full)
+    elif kind == "f":
+        low, high = array.min(), array.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ImageError(f"{label} has values that are not finite (NaN or infinity).")
+        if low < 0 or high > 1:
+            hint = " If they are 0 to 255, divide by 255 or convert to uint8." if low >= 0 else ""
+            raise ImageError(
+                f"{label} has float values from {low:g} to {high:g}; they must lie in [0, 1].{hint}"
+            )
+        values = np.rint(array.astype(np.float32) * 255)
+    elif array.dtype != np.uint8:
+        in_range = kind in "iu" and array.min() >= 0 and array.max() <= 255
+        hint = " If its values are 0 to 255, pass array.astype(np.uint8)." if in_range else ""
+        raise ImageError(f"{label} has the type {array.dtype}; allowed are {_DTYPES}.{hint}")
+    rgb = np.empty((*shape[:2], 3), np.uint8)
+    rgb[:] = values.reshape(*shape[:2], -1)[..., :3]
+    if shape[2:] == (4,):
         rgb[array[..., 3] == 0] = 0
     return rgb
 
 
-def to_uint8(array: NDArray[Any], label: str) -> NDArray[np.uint8]:
-    """Convert uint16, or float in [0, 1], to uint8."""
-    if array.dtype == np.uint8:
-        return np.asarray(array)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
-        # round(x / 257) in integers: 65535 -> 255
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if array.dtype.kind != "f":
-        hint = ""
-        if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255:
-            hint = " If its values are 0 to 255, pass array.astype(np.uint8)."
-        raise ImageError(f"{label} has the type {array.dtype}; allowed are {_DTYPES}.{hint}")
-    low, high = array.min(), array.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ImageError(f"{label} has values that are not finite (NaN or infinity).")
-    if low < 0 or high > 1:
-        hint = ""
-        if low >= 0:
-            hint = " If they are 0 to 255, divide by 255 or convert to uint8."
-        raise ImageError(
-            f"{label} has float values from {low:g} to {high:g}; they must lie in [0, 1].{hint}"
-        )
-    return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+def check_depth(most: int, label: str, bits: int | None) -> None:
+    """Raise ImageError if 16-bit values exceed `bits`; warn if they seem to use fewer than 16."""
+    if bits is not None and most >= 2**bits:
+        raise ImageError(f"{label} has values up to {most}, which {bits} bits do not hold.")
+    likely = next((n for n in (8, 10, 12, 14) if most < 2**n), None)
+    if bits is None and most and likely:
+        logger.warning(
+            "%s has 16-bit values that end at %d, and is read as a very dark photograph. If they "
+            "use %d bits, pass bits=%d (--bits %d); if it is that dark, pass bits=16.",
+            label, most, likely, likely, likely,
+        )  # fmt: skip
 
 
 def check_size(width: int, height: int, label: str, max_pixels: float) -> None:
@@ -296,10 +306,10 @@ def shape_hint(shape: tuple[int, ...]) -> str:
     """A sentence on how to turn an array or tensor of this shape into an accepted one, or ""."""
     if len(shape) == 4:
         return " It looks like a batch: segment_many takes the images one by one."
-    if len(shape) == 3 and shape[0] == 3:
+    if len(shape) != 3:
+        return ""
+    if shape[0] == 3:
         return " Channels come last in arrays: array.transpose(1, 2, 0)."
-    if len(shape) == 3 and shape[2] == 3:
+    if shape[2] == 3:
         return " Channels come first in tensors: tensor.permute(2, 0, 1)."
-    if len(shape) == 3 and 1 in (shape[0], shape[2]):
-        return " Remove the axis of length 1."
-    return ""
+    return " Remove the axis of length 1." if 1 in (shape[0], shape[2]) else ""

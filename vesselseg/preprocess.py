@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 
 import numpy as np
 import torch.nn.functional as F
@@ -14,8 +14,6 @@ from .fov import FieldOfView
 from .images import MAX_PIXELS, RGB
 from .opencv_resize import resize_like_opencv
 from .spec import SCALES, ModelSpec, Scale, is_factor
-
-logger = logging.getLogger(__name__)
 
 # Without a field of view to go by, tiny images are not enlarged further than this.
 _LARGEST_GUESS = 4.0
@@ -29,10 +27,7 @@ _SAMPLES = 256  # rows and columns, about, that channel means are taken over
 def check_scale(scale: Scale | None, spec: ModelSpec) -> Scale:
     """Return the caller's scale rule, or the model's own if that is None.
 
-    Raises
-    ------
-    OptionError
-        If it is not a scale rule, or the model lacks the size that it needs.
+    Raises OptionError if it is not a scale rule, or the model lacks the size that it needs.
     """
     if scale is None:
         return spec.scale
@@ -53,31 +48,9 @@ def preprocess(
 ) -> RGB:
     """Bring a photograph to the scale and the colours that the network expects.
 
-    Parameters
-    ----------
-    image : ndarray of uint8 (H, W, 3)
-    fov : FieldOfView
-        Of `image`.
-    scale : "fit", "native", "fov" or float
-        As returned by :func:`check_scale`.
-    spec : ModelSpec
-    max_pixels : int
-        Largest result allowed.
-
-    Returns
-    -------
-    ndarray of uint8 (h, w, 3)
-        `image` itself if there is nothing to do.
-
-    Raises
-    ------
-    OptionError
-        If the result would have more than `max_pixels`.
-
-    Notes
-    -----
     "fit" is the published pipeline: OpenCV's bilinear resampling, not antialiased. All other
-    rules use Pillow's bilinear filter, which antialiases when it reduces.
+    rules use Pillow's bilinear filter, which antialiases when it reduces. Raises OptionError if
+    the result, uint8 (h, w, 3), would have more than `max_pixels`.
     """
     height, width = image.shape[:2]
     factor = scale_factor(height, width, fov.diameter, scale, spec)
@@ -88,7 +61,6 @@ def preprocess(
             f"most {max_pixels:,} pixels are accepted. Choose a smaller scale, or raise the limit: "
             f"load_model(..., max_pixels=...)."
         )
-    warn_of_unfamiliar_size(fov.diameter, factor, scale, spec)
     if size == (height, width):
         scaled = image
     elif scale == "fit":
@@ -141,6 +113,14 @@ def apply_channel_gains(image: RGB, gains: tuple[float, ...]) -> RGB:
     return np.array(Image.fromarray(image).point(table.ravel().tolist()))
 
 
+def vessel_bias(diameter: float | None, spec: ModelSpec) -> float:
+    """What a small field of view adds to the vessel logit; see `ModelSpec.small_fov_bias`."""
+    if spec.small_fov_bias is None or diameter is None:
+        return 0.0
+    largest, bias = spec.small_fov_bias
+    return bias * min(max(math.log2(largest / diameter), 0.0), 1.0)
+
+
 def restore(logits: Tensor, height: int, width: int) -> Tensor:
     """Resize logits (K, h, w) bilinearly to (K, height, width)."""
     if logits.shape[-2:] == (height, width):
@@ -149,23 +129,21 @@ def restore(logits: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def warn_of_unfamiliar_size(
-    diameter: float | None, factor: float, scale: Scale, spec: ModelSpec
-) -> None:
-    """Log a warning if the field of view is missing, or far from the size trained on."""
+def unfamiliar_size(diameter: float | None, factor: float, scale: Scale, spec: ModelSpec) -> str:
+    """A warning if the field of view is missing, or far from the size trained on; else ""."""
     if spec.fov_range is None:
-        return
+        return ""
     least, most = spec.fov_range
     expected = f"{least:g}" if least == most else f"{least:g} to {most:g}"
     if diameter is None:
-        logger.warning(
-            "No field of view was found. Is this a fundus photograph with its dark border? Scale "
-            "%r was used; model %r expects a field of view %s pixels wide.",
-            scale, spec.name, expected,
-        )  # fmt: skip
-    elif not 0.5 * least <= diameter * factor <= 2 * most:
-        logger.warning(
-            "The field of view is %.0f pixels wide at the network's scale, but model %r expects "
-            "%s: it may miss vessels. scale='fov' would match it.",
-            diameter * factor, spec.name, expected,
-        )  # fmt: skip
+        return (
+            f"No field of view was found. Is this a fundus photograph with its dark border? Scale "
+            f"{scale!r} was used; model {spec.name!r} expects a field of view {expected} pixels "
+            f"wide."
+        )
+    if 0.5 * least <= diameter * factor <= 2 * most:
+        return ""
+    return (
+        f"The field of view is {diameter * factor:.0f} pixels wide at the network's scale, but "
+        f"model {spec.name!r} expects {expected}: it may miss vessels. scale='fov' would match it."
+    )

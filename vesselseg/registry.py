@@ -16,6 +16,7 @@ from .errors import UnknownModelError, did_you_mean
 from .spec import ModelSpec, Source
 
 _HOST = "https://download.openmmlab.com/mmsegmentation/v0.5/unet/"
+_CONFIGS = "https://github.com/open-mmlab/mmsegmentation/blob/v1.2.2/configs/unet/"
 
 
 class Dataset(NamedTuple):
@@ -36,7 +37,7 @@ _HRF = Dataset("hrf", 256, 170, (2336, 3504), 3263, "CC BY 4.0")
 
 
 def published_spec(
-    head: str, loss: str, data: Dataset, dice: float, mdice: float, config: str, *stems: str
+    head: str, loss: str, data: Dataset, dice: float, mdice: float, *stems: str
 ) -> ModelSpec:
     """One row of the table below; `stems` are its file names, the current one first."""
     parts = ["unet_s5-d16", head.replace("fcn", ""), loss.replace("ce+dice", "ce-dice"), data.name]
@@ -45,8 +46,12 @@ def published_spec(
         # FOLDER_DATE_TIME-DIGITS, in a folder of that name
         folder, digits = re.fullmatch(r"(.+)_\d{8}_\d{6}-([0-9a-f]{8})", stem).groups()  # type: ignore[union-attr]
         sources.append(Source(f"{_HOST}{folder}/{stem}.pth", digits))
+    name = "_".join(part for part in parts if part and part != "ce")
+    prefix = "unet_s5" if name == "unet_s5-d16_deeplabv3_chase_db1" else "unet-s5"
+    schedule = "4xb4-40k" if loss == "ce" else "4xb4-ce-1.0-dice-3.0-40k"
+    windows = f"{data.name.replace('_', '-')}-{data.crop}x{data.crop}"
     return ModelSpec(
-        name="_".join(part for part in parts if part and part != "ce"),
+        name=name,
         dataset=data.name,
         crop=data.crop,
         stride=data.stride,
@@ -60,87 +65,63 @@ def published_spec(
         sources=tuple(sources),
         license="Apache-2.0",
         data_terms=data.terms,
-        config=f"https://github.com/open-mmlab/mmsegmentation/blob/v1.2.2/configs/unet/{config}",
+        config=f"{_CONFIGS}{prefix}-d16_{head}_{schedule}_{windows}.py",
     )
 
 
 # fmt: off
 _PUBLISHED = (
     published_spec("fcn", "ce", _DRIVE, 78.67, 88.38,
-               "unet-s5-d16_fcn_4xb4-40k_drive-64x64.py",
                "fcn_unet_s5-d16_64x64_40k_drive_20201223_191051-5daf6d3b",
                "unet_s5-d16_64x64_40k_drive_20201223_191051-9cd163b8"),
     published_spec("fcn", "ce+dice", _DRIVE, 79.32, 88.71,
-               "unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_drive-64x64.py",
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201820-785de5c2"),
     published_spec("pspnet", "ce", _DRIVE, 78.62, 88.35,
-               "unet-s5-d16_pspnet_4xb4-40k_drive-64x64.py",
                "pspnet_unet_s5-d16_64x64_40k_drive_20201227_181818-aac73387"),
     published_spec("pspnet", "ce+dice", _DRIVE, 79.42, 88.76,
-               "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_drive-64x64.py",
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201821-22b3e3ba"),
     published_spec("deeplabv3", "ce", _DRIVE, 78.69, 88.38,
-               "unet-s5-d16_deeplabv3_4xb4-40k_drive-64x64.py",
                "deeplabv3_unet_s5-d16_64x64_40k_drive_20201226_094047-0671ff20"),
     published_spec("deeplabv3", "ce+dice", _DRIVE, 79.56, 88.84,
-               "unet-s5-d16_deeplabv3_4xb4-ce-1.0-dice-3.0-40k_drive-64x64.py",
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201825-6bf0efd7"),
     published_spec("fcn", "ce", _STARE, 81.02, 89.78,
-               "unet-s5-d16_fcn_4xb4-40k_stare-128x128.py",
                "fcn_unet_s5-d16_128x128_40k_stare_20201223_191051-7d77e78b",
                "unet_s5-d16_128x128_40k_stare_20201223_191051-e5439846"),
     published_spec("fcn", "ce+dice", _STARE, 82.7, 90.65,
-               "unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_stare-128x128.py",
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201821-f75705a9"),
     published_spec("pspnet", "ce", _STARE, 81.22, 89.89,
-               "unet-s5-d16_pspnet_4xb4-40k_stare-128x128.py",
                "pspnet_unet_s5-d16_128x128_40k_stare_20201227_181818-3c2923c4"),
     published_spec("pspnet", "ce+dice", _STARE, 82.84, 90.72,
-               "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_stare-128x128.py",
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201823-f1063ef7"),
     published_spec("deeplabv3", "ce", _STARE, 80.93, 89.73,
-               "unet-s5-d16_deeplabv3_4xb4-40k_stare-128x128.py",
                "deeplabv3_unet_s5-d16_128x128_40k_stare_20201226_094047-93dcb93c"),
     published_spec("deeplabv3", "ce+dice", _STARE, 82.71, 90.65,
-               "unet-s5-d16_deeplabv3_4xb4-ce-1.0-dice-3.0-40k_stare-128x128.py",
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201825-21db614c"),
     published_spec("fcn", "ce", _CHASE_DB1, 80.24, 89.46,
-               "unet-s5-d16_fcn_4xb4-40k_chase-db1-128x128.py",
                "fcn_unet_s5-d16_128x128_40k_chase_db1_20201223_191051-11543527",
                "unet_s5-d16_128x128_40k_chase_db1_20201223_191051-8b16ca0b"),
     published_spec("fcn", "ce+dice", _CHASE_DB1, 80.4, 89.52,
-               "unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_chase-db1-128x128.py",
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201821-1c4eb7cf"),
     published_spec("pspnet", "ce", _CHASE_DB1, 80.36, 89.52,
-               "unet-s5-d16_pspnet_4xb4-40k_chase-db1-128x128.py",
                "pspnet_unet_s5-d16_128x128_40k_chase_db1_20201227_181818-68d4e609"),
     published_spec("pspnet", "ce+dice", _CHASE_DB1, 80.28, 89.45,
-               "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_chase-db1-128x128.py",
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201823-c0802c4d"),
     published_spec("deeplabv3", "ce", _CHASE_DB1, 80.47, 89.57,
-               "unet_s5-d16_deeplabv3_4xb4-40k_chase-db1-128x128.py",
                "deeplabv3_unet_s5-d16_128x128_40k_chase_db1_20201226_094047-4c5aefa3"),
     published_spec("deeplabv3", "ce+dice", _CHASE_DB1, 80.37, 89.49,
-               "unet-s5-d16_deeplabv3_4xb4-ce-1.0-dice-3.0-40k_chase-db1-128x128.py",
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201825-4ef29df5"),
     published_spec("fcn", "ce", _HRF, 79.45, 88.92,
-               "unet-s5-d16_fcn_4xb4-40k_hrf-256x256.py",
                "fcn_unet_s5-d16_256x256_40k_hrf_20201223_173724-d89cf1ed",
                "unet_s5-d16_256x256_40k_hrf_20201223_173724-d89cf1ed"),
     published_spec("fcn", "ce+dice", _HRF, 80.87, 89.64,
-               "unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256.py",
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_201821-c314da8a"),
     published_spec("pspnet", "ce", _HRF, 80.07, 89.24,
-               "unet-s5-d16_pspnet_4xb4-40k_hrf-256x256.py",
                "pspnet_unet_s5-d16_256x256_40k_hrf_20201227_181818-fdb7e29b"),
     published_spec("pspnet", "ce+dice", _HRF, 80.96, 89.69,
-               "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256.py",
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_201823-53d492fa"),
     published_spec("deeplabv3", "ce", _HRF, 80.21, 89.32,
-               "unet-s5-d16_deeplabv3_4xb4-40k_hrf-256x256.py",
                "deeplabv3_unet_s5-d16_256x256_40k_hrf_20201226_094047-3a1fdf85"),
     published_spec("deeplabv3", "ce+dice", _HRF, 80.71, 89.56,
-               "unet-s5-d16_deeplabv3_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256.py",
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_202032-59daf7a4"),
 )
 # fmt: on
@@ -155,11 +136,12 @@ EMBEDDED = ModelSpec(
     fov_diameter=1000,
     fov_diameter_max=2000,
     fov_rgb_mean=(160.0, 75.0, 30.0),
+    small_fov_bias=(900.0, 2.5),
     loss="ce+dice",
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf.pth",
-            sha256="f74def55b284f6895bc6f41ebb3d1a8e2db4a4247e8ae87cc876c7127d39e7ce",
+            sha256="cc54f55807d8d851b7f9412112d89d9f5418052bee84a0571d4f8eed2cf1be63",
         ),
     ),
     license="Apache-2.0",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -17,16 +18,20 @@ from ._version import __version__
 from .backends import Backend
 from .backends.pytorch import choose_batch_size
 from .backends.transfers import HostCopy, to_device, to_host
-from .errors import OptionError
+from .errors import OptionError, VesselsegError
 from .fov import FieldOfView, find_field_of_view
 from .images import MAX_PIXELS, RGB, ImageLike, check_max_pixels, to_rgb
-from .preprocess import check_scale, preprocess, restore
+from .preprocess import check_scale, preprocess, restore, unfamiliar_size, vessel_bias
 from .result import Segmentation, check_threshold
-from .sliding import slide
+from .sliding import slide, starts
 from .spec import ModelSpec, Scale
 from .unet import UNet
 
+logger = logging.getLogger(__name__)
+
 Key = TypeVar("Key")
+
+MAX_WINDOWS = 100_000  # of one photograph; more would take hours
 
 
 @dataclass
@@ -37,6 +42,9 @@ class Photograph(Generic[Key]):
     rgb: RGB
     fov: FieldOfView
     network_size: tuple[int, int]
+    bias: float  # of the vessel logit
+    warning: str
+    failed_before: list[tuple[Key, Exception]]  # images that could not be used, since the last one
 
 
 class Segmenter:
@@ -86,7 +94,12 @@ class Segmenter:
         self.prefetch = 1 if self.device.type == "cuda" else 0
 
     def __call__(
-        self, image: ImageLike, *, scale: Scale | None = None, threshold: float = 0.5
+        self,
+        image: ImageLike,
+        *,
+        scale: Scale | None = None,
+        threshold: float = 0.5,
+        bits: int | None = None,
     ) -> Segmentation:
         """Segment one photograph.
 
@@ -102,6 +115,8 @@ class Segmenter:
             the model's own rule.
         threshold : float
             Pixels with a higher probability are vessel, in [0, 1].
+        bits : int, optional
+            Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
 
         Returns
         -------
@@ -114,9 +129,32 @@ class Segmenter:
         ImageError
             If `image` is not an accepted image or cannot be decoded.
         OptionError
-            If `scale` or `threshold` is outside what is described here.
+            If `scale`, `threshold` or `bits` is outside what is described here, or the
+            photograph has more than 100,000 windows at that scale.
         """
-        return next(self.segment_many([image], scale=scale, threshold=threshold))
+        return next(self.segment_many([image], scale=scale, threshold=threshold, bits=bits))
+
+    @overload
+    def segment_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        scale: Scale | None = None,
+        threshold: float = 0.5,
+        bits: int | None = None,
+        on_error: Literal["raise"] = "raise",
+    ) -> Iterator[Segmentation]: ...
+
+    @overload
+    def segment_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        scale: Scale | None = None,
+        threshold: float = 0.5,
+        bits: int | None = None,
+        on_error: Literal["yield"],
+    ) -> Iterator[Segmentation | Exception]: ...
 
     def segment_many(
         self,
@@ -124,7 +162,9 @@ class Segmenter:
         *,
         scale: Scale | None = None,
         threshold: float = 0.5,
-    ) -> Iterator[Segmentation]:
+        bits: int | None = None,
+        on_error: Literal["raise", "yield"] = "raise",
+    ) -> Iterator[Segmentation] | Iterator[Segmentation | Exception]:
         """Segment several photographs; windows of several share batches.
 
         Parameters
@@ -136,28 +176,35 @@ class Segmenter:
             How to bring the photographs to the network's scale; None uses the model's own rule.
         threshold : float
             Pixels with a higher probability are vessel, in [0, 1].
+        bits : int, optional
+            Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+        on_error : {"raise", "yield"}
+            What to do about an image that cannot be used: raise its error, which ends the
+            iterator, or yield its error in place of a result and go on.
 
         Returns
         -------
-        iterator of Segmentation
+        iterator of Segmentation, or of Segmentation and Exception
             In the order of `images`, bit for bit the same as one by one.
 
         Raises
         ------
         FileNotFoundError, ImageError
-            For an image that cannot be used, after the images before it were yielded.
+            For an image that cannot be used, after the images before it were yielded, unless
+            `on_error` is "yield".
         OptionError
-            If `images` is a single image, or `scale` or `threshold` is outside what is
-            described here.
+            If `images` is a single image, or another argument is outside what is described here.
         """
         if isinstance(images, (str, bytes, os.PathLike)):
             raise OptionError(
                 f"segment_many takes several images, not {images!r}; for one, call the model."
             )
-        keyed = self.segment_keyed(
-            ((None, image) for image in images), scale=scale, threshold=threshold
-        )
-        return (result for _, result in keyed)
+        if on_error not in ("raise", "yield"):
+            raise OptionError(f"on_error is {on_error!r}; allowed are 'raise' and 'yield'.")
+        rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
+        failed: list[tuple[None, Exception]] | None = [] if on_error == "yield" else None
+        keyed = ((None, image) for image in images)
+        return (result for _, result in self._results(keyed, rule, threshold, bits, failed))
 
     def segment_keyed(
         self,
@@ -165,6 +212,7 @@ class Segmenter:
         *,
         scale: Scale | None = None,
         threshold: float = 0.5,
+        bits: int | None = None,
     ) -> Iterator[tuple[Key, Segmentation]]:
         """Segment several photographs, each with a key of yours, such as its name.
 
@@ -176,6 +224,8 @@ class Segmenter:
             How to bring the photographs to the network's scale; None uses the model's own rule.
         threshold : float
             Pixels with a higher probability are vessel, in [0, 1].
+        bits : int, optional
+            Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
 
         Returns
         -------
@@ -189,10 +239,13 @@ class Segmenter:
         OptionError
             If `scale` or `threshold` is outside what is described here.
         """
-        rule = check_scale(scale, self.spec)
-        return self._results(images, rule, check_threshold(threshold))
+        rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
+        results = self._results(images, rule, threshold, bits, None)
+        return cast("Iterator[tuple[Key, Segmentation]]", results)
 
-    def logits(self, image: ImageLike, *, scale: Scale | None = None) -> Tensor:
+    def logits(
+        self, image: ImageLike, *, scale: Scale | None = None, bits: int | None = None
+    ) -> Tensor:
         """Logits of one photograph, averaged over its windows, at its own size.
 
         Parameters
@@ -201,11 +254,14 @@ class Segmenter:
             As :meth:`__call__` takes it.
         scale : {"fit", "native", "fov"}, float or None
             How to bring the photograph to the network's scale; None uses the model's own rule.
+        bits : int, optional
+            Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
 
         Returns
         -------
         Tensor (2, H, W)
-            Background and vessel; float32, on the CPU, without gradient. Nothing is masked.
+            Background and vessel; float32, on the CPU, without gradient. The bias for small
+            fields of view is included, and nothing is masked.
 
         Raises
         ------
@@ -215,7 +271,8 @@ class Segmenter:
             If `scale` is outside what is described here.
         """
         rule = check_scale(scale, self.spec)
-        photograph, logits = next(self._slide([(None, image)], rule, self._backend))
+        photograph, logits = next(self._slide([(None, image)], rule, self._backend, bits))
+        logits[1] += photograph.bias
         return restore(logits, *photograph.rgb.shape[:2]).cpu()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -293,8 +350,13 @@ class Segmenter:
         return self._backend.network
 
     def _results(
-        self, images: Iterable[tuple[Key, ImageLike]], rule: Scale, threshold: float
-    ) -> Iterator[tuple[Key, Segmentation]]:
+        self,
+        images: Iterable[tuple[Key, ImageLike]],
+        rule: Scale,
+        threshold: float,
+        bits: int | None,
+        failed: list[tuple[Key, Exception]] | None,
+    ) -> Iterator[tuple[Key, Segmentation | Exception]]:
         def vessel_logit(windows: Tensor) -> Tensor:
             # The vessel logit minus the background logit is all that a mask needs: averaging and
             # resampling are linear, and the softmax of two logits is the sigmoid of their
@@ -304,15 +366,20 @@ class Segmenter:
         pending: deque[tuple[Photograph[Key], HostCopy]] = deque()
         failure: Exception | None = None
         try:
-            for photograph, logit in self._slide(images, rule, vessel_logit):
+            for photograph, logit in self._slide(images, rule, vessel_logit, bits, failed):
+                logit += photograph.bias
                 probability = restore(logit, *photograph.rgb.shape[:2])[0].sigmoid_()
                 pending.append((photograph, to_host(probability)))
                 if len(pending) > self.prefetch:
-                    yield self._result(*pending.popleft(), rule, threshold)
+                    photograph, copy = pending.popleft()
+                    yield from photograph.failed_before
+                    yield photograph.key, self._result(photograph, copy, rule, threshold, bits)
         except Exception as error:
             failure = error
         for photograph, copy in pending:
-            yield self._result(photograph, copy, rule, threshold)
+            yield from photograph.failed_before
+            yield photograph.key, self._result(photograph, copy, rule, threshold, bits)
+        yield from failed or []
         if failure is not None:
             raise failure
 
@@ -321,16 +388,37 @@ class Segmenter:
         images: Iterable[tuple[Key, ImageLike]],
         rule: Scale,
         network: Callable[[Tensor], Tensor],
+        bits: int | None,
+        failed: list[tuple[Key, Exception]] | None = None,
     ) -> Iterator[tuple[Photograph[Key], Tensor]]:
-        """Each photograph with the network's output (K, h, w) for it, at the network's scale."""
+        """Each photograph with the network's output (K, h, w) for it, at the network's scale.
+
+        With a list as `failed`, images that cannot be used are collected there, until the next
+        photograph takes them along.
+        """
 
         def preprocessed() -> Iterator[tuple[Photograph[Key], Tensor]]:
             for key, image in images:
-                rgb = to_rgb(image, self.max_pixels)
-                fov = find_field_of_view(rgb)
-                scaled = preprocess(rgb, fov, rule, self.spec, self.max_pixels)
+                try:
+                    rgb = to_rgb(image, self.max_pixels, bits)
+                    fov = find_field_of_view(rgb)
+                    scaled = preprocess(rgb, fov, rule, self.spec, self.max_pixels)
+                    check_window_count(scaled.shape[0], scaled.shape[1], self.spec)
+                except (VesselsegError, OSError, MemoryError) as error:
+                    if failed is None:
+                        raise
+                    failed.append((key, error))
+                    continue
                 pixels = to_device(torch.from_numpy(scaled), self.device).permute(2, 0, 1)
-                yield Photograph(key, rgb, fov, scaled.shape[:2]), pixels
+                bias = vessel_bias(fov.diameter, self.spec)
+                factor = scaled.shape[0] / rgb.shape[0]
+                warning = unfamiliar_size(fov.diameter, factor, rule, self.spec)
+                if warning:
+                    logger.warning("%s", warning)
+                before = list(failed or [])
+                if failed:
+                    failed.clear()
+                yield Photograph(key, rgb, fov, scaled.shape[:2], bias, warning, before), pixels
 
         return slide(
             preprocessed(),
@@ -342,8 +430,13 @@ class Segmenter:
         )
 
     def _result(
-        self, photograph: Photograph[Key], copy: HostCopy, rule: Scale, threshold: float
-    ) -> tuple[Key, Segmentation]:
+        self,
+        photograph: Photograph[Any],
+        copy: HostCopy,
+        rule: Scale,
+        threshold: float,
+        bits: int | None,
+    ) -> Segmentation:
         probability = copy.wait()
         fov = photograph.fov
         if self.spec.mask_outside_fov:
@@ -353,15 +446,32 @@ class Segmenter:
             "torch": str(torch.__version__),
             "model": self.spec.name,
             "sha256": self.sha256,
+            "unverified": not self.spec.matches(self.sha256),
             "scale": rule,
+            "bits": bits,
+            "size": list(photograph.rgb.shape[:2]),
             "network_size": list(photograph.network_size),
             "fov_diameter": None if fov.diameter is None else round(fov.diameter, 1),
+            "vessel_bias": round(photograph.bias, 3),
             "backend": self.backend,
             **self._backend.versions,
             "device": str(self.device),
             "precision": self.precision,
             "threshold": threshold,
+            "warning": photograph.warning,
         }
         mask = probability > np.float32(threshold)
-        result = Segmentation(mask, probability, fov.mask, provenance, photograph.rgb)
-        return photograph.key, result
+        return Segmentation(mask, probability, fov.mask, provenance, photograph.rgb)
+
+
+def check_window_count(height: int, width: int, spec: ModelSpec) -> None:
+    """Raise OptionError if an image at the network's scale has more windows than `MAX_WINDOWS`."""
+    count = 1
+    for side in (height, width):
+        count *= len(starts(side, spec.crop, spec.stride))
+    if count > MAX_WINDOWS:
+        raise OptionError(
+            f"{width} x {height} pixels at the scale of {spec.name!r} are {count:,} windows of "
+            f"{spec.crop} pixels with a stride of {spec.stride}; at most {MAX_WINDOWS:,} are "
+            f"accepted. Choose a smaller scale, or a model spec with a larger stride."
+        )

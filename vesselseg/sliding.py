@@ -101,7 +101,8 @@ def slide(
     Parameters
     ----------
     images : iterable of (key, Tensor (C, H, W))
-        Read one by one, when windows are needed. Keys are handed through.
+        Read one by one, when windows are needed. Keys are handed through. An exception that
+        this raises is passed on after the images before it have been yielded.
     network : callable
         Windows (N, C, h, w) -> logits (N, K, h, w), with h and w divisible by `size_divisor`.
     crop, stride : int
@@ -116,8 +117,7 @@ def slide(
     Yields
     ------
     key, Tensor (K, H, W)
-        float32, on the device of the logits. An exception raised by `images` is passed on after
-        the images before it have been yielded.
+        float32, on the device of the logits.
     """
     waiting: deque[Stitcher[Key]] = deque()  # images in order, some of their windows in the batch
     batch: list[tuple[Stitcher[Key], Window]] = []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 from .errors import CheckpointError, OptionError
 
@@ -43,6 +43,10 @@ class Source:
         """Last part of the address."""
         return re.split(r"[/:]", self.url)[-1]
 
+    def matches(self, sha256: str) -> bool:
+        """Whether a digest agrees with the full one or, as weaker evidence, with the digits."""
+        return sha256.startswith((self.sha256 or self.digits).lower())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
@@ -74,6 +78,11 @@ class ModelSpec:
     fov_rgb_mean : (float, float, float) or None
         Target means of R, G and B inside the field of view, 0 to 255. One gain per channel
         brings a photograph to them, whatever its camera. None leaves colours alone.
+    small_fov_bias : (float, float) or None
+        (D, b): a photograph whose field of view is narrower than D pixels gets a bias on its
+        vessel logit, which grows to b at D / 2, with the logarithm of the diameter, and stays
+        there. An observer draws no vessel thinner than a pixel, and so draws them wider on small
+        photographs than a network does that learned from large ones.
     mask_outside_fov : bool
         Whether the probability is set to 0 outside the field of view.
     mean, std : (float, float, float)
@@ -110,6 +119,7 @@ class ModelSpec:
     fov_diameter: float | None = None
     fov_diameter_max: float | None = None
     fov_rgb_mean: tuple[float, float, float] | None = None
+    small_fov_bias: tuple[float, float] | None = None
     mask_outside_fov: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -122,49 +132,10 @@ class ModelSpec:
     config: str = ""
 
     def __post_init__(self) -> None:
-        def require(valid: bool, field: str, allowed: str) -> None:
-            if not valid:
+        for field, is_valid, allowed in checks(self):
+            if not is_valid:
                 value = getattr(self, field)
                 raise OptionError(f"ModelSpec {field} is {value!r}; it must be {allowed}.")
-
-        for field in ("name", "dataset"):
-            value = getattr(self, field)
-            require(isinstance(value, str) and value != "", field, "a non-empty text")
-        require(is_integer(self.depth, 2, 8), "depth", "an integer from 2 to 8")
-        require(
-            is_integer(self.width, 4, 1024) and self.width % 4 == 0,
-            "width",
-            "a multiple of 4 up to 1024",
-        )
-        require(is_integer(self.crop, 1, 65536), "crop", "an integer from 1 to 65536")
-        require(is_integer(self.stride, 1, self.crop), "stride", f"from 1 to crop, {self.crop}")
-        require(self.head in HEADS, "head", f"one of {', '.join(HEADS)}")
-        require(
-            self.scale in SCALES or is_factor(self.scale),
-            "scale",
-            f"one of {', '.join(SCALES)}, or a positive factor",
-        )
-        if self.fit_size is not None or self.scale == "fit":
-            valid = (
-                isinstance(self.fit_size, tuple)
-                and len(self.fit_size) == 2
-                and all(is_integer(side, 1, 65536) for side in self.fit_size)
-            )
-            require(valid, "fit_size", "(height, width) in pixels, each from 1 to 65536")
-        if self.fov_diameter is not None or self.scale == "fov":
-            require(is_factor(self.fov_diameter), "fov_diameter", "a positive number of pixels")
-        if self.fov_diameter_max is not None:
-            valid = (
-                is_factor(self.fov_diameter_max)
-                and self.fov_diameter is not None
-                and self.fov_diameter_max >= self.fov_diameter
-            )
-            require(valid, "fov_diameter_max", f"at least fov_diameter, {self.fov_diameter}")
-        require(is_rgb(self.mean), "mean", "three finite numbers, R, G, B")
-        require(is_rgb(self.std) and min(self.std) > 0, "std", "three positive numbers, R, G, B")
-        if self.fov_rgb_mean is not None:
-            valid = is_rgb(self.fov_rgb_mean) and min(self.fov_rgb_mean) > 0
-            require(valid, "fov_rgb_mean", "three positive numbers, R, G, B")
 
     @property
     def size_divisor(self) -> int:
@@ -182,6 +153,10 @@ class ModelSpec:
     def filename(self) -> str:
         """Name of the file in a cache or mirror: that of the first source."""
         return self.sources[0].filename if self.sources else f"{self.name}.pth"
+
+    def matches(self, sha256: str) -> bool:
+        """Whether the digest of a weights file agrees with a source, as far as the sources say."""
+        return not self.sources or any(source.matches(sha256) for source in self.sources)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values without the sources, as they are stored in a saved model."""
@@ -208,22 +183,52 @@ class ModelSpec:
             raise CheckpointError(f"The file's model spec is not valid: {error}") from error
 
 
+def checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
+    """Each field, whether its value is valid, and what is allowed; later ones rely on earlier."""
+    for field in ("name", "dataset"):
+        value = getattr(spec, field)
+        yield field, isinstance(value, str) and value != "", "a non-empty text"
+    yield "depth", is_integer(spec.depth, 2, 8), "an integer from 2 to 8"
+    is_width = is_integer(spec.width, 4, 1024) and spec.width % 4 == 0
+    yield "width", is_width, "a multiple of 4 up to 1024"
+    yield "crop", is_integer(spec.crop, 1, 65536), "an integer from 1 to 65536"
+    yield "stride", is_integer(spec.stride, 1, spec.crop), f"from 1 to crop, {spec.crop}"
+    yield "head", spec.head in HEADS, f"one of {', '.join(HEADS)}"
+    is_scale = spec.scale in SCALES or is_factor(spec.scale)
+    yield "scale", is_scale, f"one of {', '.join(SCALES)}, or a positive factor"
+    if spec.fit_size is not None or spec.scale == "fit":
+        is_size = is_tuple(spec.fit_size, 2) and all(is_integer(x, 1, 65536) for x in spec.fit_size)
+        yield "fit_size", is_size, "(height, width) in pixels, each from 1 to 65536"
+    if spec.fov_diameter is not None or spec.scale == "fov":
+        yield "fov_diameter", is_factor(spec.fov_diameter), "a positive number of pixels"
+    if spec.fov_diameter_max is not None:
+        least = math.inf if spec.fov_diameter is None else spec.fov_diameter
+        is_largest = is_factor(spec.fov_diameter_max) and spec.fov_diameter_max >= least
+        yield "fov_diameter_max", is_largest, f"at least fov_diameter, {spec.fov_diameter}"
+    yield "mean", is_tuple(spec.mean, 3), "three finite numbers, R, G, B"
+    yield "std", is_tuple(spec.std, 3) and min(spec.std) > 0, "three positive numbers, R, G, B"
+    if spec.fov_rgb_mean is not None:
+        is_mean = is_tuple(spec.fov_rgb_mean, 3) and min(spec.fov_rgb_mean) > 0
+        yield "fov_rgb_mean", is_mean, "three positive numbers, R, G, B"
+    if spec.small_fov_bias is not None:
+        is_bias = is_tuple(spec.small_fov_bias, 2) and spec.small_fov_bias[0] > 0
+        yield "small_fov_bias", is_bias, "(diameter in pixels, bias), two finite numbers"
+
+
 def is_integer(value: object, least: int, most: int) -> bool:
     """Whether a value is an int, not a bool, in a range."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def is_factor(value: object) -> bool:
+def is_factor(value: object) -> TypeGuard[float]:
     """Whether a value is a positive number that a float can hold and that images survive."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return 0 < value <= 1e9
 
 
-def is_rgb(value: object) -> bool:
-    """Whether a value is a tuple of three finite numbers."""
-    return (
-        isinstance(value, tuple)
-        and len(value) == 3
-        and all(isinstance(x, (int, float)) and math.isfinite(min(x, 1e9)) for x in value)
-    )
+def is_tuple(value: object, length: int) -> TypeGuard[tuple[float, ...]]:
+    """Whether a value is a tuple of so many finite numbers."""
+    if not isinstance(value, tuple) or len(value) != length:
+        return False
+    return all(isinstance(x, (int, float)) and math.isfinite(min(x, 1e9)) for x in value)

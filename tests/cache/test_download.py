@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.models import narrow_shapes, seeded_state
@@ -19,6 +20,11 @@ from vesselseg.registry import EMBEDDED
 pytestmark = pytest.mark.usefixtures("home")
 
 
+def only_current(spec, **known):
+    """The model spec with its current address alone, and what is known of its digest."""
+    return dataclasses.replace(spec, sources=(dataclasses.replace(spec.sources[0], **known),))
+
+
 class TestFolder:
     def test_is_the_users_cache_folder_unless_it_is_set(self, monkeypatch, tmp_path):
         monkeypatch.delenv("VESSELSEG_HOME", raising=False)
@@ -28,14 +34,14 @@ class TestFolder:
         monkeypatch.setenv("VESSELSEG_HOME", "~/there")
         assert cache.cache_folder() == Path.home() / "there"
 
-    def test_files_have_ordinary_permissions(self, spec, home):
+    def test_files_have_ordinary_permissions_and_a_sidecar_with_the_origin(
+        self, spec, home, content
+    ):
+        path = vesselseg.download(spec)
         mask = os.umask(0)
         os.umask(mask)
-        for path in (vesselseg.download(spec), home / "current.pth.json"):
-            assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
-
-    def test_the_sidecar_records_the_origin(self, spec, content):
-        path = vesselseg.download(spec)
+        for file in (path, home / "current.pth.json"):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask
         sidecar = sidecar_of(path)
         assert sidecar.pop("date").endswith("+00:00")
         assert sidecar == {
@@ -80,22 +86,17 @@ class TestCached:
         monkeypatch.setattr("vesselseg.weights.read", None)
         assert vesselseg.find_cached(spec) == home / name
 
-    def test_rubbish_put_there_by_hand_is_not_used(self, spec, home, content, monkeypatch):
+    def test_a_wrong_file_put_there_by_hand_is_not_used(self, spec, home, content, monkeypatch):
         home.mkdir()
+        other_network = {"state_dict": seeded_state(narrow_shapes("pspnet", 8), 1)}
+        torch.save(other_network, home / "current.pth")
         (home / "original.pth").write_bytes(b"rubbish")
         assert vesselseg.find_cached(spec) is None
-        monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
-        with pytest.raises(DownloadError, match=r"'original\.pth' is damaged or not a PyTorch"):
-            vesselseg.download(spec)
-        monkeypatch.delenv("VESSELSEG_OFFLINE")
+        with monkeypatch.context() as offline:
+            offline.setenv("VESSELSEG_OFFLINE", "1")
+            with pytest.raises(DownloadError, match=r"'original\.pth' is damaged or not a PyTorch"):
+                vesselseg.download(spec)
         assert vesselseg.download(spec).read_bytes() == content
-
-    def test_weights_of_another_network_are_not_used(self, spec, home):
-        home.mkdir()
-        torch.save(
-            {"state_dict": seeded_state(narrow_shapes("pspnet", 8), 1)}, home / "current.pth"
-        )
-        assert vesselseg.find_cached(spec) is None
 
     @pytest.mark.parametrize("text", ["{", "[]", '{"sha256": "abc"}', "[" * 100_000])
     def test_a_damaged_sidecar_is_ignored(self, text, spec, home, content, caplog):
@@ -125,29 +126,24 @@ class TestDigests:
     ):
         server.serve("/current.pth", File(other), File(content))
         vesselseg.download(spec)
-        pinned = (Source(spec.sources[0].url, sha256=sha256(content)),)
-        path = vesselseg.download(dataclasses.replace(spec, sources=pinned))
+        path = vesselseg.download(only_current(spec, sha256=sha256(content)))
         assert path.read_bytes() == content
         assert f"{sha256(other)}, but the model spec pins {sha256(content)}" in caplog.text
 
-    def test_the_digits_of_a_name_only_warn(self, spec, caplog):
-        doubtful = (Source(spec.sources[0].url, digits="0badc0de"),)
-        vesselseg.download(dataclasses.replace(spec, sources=doubtful))
-        (warning,) = [entry for entry in caplog.records if entry.levelno == logging.WARNING]
+    def test_the_digits_of_a_name_only_warn_once(self, spec, content, caplog):
+        vesselseg.download(only_current(spec, digits=sha256(content)[:8]))
+        assert not caplog.records
+        cache.clear(spec)
+        doubtful = only_current(spec, digits="0badc0de")
+        for _ in range(2):
+            vesselseg.download(doubtful)
+        (warning,) = caplog.records
+        assert (warning.levelno, warning.name) == (logging.WARNING, "vesselseg.cache")
         assert "does not begin with the digits in its name, 0badc0de" in warning.message
-        assert warning.name.startswith("vesselseg.")
-        caplog.clear()
-        vesselseg.download(dataclasses.replace(spec, sources=doubtful))
-        assert not caplog.records  # told once
-
-    def test_right_digits_say_nothing(self, spec, content, caplog):
-        right = (Source(spec.sources[0].url, digits=sha256(content)[:8]),)
-        vesselseg.download(dataclasses.replace(spec, sources=right))
-        assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
 
     @pytest.mark.parametrize("keep", [True, False], ids=["file and sidecar", "sidecar alone"])
     def test_a_changed_file_never_replaces_an_older_one(self, keep, spec, server, content, other):
-        only = dataclasses.replace(spec, sources=spec.sources[:1])
+        only = only_current(spec)
         path = vesselseg.download(only)
         if not keep:
             path.unlink()
@@ -168,9 +164,8 @@ class TestDigests:
     def test_force_lets_a_file_without_a_sidecar_bind(self, spec, home, other):
         home.mkdir()
         (home / "current.pth").write_bytes(other)
-        only = dataclasses.replace(spec, sources=spec.sources[:1])
         with pytest.raises(DownloadError, match=f"recorded {sha256(other)}"):
-            vesselseg.download(only, force=True)
+            vesselseg.download(only_current(spec), force=True)
         assert (home / "current.pth").read_bytes() == other
 
     def test_a_sidecar_from_another_machine_binds(self, spec, home, other):
@@ -191,24 +186,21 @@ class TestDigests:
 
 
 class TestImport:
-    def test_a_file_of_any_name_is_taken_in(self, spec, home, content, tmp_path):
-        (tmp_path / "from usb.bin").write_bytes(content)
-        path = vesselseg.import_file(tmp_path / "from usb.bin", spec)
-        assert path == home / "current.pth"
-        assert sidecar_of(path)["obtained_from"] == str(tmp_path / "from usb.bin")
-        assert vesselseg.find_cached(spec) == path
-
-    def test_its_name_or_digest_says_which_it_is(self, spec, home, content, tmp_path):
-        for name in ("original.pth", "x"):
+    def test_its_name_or_digest_says_which_file_it_is(self, spec, home, content, tmp_path):
+        for name in ("original.pth", "from usb.bin"):
             (tmp_path / name).write_bytes(content)
+        path = vesselseg.import_file(tmp_path / "from usb.bin", spec)
+        assert path == vesselseg.find_cached(spec) == home / "current.pth"
+        assert sidecar_of(path)["obtained_from"] == str(tmp_path / "from usb.bin")
         assert vesselseg.import_file(tmp_path / "original.pth", spec) == home / "original.pth"
         current, original = spec.sources
         known = (
             dataclasses.replace(current, digits="00000000"),
             dataclasses.replace(original, digits=sha256(content)[:8]),
         )
+        cache.clear(spec)
         spec = dataclasses.replace(spec, sources=known)
-        assert vesselseg.import_file(tmp_path / "x", spec) == home / "original.pth"
+        assert vesselseg.import_file(tmp_path / "from usb.bin", spec) == home / "original.pth"
 
     def test_a_wrong_file_is_rejected(self, spec, home, tmp_path, other):
         path = vesselseg.download(spec)
@@ -224,6 +216,19 @@ class TestImport:
             vesselseg.import_file(tmp_path / "absent.pth", spec)
         with pytest.raises(OptionError, match="part of the package"):
             vesselseg.import_file(tmp_path / "other.pth", EMBEDDED)
+
+    def test_a_digest_unlike_the_published_digits_needs_force(self, spec, other, tmp_path):
+        sources = tuple(dataclasses.replace(source, digits="0badc0de") for source in spec.sources)
+        spec = dataclasses.replace(spec, sources=sources)
+        file = tmp_path / "chase.pth"
+        file.write_bytes(other)
+        with pytest.raises(CheckpointError, match=r"should begin with 0badc0de.*--force"):
+            vesselseg.import_file(file, spec)
+        assert vesselseg.find_cached(spec) is None
+        path = vesselseg.import_file(file, spec, force=True)
+        assert vesselseg.find_cached(spec) == path
+        provenance = vesselseg.segment(np.zeros((20, 20, 3), np.uint8), model=spec).provenance
+        assert provenance["unverified"]
 
 
 class TestClear:

@@ -17,28 +17,33 @@ from vesselseg.cli import main
 
 @pytest.fixture
 def weights(tmp_path):
-    return str(models.tiny_weights(tmp_path / "tiny.pth"))
+    return models.tiny_weights(tmp_path / "tiny.pth")
 
 
-def run(capsys, *arguments):
-    """Exit code, standard output and standard error."""
-    code = main(["evaluate", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+@pytest.fixture
+def run(capsys):
+    """Run the command: exit code, standard output and standard error."""
+
+    def run(*arguments):
+        try:
+            code = main(["evaluate", *map(str, arguments)])
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def reject(capsys, *arguments):
-    """Standard error of arguments that are wrong usage."""
-    with pytest.raises(SystemExit) as exit_:
-        main(["evaluate", *map(str, arguments)])
-    assert exit_.value.code == 2
-    return capsys.readouterr().err
+@pytest.fixture
+def pairs(tmp_path):
+    """The arguments that name three photographs and their labels."""
+    return [drawn.pairs(tmp_path / "data"), "--dataset", "pairs"]
 
 
-def test_the_test_split_is_evaluated_and_named(tmp_path, weights, capsys):
+def test_the_test_split_is_evaluated_and_named(tmp_path, weights, run):
     folder = drawn.chase_db1(tmp_path / "data")
 
-    code, out, _ = run(capsys, folder, "--dataset", "chase_db1", "--model", weights)
+    code, out, _ = run(folder, "--dataset", "chase_db1", "--model", weights)
 
     assert code == 0
     first, *lines = out.splitlines()
@@ -48,36 +53,31 @@ def test_the_test_split_is_evaluated_and_named(tmp_path, weights, capsys):
     assert "training" not in out
 
 
-def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_path, weights, capsys):
+def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_path, weights, run):
     folder = drawn.chase_db1(tmp_path / "data", numbers=range(1, 3))
     arguments = [folder, "--dataset", "chase_db1", "--model", weights]
 
-    code, out, err = run(capsys, *arguments)
-    assert code == 1
-    assert out == ""
-    assert "4 training images of CHASE_DB1 and no test image" in err
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert "4 training images of CHASE_DB1, which are not a test" in err
     assert "--split train" in err
 
-    code, out, err = run(
-        capsys, *arguments, "--split", "train", "--report", tmp_path / "report",
-        "--json", tmp_path / "figures.json",
-    )  # fmt: skip
+    files = ["--report", tmp_path / "report", "--json", tmp_path / "figures.json"]
+    code, out, err = run(*arguments, "--split", "train", *files)
     assert code == 0
     assert out.startswith("CHASE_DB1, training images, not a test: 4 of 20 images")
     assert out.count("training images, not a test") == 4  # and in the heading of each table
     assert json.loads((tmp_path / "figures.json").read_text())["training_images"] is True
-    assert "Training images, not a test." in (tmp_path / "report" / "index.html").read_text(
-        encoding="utf-8"
-    )
+    html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Training images, not a test." in html
 
 
-def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, capsys):
-    folder = drawn.pairs(tmp_path / "data")
+def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
+    page = tmp_path / "new" / "report" / "index.html"
 
     code, out, _ = run(
-        capsys, folder, "--dataset", "pairs", "--model", weights, "--device", "cpu",
-        "--json", tmp_path / "figures.json", "--csv", tmp_path / "figures.csv",
-        "--report", tmp_path / "new" / "report",
+        *pairs, "--model", weights, "--device", "cpu", "--json", tmp_path / "figures.json",
+        "--csv", tmp_path / "figures.csv", "--report", page.parent,
     )  # fmt: skip
 
     assert code == 0
@@ -87,88 +87,66 @@ def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, capsys):
     images = [image["inside_field_of_view"]["dice"] for image in result["images"]]
     assert [float(row["dice"]) for row in rows] == images
     pooled = f"{100 * result['inside_field_of_view']['pooled']['dice']:.2f}"
-    html = (tmp_path / "new" / "report" / "index.html").read_text(encoding="utf-8")
     assert pooled in out
-    assert f"<td>{pooled}</td>" in html
-    assert out.endswith(f"Report: {tmp_path / 'new' / 'report' / 'index.html'}\n")
+    assert f"<td>{pooled}</td>" in page.read_text(encoding="utf-8")
+    assert out.endswith(f"Report: {page}\n")
 
 
-def test_several_models_stand_in_one_table(tmp_path, weights, capsys):
+def test_several_models_stand_in_one_table(tmp_path, weights, run, pairs):
     other = dataclasses.replace(models.TINY, name="other")
     second = models.tiny_weights(tmp_path / "other.pth", other, seed=1)
-    folder = drawn.pairs(tmp_path / "data")
 
-    code, out, _ = run(
-        capsys, folder, "--dataset", "pairs", "--model", weights, "--model", second,
-        "--report", tmp_path / "report",
-    )  # fmt: skip
+    code, out, _ = run(*pairs, "--model", weights, "--model", second, "--report", tmp_path / "page")
 
     assert code == 0
     names = [line.split()[0] for line in out.splitlines() if line.startswith(("tiny ", "other "))]
     assert names == ["tiny", "other"] * 3
-    html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert html.count("<figcaption>tiny</figcaption>") == 3
-    assert html.count("<figcaption>other</figcaption>") == 3
-    assert html.count("<figcaption>Photograph</figcaption>") == 3
+    html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    for caption in ("Photograph", "Label", "tiny", "other"):
+        assert html.count(f"<figcaption>{caption}</figcaption>") == 3
 
 
-def test_pairs_may_lie_in_any_two_folders(tmp_path, weights, capsys):
+def test_pairs_may_lie_in_any_two_folders(tmp_path, weights, run):
     folder = drawn.pairs(tmp_path / "data")
     (folder / "images").rename(tmp_path / "photographs")
+    folders = ["--images", tmp_path / "photographs", "--labels", folder / "labels"]
 
-    code, out, _ = run(
-        capsys, "--dataset", "pairs", "--model", weights,
-        "--images", tmp_path / "photographs", "--labels", folder / "labels",
-    )  # fmt: skip
+    code, out, _ = run("--dataset", "pairs", "--model", weights, *folders)
 
     assert code == 0
     assert out.startswith("3 pairs\n")
 
 
-def test_masks_beside_pairs_are_their_field_of_view(tmp_path, weights, capsys):
-    folder = drawn.pairs(tmp_path / "data")
+def test_masks_beside_pairs_are_their_field_of_view(weights, run, pairs):
     for name in "abc":
-        drawn.write(folder / "masks" / f"{name}.png", drawn.disc())
+        drawn.write(pairs[0] / "masks" / f"{name}.png", drawn.disc())
 
-    code, out, _ = run(capsys, folder, "--dataset", "pairs", "--model", weights)
+    code, out, _ = run(*pairs, "--model", weights)
 
     assert code == 0
     assert "Field of view: the data set's own." in out
 
 
-def test_options_reach_the_model(tmp_path, weights, capsys):
-    folder = drawn.pairs(tmp_path / "data")
-
+def test_options_reach_the_model(weights, run, pairs):
     code, out, _ = run(
-        capsys, folder, "--dataset", "pairs", "--model", weights, "--scale", "0.75",
-        "--threshold", "0.25", "--precision", "bfloat16", "--device", "cpu",
+        *pairs, "--model", weights, "--scale", "0.75", "--threshold", "0.25",
+        "--precision", "bfloat16", "--device", "cpu", "--limit", "2",
     )  # fmt: skip
 
     assert code == 0
+    assert out.startswith("2 pairs\n")
     assert "scale 0.75, bfloat16 on cpu, threshold 0.25" in out
 
 
-def test_weights_are_read_for_a_named_model_and_rejected_if_they_are_not_its(
-    tmp_path, weights, capsys
-):
-    folder = drawn.pairs(tmp_path / "data")
-    arguments = [folder, "--dataset", "pairs", "--weights", weights]
-
-    code, _, err = run(capsys, *arguments, "--model", "unet_s5-d16_drive")
-
-    assert code == 1
-    assert "tiny.pth" in err
-
-
-def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, capsys):
-    folder = drawn.pairs(tmp_path / "data")
-    (folder / "labels" / "b.png").write_bytes(b"no picture")
+def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, run, pairs):
+    (pairs[0] / "labels" / "b.png").write_bytes(b"no picture")
 
     for arguments, message in [
-        ([folder, "--model", weights], "could not be decoded"),
-        ([tmp_path / "nowhere", "--model", weights], "There is no folder"),
+        ([*pairs, "--model", weights], "could not be decoded"),
+        ([tmp_path / "nowhere", *pairs[1:], "--model", weights], "There is no folder"),
+        ([*pairs, "--weights", weights, "--model", "unet_s5-d16_drive"], "tiny.pth"),
     ]:
-        code, out, err = run(capsys, *arguments, "--dataset", "pairs")
+        code, out, err = run(*arguments)
         assert (code, out) == (1, "")
         assert message in err
 
@@ -182,12 +160,11 @@ def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, capsys):
     ],
 )
 def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
-    tmp_path, weights, capsys, monkeypatch, option, value, message
+    weights, run, pairs, monkeypatch, option, value, message
 ):
-    folder = drawn.pairs(tmp_path / "data")
-    monkeypatch.setattr(Segmenter, "segment_many", None)
+    monkeypatch.setattr(Segmenter, "segment_keyed", None)
 
-    code, out, err = run(capsys, folder, "--dataset", "pairs", "--model", weights, option, value)
+    code, out, err = run(*pairs, "--model", weights, option, value)
 
     assert code != 0
     assert out == ""
@@ -197,25 +174,28 @@ def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--dataset"),
-        (["x", "--dataset", "retina"], "invalid choice: 'retina'"),
-        (["--dataset", "drive"], "FOLDER is missing"),
-        (["x", "--dataset", "drive", "--images", "y"], "--images is for --dataset pairs"),
-        (["x", "--dataset", "pairs", "--split", "test"], "--split is for the published data sets"),
-        (["--dataset", "pairs", "--images", "y"], "both --images and --labels"),
-        (["x", "--dataset", "pairs", "--weights", "y"], "--weights needs exactly one --model"),
-        (["x", "--dataset", "pairs", "--scale", "big"], "'big' is neither fit, native, fov"),
-        (["x", "--dataset", "pairs", "--scale", "-1"], "'-1' is neither fit, native, fov"),
-        (["x", "--dataset", "pairs", "--threshold", "50"], "'50' is not a number from 0 to 1"),
-        (
-            ["x", "--dataset", "pairs", "--json", "no/where.json"],
-            "folder of no/where.json does not",
-        ),
-        (["x", "--dataset", "pairs", "--report", __file__], "is a file"),
+        ("", "--dataset"),
+        ("x --dataset retina", "invalid choice: 'retina'"),
+        ("--dataset drive", "FOLDER is missing"),
+        ("x --dataset drive --images y", "--images is for --dataset pairs"),
+        ("x --dataset pairs --split test", "--split is for the published data sets"),
+        ("--dataset pairs --images y", "both --images and --labels"),
+        ("x --dataset pairs --weights y", "--weights needs exactly one --model"),
+        ("x --dataset pairs --scale big", "'big' is neither fit, native, fov"),
+        ("x --dataset pairs --scale -1", "'-1' is neither fit, native, fov"),
+        ("x --dataset pairs --threshold 50", "'50' is not a number from 0 to 1"),
+        ("x --dataset pairs --json no/where.json", "folder of no/where.json does not"),
+        ("x --dataset pairs --report file", "is a file"),
     ],
 )
-def test_wrong_usage_exits_with_2_before_any_work(arguments, message, capsys):
-    assert message in reject(capsys, *arguments)
+def test_wrong_usage_exits_with_2_before_any_work(tmp_path, monkeypatch, run, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+
+    code, out, err = run(*arguments.split())
+
+    assert (code, out) == (2, "")
+    assert message in err
 
 
 def test_help_names_every_option_and_loads_no_torch():

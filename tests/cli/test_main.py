@@ -18,7 +18,9 @@ from vesselseg.cli import build_parser, main
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty folder, and logging as it was."""
+    monkeypatch.chdir(tmp_path)
     handlers = list(logging.root.handlers)
     yield
     logging.root.handlers[:] = handlers
@@ -41,11 +43,16 @@ def test_help_and_version_load_nothing_heavy(words: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--version"])
-    assert stopped.value.code == 0
-    assert capsys.readouterr().out == f"vesselseg {vesselseg.__version__}\n"
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as stopped:
+            main([option])
+        assert stopped.value.code == 0
+    version, _, said = capsys.readouterr().out.partition("\n")
+    assert version == f"vesselseg {vesselseg.__version__}"
+    assert "`vesselseg IMAGE... -o OUT` is short for" in said
+    for command in commands():
+        assert command in said
 
 
 @pytest.mark.parametrize("command", ["segment", "doctor"])
@@ -59,15 +66,6 @@ def test_every_option_is_documented_with_its_default(command: str) -> None:
                 assert action.default is False
             elif isinstance(action.default, str):
                 assert said in ("%(default)s", action.default)
-
-
-def test_the_top_says_what_the_short_form_is(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    said = capsys.readouterr().out
-    assert "`vesselseg IMAGE... -o OUT` is short for" in said
-    for command in commands():
-        assert command in said
 
 
 @pytest.fixture
@@ -88,12 +86,8 @@ def test_without_a_command_it_is_segment(words: list[str], segmented: list[list[
 
 
 def test_commands_win_over_files_of_the_same_name(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    segmented: list[list[str]],
-    capsys: pytest.CaptureFixture[str],
+    segmented: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     Path("models").touch()
     assert main(["models"]) == 0
     assert "unet_s5-d16_drive" in capsys.readouterr().out
@@ -103,18 +97,25 @@ def test_commands_win_over_files_of_the_same_name(
     assert segmented == [["models"], ["./models"]]
 
 
-def test_a_mistyped_command_is_no_image(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    segmented: list[list[str]],
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "required: COMMAND"),
+        (["docter"], "Did you mean 'doctor'?"),
+        (["eye.jpg", "-o", "x", "--overlya"], "unrecognized: --overlya. Did you mean '--overlay'"),
+    ],
+)
+def test_wrong_words_end_with_2_and_a_suggestion(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        main(["docter"])
+        main(words)
     assert stopped.value.code == 2
-    assert "Did you mean 'doctor'?" in capsys.readouterr().err
-    Path("docter").touch()  # unless it is one
+    assert said in capsys.readouterr().err
+
+
+def test_a_word_like_a_command_can_be_an_image(segmented: list[list[str]]) -> None:
+    Path("docter").touch()
     for image in ("docter", "models/*.png"):
         assert main([image, "-o", "x"]) == 0
     assert segmented == [["docter"], ["models/*.png"]]
@@ -146,19 +147,6 @@ def test_exit_codes(
     assert said.out == ""
 
 
-def test_an_unknown_option_suggests_a_similar_one(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["eye.jpg", "-o", "x", "--overlya"])
-    assert stopped.value.code == 2
-    assert "unrecognized: --overlya. Did you mean '--overlay'" in capsys.readouterr().err
-
-
 def test_part_of_a_model_name_suggests_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "drive", "-o", "x.onnx"]) == 2
     assert "Did you mean 'unet_s5-d16_drive'" in capsys.readouterr().err
-
-
-def test_no_command_at_all_is_wrong_usage() -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main([])
-    assert stopped.value.code == 2

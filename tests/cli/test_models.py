@@ -1,5 +1,6 @@
 """``vesselseg models``, ``download``, ``import`` and ``cache``."""
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 import vesselseg
-from vesselseg import UnknownModelError, registry
+from vesselseg import Source
 from vesselseg.cli import main
 from vesselseg.registry import EMBEDDED, REGISTRY, list_models
 
@@ -115,6 +116,20 @@ class TestImport:
         assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 0
         assert capsys.readouterr().out.startswith(f"{home / 'current.pth'}  SHA-256 ")
 
+    def test_a_digest_unlike_the_published_digits_needs_force(
+        self, capsys, spec, tmp_path, content, monkeypatch
+    ):
+        source = Source("https://example.org/narrow.pth", digits="0badc0de")
+        doubtful = dataclasses.replace(spec, sources=(source,))
+        monkeypatch.setattr("vesselseg.registry.REGISTRY", {NAME: doubtful})
+        (tmp_path / "usb.pth").write_bytes(content)
+        command = ["import", str(tmp_path / "usb.pth"), "--name", NAME]
+        assert main(command) == 1
+        assert "should begin with 0badc0de" in capsys.readouterr().err
+        assert main([*command, "--force"]) == 0
+        assert main(["models"]) == 0
+        assert "cached, unverified" in capsys.readouterr().out
+
     def test_refuses_another_one(self, capsys, tmp_path):
         (tmp_path / "usb.pth").write_text("rubbish")
         assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 1
@@ -148,5 +163,3 @@ class TestCache:
         assert main(["cache", "--clear", "narow"]) != 0
         assert "Did you mean" in capsys.readouterr().err
         assert vesselseg.find_cached(spec)
-        with pytest.raises(UnknownModelError):
-            registry.find_spec("narow")

@@ -5,6 +5,7 @@ Places are paths or addresses such as ``s3://bucket/folder``, which fsspec opens
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import logging
@@ -12,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from ..errors import ImageError, MissingExtraError, OptionError, OutputError
@@ -28,14 +29,10 @@ _MARK = b"tEXtvesselseg\x00"  # in the first bytes of every PNG file of ours
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One photograph to segment. It is plain text, so that it can be sent to another machine.
+    """One photograph to segment, as plain text that can be sent to another machine.
 
-    Parameters
-    ----------
-    name : str
-        Path or address of the photograph as it was given; ``-`` is standard input.
-    outputs : dict of str to str
-        Kind of picture, as :meth:`vesselseg.Segmentation.save` takes it -> path or address.
+    `name` is its path or address as it was given, or ``-`` for standard input. `outputs` has the
+    path or address of each kind of picture to write.
     """
 
     name: str
@@ -60,43 +57,30 @@ def join(folder: str, *names: str) -> str:
 
 
 def plan_jobs(
-    inputs: Sequence[str], out: str, *, kinds: Sequence[str] = ("mask",), recursive: bool = False
+    inputs: Sequence[str],
+    out: str,
+    *,
+    kinds: Sequence[str] = ("mask",),
+    recursive: bool = False,
+    keep_endings: bool = False,
 ) -> list[Job]:
-    """List the photographs and the files to write for each.
+    """List the photographs and the files to write for each, sorted by name.
 
-    Parameters
-    ----------
-    inputs : sequence of str
-        Files, folders, glob patterns, addresses of files and folders, or ``-``. Files are tried
-        whatever their names. From folders and patterns, files with one of `SUFFIXES` are taken,
-        but no hidden ones and none that vesselseg wrote, so that results beside the photographs
-        are not segmented again.
-    out : str
-        A folder or its address; or, for a single photograph, a file ending in ``.png``. Results
-        of a file go to `out` itself; those of a folder or pattern keep their place below the
-        folder, or below the part of the pattern without wildcards.
-    kinds : sequence of str
-        Kinds of pictures. Except for "mask", the kind is added to the file's name.
-    recursive : bool
-        Whether to search the folders in folders.
+    Inputs are files, folders, patterns, addresses of files and folders, or ``-``. From folders and
+    patterns, files with one of `SUFFIXES` are taken, but no hidden ones and none that vesselseg
+    wrote, so that results beside the photographs are not segmented again.
 
-    Returns
-    -------
-    list of Job
-        Sorted by name.
-
-    Raises
-    ------
-    OptionError
-        If there is no photograph, two would write the same file, one would be overwritten, or an
-        address cannot be opened.
-    ImageError
-        If a folder cannot be read.
+    `out` is a folder; or, for a single photograph, a file ending in ``.png``. Results of files go
+    to `out` itself; those of a folder or pattern keep their place below the folder, or below the
+    part of the pattern without wildcards. `kinds` has "mask"; others are added to the file's name.
+    With `keep_endings` results are named after the whole file name, ``eye.jpg.png``.
     """
-    found: list[tuple[str, PurePosixPath]] = []  # the photograph, and its place below `out`
+    found: list[tuple[str, PurePath]] = []  # the photograph, and its place below `out`
     for text in inputs:
-        photographs = list(find_remote(text, out, recursive) if is_address(text)
-                           else find_local(text, recursive))  # fmt: skip
+        if is_address(text):
+            photographs = find_remote(text, out, recursive)
+        else:
+            photographs = find_local(text, recursive)
         if not photographs:
             logger.warning("There are no photographs in %r.", text)
         found += photographs
@@ -107,125 +91,114 @@ def plan_jobs(
             f"patterns these files are taken: {' '.join(SUFFIXES)}, but none written by "
             f"vesselseg.{hint}"
         )
-    suffix = PurePosixPath(out).suffix.lower()
-    is_file = suffix == ".png" and not (not is_address(out) and Path(out).is_dir())
+    suffix = "" if Path(out).is_dir() else PurePosixPath(out).suffix.lower()
+    is_file = suffix == ".png"
     if is_file and (len(found) > 1 or Path(inputs[0]).is_dir()):
         raise OptionError(
             f"OUT is the file {out!r}, which takes the result of a single photograph. For folders "
             f"and for several photographs, name a folder."
         )
-    if suffix in SUFFIXES and suffix != ".png" and not Path(out).is_dir():
+    if suffix in SUFFIXES and not is_file:
         raise OptionError(f"OUT is {out!r}, but results are written as .png. Name a .png file.")
     jobs = []
     for name, place in found:
-        outputs = {}
-        for kind in kinds:
-            ending = ".png" if kind == "mask" else f"_{kind}.png"
-            if is_file:
-                outputs[kind] = out if kind == "mask" else f"{out[: -len('.png')]}{ending}"
-            else:
-                outputs[kind] = join(out, *place.parent.parts, f"{place.stem}{ending}")
+        ending = "" if keep_endings else place.suffix
+        stem = out[:-4] if is_file else join(out, *place.parts).removesuffix(ending)
+        outputs = {kind: f"{stem}_{kind}.png" for kind in kinds}
+        outputs["mask"] = out if is_file else f"{stem}.png"
         jobs.append(Job(name, outputs))
     return without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
 
 
-def share(jobs: Sequence[Job], part: int, parts: int) -> list[Job]:
-    """Every `parts`-th job, starting with the `part`-th, counted from 1."""
-    return list(jobs[part - 1 :: parts])
-
-
-def find_local(text: str, recursive: bool) -> Iterator[tuple[str, PurePosixPath]]:
+def find_local(text: str, recursive: bool) -> list[tuple[str, PurePath]]:
     """The photographs that a path or pattern means, each with its place below OUT."""
-    path = Path(text)
     if text == "-":
-        yield text, PurePosixPath("stdin")
-    elif path.is_dir():
-        yield from walk(path, path, recursive)
-    elif path.exists() or not _WILDCARDS & set(text):
-        yield str(path), PurePosixPath(path.name)  # a missing file is reported in its turn
+        return [(text, PurePath("stdin"))]
+    path = Path(text)
+    files: list[Path] = []
+    if path.is_dir():
+        base = path
+        files += walk(path, recursive)
+    elif path.exists() or _WILDCARDS.isdisjoint(text):
+        return [(str(path), PurePath(path.name))]  # a missing file is reported in its turn
     else:
-        base = Path(*itertools.takewhile(lambda part: not _WILDCARDS & set(part), path.parts))
-        for match in map(Path, sorted(glob.glob(text, recursive=True))):  # noqa: PTH207
-            if match.is_dir() and recursive:
-                yield from walk(match, base, recursive)
-            elif is_photograph(match):
-                yield str(match), PurePosixPath(match.relative_to(base).as_posix())
+        base = Path(*itertools.takewhile(_WILDCARDS.isdisjoint, path.parts))
+        for match in map(Path, glob.glob(text, recursive=True)):  # noqa: PTH207
+            if not match.is_dir():
+                files.append(match)
+            elif recursive:
+                files += walk(match, recursive)
+    return [(str(file), file.relative_to(base)) for file in files if is_photograph(file)]
 
 
-def walk(folder: Path, base: Path, recursive: bool) -> Iterator[tuple[str, PurePosixPath]]:
-    """The photographs in a folder, each with its place below `base`."""
+def walk(folder: Path, recursive: bool) -> Iterator[Path]:
+    """The files in a folder."""
 
     def fail(error: OSError) -> None:
         raise ImageError(f"The folder {error.filename!r} cannot be read: {error.strerror}.")
 
     for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for path in (Path(parent, name) for name in names):
-            if is_photograph(path):
-                yield str(path), PurePosixPath(path.relative_to(base).as_posix())
+        yield from (Path(parent, name) for name in names)
 
 
 def is_photograph(path: Path) -> bool:
     """Whether a file found in a folder is a photograph, by its name, and not a result of ours."""
-    if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or path.is_dir():
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES or path.name.startswith("."):
         return False
-    if path.suffix.lower() != ".png":
-        return True
-    try:
-        with path.open("rb") as stream:
-            is_result = _MARK in stream.read(1024)
-    except OSError:
-        return True  # reported in its turn
-    if is_result:
-        logger.info("%r was written by vesselseg and is left out.", str(path))
-    return not is_result
+    if suffix == ".png":
+        with contextlib.suppress(OSError), path.open("rb") as stream:  # reported in its turn
+            if _MARK in stream.read(1024):
+                logger.info("%r was written by vesselseg and is left out.", str(path))
+                return False
+    return True
 
 
-def find_remote(address: str, out: str, recursive: bool) -> Iterator[tuple[str, PurePosixPath]]:
+def find_remote(address: str, out: str, recursive: bool) -> list[tuple[str, PurePath]]:
     """The photographs at an address, each with its place below OUT."""
     filesystem, base = open_filesystem(address)
     try:
         if not filesystem.isdir(base):
-            yield address, PurePosixPath(PurePosixPath(base).name)
-            return
-        found = filesystem.find(base, maxdepth=None if recursive else 1)
+            return [(address, PurePath(PurePosixPath(base).name))]
+        paths = filesystem.find(base, maxdepth=None if recursive else 1)
     except OSError as error:
         raise OptionError(f"{address!r} cannot be read: {error}.") from error
-    for path in found:
+    found: list[tuple[str, PurePath]] = []
+    for path in paths:
         place = PurePosixPath(path).relative_to(base)
         name = join(address, *place.parts)
         is_hidden = any(part.startswith(".") for part in place.parts)
         is_result = name.startswith(out.rstrip("/") + "/")  # of an earlier run
         if place.suffix.lower() in SUFFIXES and not is_hidden and not is_result:
-            yield name, place
+            found.append((name, place))
+    return found
 
 
 def without_clashes(jobs: Iterable[Job]) -> list[Job]:
     """Each job once; OptionError if one would write what another one writes or reads."""
-    kept: list[Job] = []
-    readers: dict[str, Job] = {}
-    writers: dict[str, tuple[Job, str]] = {}
+    unique: dict[tuple[str, ...], Job] = {}  # by the file that it reads and those that it writes
     for job in jobs:
-        source = identity(job.name)
-        targets = {identity(place): place for place in job.outputs.values()}
-        if all(key in writers and writers[key][1] == source for key in targets):
-            continue  # the same file was given twice
-        for key, place in targets.items():
-            if key in writers:
+        places = (job.name, *job.outputs.values())
+        unique.setdefault(tuple(map(identity, places)), job)  # the same file may be given twice
+    readers = {source: job for (source, *_), job in unique.items()}
+    writers: dict[str, Job] = {}
+    for (_, *targets), job in unique.items():
+        for target, place in zip(targets, job.outputs.values(), strict=True):
+            other = writers.setdefault(target, job)
+            if other is not job:
                 raise OptionError(
-                    f"{writers[key][0].name!r} and {job.name!r} would both write {place!r}. "
-                    f"Nothing was done. Segment them into folders of their own, or pass the "
-                    f"folder above both with --recursive, which keeps folders apart."
+                    f"{other.name!r} and {job.name!r} would both write {place!r}. "
+                    f"Nothing was done. Name results after whole file names (--keep-endings), "
+                    f"segment them into folders of their own, or pass the folder above both with "
+                    f"--recursive, which keeps folders apart."
                 )
-            writers[key] = (job, source)
-        readers[source] = job
-        kept.append(job)
-    for key in sorted(writers.keys() & readers.keys()):
-        raise OptionError(
-            f"{readers[key].name!r} would be overwritten by the result of "
-            f"{writers[key][0].name!r}. Nothing was done. Choose another folder for OUT."
-        )
-    return kept
+            if target in readers:
+                raise OptionError(
+                    f"{readers[target].name!r} would be overwritten by the result of "
+                    f"{job.name!r}. Nothing was done. Choose another folder for OUT."
+                )
+    return list(unique.values())
 
 
 def identity(place: str) -> str:
@@ -237,15 +210,7 @@ def identity(place: str) -> str:
 
 
 def open_filesystem(address: str) -> tuple[Any, str]:
-    """The fsspec filesystem of an address, and the path there.
-
-    Raises
-    ------
-    MissingExtraError
-        If the package that opens such addresses is not installed.
-    OptionError
-        If nothing opens such addresses.
-    """
+    """The fsspec filesystem of an address, and the path there."""
     from fsspec.core import url_to_fs
 
     try:
@@ -268,11 +233,20 @@ def read_bytes(address: str) -> bytes:
         raise ImageError(f"{address!r} cannot be read: {error}.") from error
 
 
-def write_bytes(place: str, content: bytes) -> None:
+def write_bytes(address: str, content: bytes) -> None:
     """Write a file and its folder at an address; OutputError if that is impossible."""
-    filesystem, path = open_filesystem(place)
+    filesystem, path = open_filesystem(address)
     try:
         filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         filesystem.pipe_file(path, content)
     except Exception as error:  # the library behind an address can raise anything
-        raise OutputError(f"{place!r} cannot be written: {error}.") from error
+        raise OutputError(f"{address!r} cannot be written: {error}.") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder; OutputError if that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"The folder {str(folder)!r} cannot be created: {reason}.") from error

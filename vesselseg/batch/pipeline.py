@@ -9,19 +9,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ..errors import OutputError, VesselsegError
+from ..errors import VesselsegError
 from ..images import RGB, to_rgb
 from ..result import Segmentation, Style
 from ..segmenter import Segmenter
 from ..spec import Scale
-from .jobs import Job, is_address, read_bytes, write_bytes
-from .manifest import Row, describe, describe_failure
+from .jobs import Job, is_address, make_folder, read_bytes, write_bytes
+from .manifest import Row, describe
 
 _THREADS = 4  # readers, and writers; decoders and encoders release the interpreter
 _AHEAD = 4  # photographs: decoded ones of 8 megapixels take 25 MB, their results 70 MB
@@ -30,105 +31,95 @@ _AHEAD = 4  # photographs: decoded ones of 8 megapixels take 25 MB, their result
 _NETWORK_ERRORS = (MemoryError, RuntimeError)
 _FILE_ERRORS = (VesselsegError, OSError, MemoryError)
 
-OnRow = Callable[[Job, Row], None]
-
 
 def run(
     jobs: Iterable[Job],
     model: Segmenter,
-    on_row: OnRow,
+    on_row: Callable[[Job, Row], None],
     *,
     scale: Scale | None = None,
     threshold: float = 0.5,
     style: Style = "tint",
     folder: str = "",
-    contents: Mapping[str, bytes] | None = None,
+    stdin: bytes = b"",
+    bits: int | None = None,
     on_start: Callable[[Job], None] = lambda _: None,
+    on_failure: Callable[[Exception], None] = lambda _: None,
 ) -> None:
     """Segment photographs and write their outputs; one that fails does not stop the others.
 
-    Parameters
-    ----------
-    jobs : iterable of Job
-        Read a few ahead of the network.
-    model : Segmenter
-    on_row : callable
-        Called in this thread with each job and its row of the manifest, once all its files are
-        written or it failed; then the row has an "error". Roughly in the order of `jobs`. "seconds"
-        is the time since the network's result before, so that seconds add up to the run.
-    scale : {"fit", "native", "fov"}, float or None
-        How to bring photographs to the network's scale; None uses the model's own rule.
-    threshold : float
-        Pixels with a higher probability are vessel, in [0, 1].
-    style : {"tint", "outline"}
-        Style of overlays.
-    folder : str
-        Folder that relative paths start from; by default the working directory.
-    contents : mapping of str to bytes, optional
-        Content of jobs that are not read from a file, by name.
-    on_start : callable
-        Called in this thread with each job when its photograph reaches the network.
+    `on_start` is called with a job when its photograph reaches the network, `on_row` with a job and
+    its row of the manifest when all its files are written or it failed; then the row has an
+    "error", and `on_failure` is called with the exception first. All are called in this thread.
+    Rows come roughly in the order of the jobs. "seconds" is the time since the network's result
+    before, so that seconds add up to the run.
 
-    Raises
-    ------
-    OptionError
-        If `scale` or `threshold` is outside what is described here.
-
-    Notes
-    -----
-    If it is interrupted (KeyboardInterrupt), results that the network finished are still written
+    `folder` is where relative paths start, by default the working directory; `stdin` is the content
+    of the job ``-``. After a KeyboardInterrupt, results that the network finished are still written
     and reported.
     """
+    unread = iter(jobs)
+    reading: deque[tuple[Job, Future[RGB]]] = deque()
     in_network: deque[tuple[Job, RGB]] = deque()
-    writing: deque[tuple[Job, float, Future[Row]]] = deque()
+    writing: deque[tuple[Job, Future[Row]]] = deque()
     last_result = time.perf_counter()
 
     def read(job: Job) -> RGB:
-        if contents and job.name in contents:
-            return to_rgb(contents[job.name])
-        return to_rgb(read_bytes(job.name) if is_address(job.name) else Path(folder, job.name))
+        if job.name == "-":
+            return to_rgb(stdin, bits=bits)
+        file = read_bytes(job.name) if is_address(job.name) else Path(folder, job.name)
+        return to_rgb(file, bits=bits)
 
-    def photographs(decoded: Iterator[tuple[Job, Future[RGB]]]) -> Iterator[tuple[Job, RGB]]:
-        for job, future in decoded:
+    def photographs() -> Iterator[tuple[Job, RGB]]:
+        while True:
+            for job in itertools.islice(unread, 1 + _AHEAD - len(reading)):
+                reading.append((job, readers.submit(read, job)))
+            if not reading:
+                return
+            job, decoded = reading.popleft()
             try:
-                rgb = future.result()
+                rgb = decoded.result()
             except _FILE_ERRORS as error:
-                on_row(job, describe_failure(job, error))
+                fail(job, error)
                 continue
             in_network.append((job, rgb))
             on_start(job)
             yield job, rgb
 
-    def finish_oldest() -> None:
-        job, seconds, future = writing.popleft()
-        try:
-            row = future.result()
-            row["seconds"] = round(seconds, 3)
-        except _FILE_ERRORS as error:
-            row = describe_failure(job, error)
-        on_row(job, row)
-
     def write(job: Job, result: Segmentation) -> None:
         nonlocal last_result
         now = time.perf_counter()
-        future = writers.submit(write_outputs, job, result, style, folder)
-        writing.append((job, now - last_result, future))
+        seconds = now - last_result
         last_result = now
-        while writing and (len(writing) > _AHEAD or writing[0][2].done()):
-            finish_oldest()
+        result.provenance["bits"] = bits  # the model got it decoded
+        writing.append((job, writers.submit(write_outputs, job, result, seconds, style, folder)))
+        report(_AHEAD)
+
+    def report(unwritten: int) -> None:
+        """Report results that are written; wait for the oldest if more than so many are not."""
+        while writing and (len(writing) > unwritten or writing[0][1].done()):
+            job, future = writing.popleft()
+            try:
+                row = future.result()
+            except _FILE_ERRORS as error:
+                fail(job, error)
+            else:
+                on_row(job, row)
+
+    def fail(job: Job, error: Exception) -> None:
+        on_failure(error)
+        on_row(job, {"input": job.name, "error": str(error) or type(error).__name__})
 
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
-        decoded = submit_ahead(jobs, readers, read)
         try:
-            is_finished = False
-            while not is_finished:
+            while True:
                 try:
                     for job, result in model.segment_keyed(
-                        photographs(decoded), scale=scale, threshold=threshold
+                        photographs(), scale=scale, threshold=threshold
                     ):
                         in_network.popleft()
                         write(job, result)
-                    is_finished = True
+                    break
                 except _NETWORK_ERRORS:
                     if not in_network:
                         raise
@@ -138,42 +129,20 @@ def run(
                     try:
                         write(job, model(rgb, scale=scale, threshold=threshold))
                     except _NETWORK_ERRORS as error:
-                        on_row(job, describe_failure(job, error))
+                        fail(job, error)
         finally:
-            while writing:
-                finish_oldest()
+            report(0)
 
 
-def submit_ahead(
-    jobs: Iterable[Job], readers: ThreadPoolExecutor, read: Callable[[Job], RGB]
-) -> Iterator[tuple[Job, Future[RGB]]]:
-    """Jobs in order, a few of them being read ahead."""
-    ahead: deque[tuple[Job, Future[RGB]]] = deque()
-    for job in jobs:
-        ahead.append((job, readers.submit(read, job)))
-        if len(ahead) > _AHEAD:
-            yield ahead.popleft()
-    yield from ahead
-
-
-def write_outputs(job: Job, result: Segmentation, style: Style, folder: str) -> Row:
+def write_outputs(job: Job, result: Segmentation, seconds: float, style: Style, folder: str) -> Row:
     """Write all pictures of a job; return its row."""
     for kind, place in job.outputs.items():
         if is_address(place):
             stream = io.BytesIO()
             result.write(stream, kind, style=style)  # type: ignore[arg-type]
             write_bytes(place, stream.getvalue())
-            continue
-        path = Path(folder, place)
-        make_folder(path.parent)
-        result.save(path, kind, style=style)  # type: ignore[arg-type]
-    return describe(job, result)
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder; OutputError if that is impossible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"The folder {str(folder)!r} cannot be created: {reason}.") from error
+        else:
+            path = Path(folder, place)
+            make_folder(path.parent)
+            result.save(path, kind, style=style)  # type: ignore[arg-type]
+    return describe(job, result.provenance, result.vessel_fraction(), seconds)

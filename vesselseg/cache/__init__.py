@@ -15,35 +15,26 @@ path and the model spec that raises CheckpointError if the file is not the model
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote
+
+from platformdirs import user_cache_path
 
 from ..errors import CheckpointError, DownloadError, OptionError, OutputError
 from ..files import sha256, whole_file
 from ..registry import REGISTRY
 from ..spec import ModelSpec, Source
 from . import transfer
-from .transfer import OnProgress, Received
-from .verify import (
-    Sidecar,
-    SourceError,
-    Verify,
-    check_content,
-    check_digest,
-    check_not_a_page,
-    matches_name,
-    parse_sidecar,
-    read_sidecar,
-)
+from .transfer import OnProgress
+from .verify import Sidecar, SourceError, Verify, parse_sidecar, read_sidecar
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -53,26 +44,22 @@ logger = logging.getLogger(__name__)
 Location: TypeAlias = "str | Path"
 """An address, or a file on this machine."""
 
-_DIGEST_DIGITS = 64
-_PART = re.compile(r"(.+)\.[0-9a-f]{12}\.part|\.[0-9a-f]{16}\.part")
-_DERIVED = re.compile(r"(.+)\.[0-9a-f]{12}\.\w+\.derived")
+_VARIABLES = {
+    "VESSELSEG_MIRROR": "folders or base addresses that hold the file",
+    "VESSELSEG_HOME": "the cache folder",
+    "VESSELSEG_OFFLINE": "1 for no network",
+}
+_PART = re.compile(r"(.+)\.[0-9a-f]{12}\.part|\.[0-9a-f]{8}-\d+-[0-9a-f]{16}\.part")
+_DERIVED = re.compile(r".+\.[0-9a-f]{12}\.\w+\.derived")
 _CANNOT_LOCK = (OSError, NotImplementedError)  # the latter on file systems without locks
 
 
 class CachedFile(NamedTuple):
-    """A verified file.
-
-    Attributes
-    ----------
-    path : Path
-    sha256 : str
-    content : object
-        What `verify` returned, if the file had to be verified now; else None.
-    """
+    """A verified file; `content` is what `verify` returned if the file was verified now."""
 
     path: Path
     sha256: str
-    content: Any
+    content: Any = None
 
 
 def cache_folder() -> Path:
@@ -80,8 +67,6 @@ def cache_folder() -> Path:
     home = os.environ.get("VESSELSEG_HOME", "").strip()
     if home:
         return Path(home).expanduser().absolute()
-    from platformdirs import user_cache_path
-
     return user_cache_path("vesselseg", appauthor=False)
 
 
@@ -98,18 +83,18 @@ def obtain(
 
     See :func:`vesselseg.download` for `progress`, `force` and the errors.
     """
-    if packaged := packaged_path(spec):
-        if packaged.is_file():
-            return CachedFile(packaged, sha256(packaged), None)
+    packaged = packaged_path(spec)
+    # Also with `force`: this records the digest of a file that is there, so that it binds.
+    cached = find_cached(spec, verify)
+    if cached and (packaged or not force):
+        return cached
+    if packaged:
         raise DownloadError(
             f"{str(packaged)!r}, the weights of {spec.name!r}, is missing from the package. The "
             f"installation is damaged; repair it: "
             f"pip install --force-reinstall --no-deps vesselseg"
         )
-    if not force and (cached := find_cached(spec, verify)):
-        return cached
-    with locked(spec) as folder, show_progress(progress, spec.name) as on_progress:
-        # Also with `force`: this records the digest of a file that is there, so that it binds.
+    with locked(spec), show_progress(progress, spec.name) as on_progress:
         cached, answers = search_cache(spec, verify)
         if cached and not force:
             return cached  # another process was faster
@@ -117,7 +102,7 @@ def obtain(
             logger.warning("%s: %s It is downloaded again.", path, answer)
         for source, location in locations(spec):
             try:
-                return bring(location, source, spec, verify, folder, on_progress)
+                return bring(location, source, spec, verify, on_progress)
             except SourceError as error:
                 logger.debug("%s: %s", without_password(location), error)
                 answers.append((without_password(location), str(error)))
@@ -131,21 +116,23 @@ def find_cached(spec: ModelSpec, verify: Verify) -> CachedFile | None:
     put there by hand, is verified like a download.
     """
     if packaged := packaged_path(spec):
-        return CachedFile(packaged, sha256(packaged), None) if packaged.is_file() else None
+        return CachedFile(packaged, sha256(packaged)) if packaged.is_file() else None
     return search_cache(spec, verify)[0]
 
 
-def import_file(file: str | os.PathLike[str], spec: ModelSpec, verify: Verify) -> CachedFile:
+def import_file(
+    file: str | os.PathLike[str], spec: ModelSpec, verify: Verify, *, force: bool = False
+) -> CachedFile:
     """Copy a file into the cache after the checks of a download.
 
-    See :func:`vesselseg.import_file` for the errors.
+    See :func:`vesselseg.import_file` for `force` and the errors.
     """
     file = Path(file)
     if packaged_path(spec):
         raise OptionError(f"{spec.name!r} is part of the package; it needs no file.")
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {str(file)!r}.")
-    with locked(spec) as folder:
+    with locked(spec):
         search_cache(spec, verify)  # records the digest of a file that is there, so that it binds
         try:
             digest = sha256(file)
@@ -153,10 +140,19 @@ def import_file(file: str | os.PathLike[str], spec: ModelSpec, verify: Verify) -
             raise CheckpointError(f"{str(file)!r} cannot be read: {error.strerror}.") from error
         sources = named_sources(spec)
         by_name = [source for source in sources if source.filename == file.name]
-        by_digest = [source for source in sources if matches_name(digest, source)]
+        by_digest = [source for source in sources if source.matches(digest)]
+        if not by_digest and not force:
+            digits = " or ".join(source.sha256 or source.digits for source in sources)
+            raise CheckpointError(
+                f"{str(file)!r} was not imported: it may be another file than that of "
+                f"{spec.name!r}. Its SHA-256 is {digest}, and should begin with {digits}. Some "
+                f"published digits were taken before the file was published, so it can still be "
+                f"the right one. If you trust it, import it with force=True (--force); it is then "
+                f"marked as unverified."
+            )
         source = [*by_name, *by_digest, *sources][0]
         try:
-            return bring(file.absolute(), source, spec, verify, folder, lambda *_: None)
+            return bring(file.absolute(), source, spec, verify, lambda *_: None)
         except SourceError as error:
             raise CheckpointError(
                 f"{str(file)!r} was not imported for {spec.name!r}: {error}"
@@ -167,18 +163,18 @@ def contents(spec: ModelSpec | None = None) -> list[Path]:
     """Files of ours in the cache folder: weights, sidecars, parts, derived files; of one or all."""
     specs = list(REGISTRY.values()) if spec is None else [spec]
     names = {source.filename for each in specs for source in named_sources(each)}
-    prefixes = tuple(f"{each.filename}." for each in specs)
     folder = cache_folder()
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        weights_name = path.name.removesuffix(".json")
-        if _PART.fullmatch(weights_name) or _DERIVED.fullmatch(path.name):
-            is_ours = spec is None or path.name.startswith(prefixes)
+        name = path.name.removesuffix(".json")
+        if _PART.fullmatch(name) or _DERIVED.fullmatch(name):
+            is_ours = spec is None or name.startswith(f"{spec.filename}.")
         else:
-            is_ours = weights_name in names
-            if spec is None and not is_ours:  # the file of a model spec that is not registered
-                sidecar = path.with_name(f"{weights_name}.json")
-                is_ours = sidecar.is_file() and parse_sidecar(sidecar.read_bytes()) is not None
+            is_ours = name in names
+            sidecar = folder / f"{name}.json"
+            if spec is None and not is_ours and sidecar.is_file():
+                # Perhaps the file of a model spec that is not registered.
+                is_ours = parse_sidecar(sidecar.read_bytes()) is not None
         if is_ours and path.is_file():
             found.append(path)
     return found
@@ -187,10 +183,7 @@ def contents(spec: ModelSpec | None = None) -> list[Path]:
 def clear(spec: ModelSpec | None = None) -> list[Path]:
     """Remove what :func:`contents` lists, except for parts that are being downloaded.
 
-    Raises
-    ------
-    OutputError
-        If a file cannot be removed.
+    Raises OutputError if a file cannot be removed.
     """
     removed = []
     for path in contents(spec):
@@ -210,39 +203,28 @@ def clear(spec: ModelSpec | None = None) -> list[Path]:
 
 
 def derived(spec: ModelSpec, key: str, suffix: str, make: Callable[[], bytes]) -> bytes:
-    """Bytes computed from a model's weights: from the cache folder, or computed on a miss.
+    """Bytes computed from a model's weights: from the cache folder, or from `make` on a miss.
 
-    The file ``NAME.KEY.SUFFIX.derived`` holds the SHA-256 of its key and content, then the
-    content. If the folder cannot be written, a warning is logged and nothing is kept.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        The model. ``vesselseg cache --clear NAME`` removes the file.
-    key : str
-        64 hexadecimal digits of everything that the bytes depend on.
-    suffix : str
-        A word for what they are.
-    make : callable
-        Computes them; called by one process at a time.
+    `key` is 64 hexadecimal digits of everything that the bytes depend on, and `suffix` a word for
+    what they are. One process at a time calls `make`. If the folder cannot be written, a warning is
+    logged and nothing is kept.
     """
     file = cache_folder() / f"{spec.filename}.{key[:12]}.{suffix}.derived"
     content = read_derived(file, key)
     if content is not None:
         return content
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock(file.parent, file.name).acquire())
-        except _CANNOT_LOCK as error:
-            logger.warning("%s cannot be written (%s); it is computed each time.", file, error)
-            return make()
+    try:
+        held = lock(file.parent, file.name).acquire()
+    except _CANNOT_LOCK as error:
+        logger.warning("%s cannot be written (%s); it is computed each time.", file, error)
+        return make()
+    with held:
         content = read_derived(file, key)  # another process may have been faster
         if content is None:
             content = make()
-            digest = hashlib.sha256(key.encode() + content).hexdigest()
             try:
                 with whole_file(file) as part:
-                    part.write_bytes(digest.encode() + content)
+                    part.write_bytes(sealed(key, content))
             except OutputError as error:
                 logger.warning("%s It is computed each time.", error)
         return content
@@ -252,17 +234,21 @@ def read_derived(file: Path, key: str) -> bytes | None:
     """The content of a derived file, or None if it does not exist or is damaged."""
     try:
         stored = file.read_bytes()
+        content = stored[64:]
+        if stored == sealed(key, content):
+            return content
+        problem = "is damaged"
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("%s cannot be read (%s); it is computed again.", file, error)
-        return None
-    content = stored[_DIGEST_DIGITS:]
-    digest = hashlib.sha256(key.encode() + content).hexdigest()
-    if stored[:_DIGEST_DIGITS] == digest.encode():
-        return content
-    logger.warning("%s is damaged; it is computed again.", file)
+        problem = f"cannot be read ({error})"
+    logger.warning("%s %s; it is computed again.", file, problem)
     return None
+
+
+def sealed(key: str, content: bytes) -> bytes:
+    """What a derived file holds: the SHA-256 of key and content, 64 digits, and the content."""
+    return hashlib.sha256(key.encode() + content).hexdigest().encode() + content
 
 
 def lock(folder: Path, name: str) -> BaseFileLock:
@@ -274,20 +260,18 @@ def lock(folder: Path, name: str) -> BaseFileLock:
 
 
 @contextlib.contextmanager
-def locked(spec: ModelSpec) -> Iterator[Path]:
-    """The cache folder, while no other thread or process downloads the same file."""
+def locked(spec: ModelSpec) -> Iterator[None]:
+    """A block in which no other thread or process downloads the same file."""
     folder = cache_folder()
     try:
-        with contextlib.ExitStack() as stack:
-            file_lock = lock(folder, spec.filename)
-            try:
-                stack.enter_context(file_lock.acquire(timeout=1))
-            except TimeoutError:
-                logger.info("Waiting for another process that downloads %s.", spec.name)
-                stack.enter_context(file_lock.acquire())
-            yield folder
-    except DownloadError:
-        raise
+        file_lock = lock(folder, spec.filename)
+        try:
+            held = file_lock.acquire(timeout=1)
+        except TimeoutError:
+            logger.info("Waiting for another process that downloads %s.", spec.name)
+            held = file_lock.acquire()
+        with held:
+            yield
     except _CANNOT_LOCK as error:
         raise DownloadError(
             f"The weights of {spec.name!r} cannot be written to the cache folder "
@@ -308,9 +292,8 @@ def show_progress(progress: bool | OnProgress, name: str) -> Iterator[OnProgress
     with tqdm(desc=name, unit="B", unit_scale=True, leave=False, disable=not visible) as bar:
 
         def on_progress(received: int, length: int | None) -> None:
-            if received < bar.n or length != bar.total:  # the transfer starts, or starts again
-                bar.reset(length)
-            bar.update(received - bar.n)
+            bar.total = length
+            bar.update(received - bar.n)  # less than nothing if the transfer starts again
 
         yield on_progress
 
@@ -326,10 +309,7 @@ def packaged_path(spec: ModelSpec) -> Path | None:
 def named_sources(spec: ModelSpec) -> tuple[Source, ...]:
     """The names that a file can have in a cache or mirror, the current one first.
 
-    Raises
-    ------
-    OptionError
-        If an address does not end in a valid file name.
+    Raises OptionError if an address does not end in a valid file name.
     """
     sources = spec.sources or (Source(spec.filename),)
     for source in sources:
@@ -341,35 +321,22 @@ def named_sources(spec: ModelSpec) -> tuple[Source, ...]:
     return sources
 
 
-def mirrors() -> list[Location]:
-    """Folders and base addresses in ``VESSELSEG_MIRROR``."""
-    found: list[Location] = []
-    for text in os.environ.get("VESSELSEG_MIRROR", "").split(","):
-        mirror = text.strip()
-        if re.match(r"[A-Za-z][\w+.-]+://", mirror):
-            found.append(mirror)
-        elif mirror:
-            found.append(Path(mirror).expanduser().absolute())
-    return found
-
-
 def locations(spec: ModelSpec) -> Iterator[tuple[Source, Location]]:
     """Where to look for the file, in order: mirrors first, then the published addresses."""
-    for mirror in mirrors():
+    mirrors = [text.strip() for text in os.environ.get("VESSELSEG_MIRROR", "").split(",")]
+    for mirror in filter(None, mirrors):
         for source in named_sources(spec):
-            if isinstance(mirror, Path):
-                yield source, mirror / source.filename
-            else:
+            if re.match(r"[A-Za-z][\w+.-]+://", mirror):
                 yield source, f"{mirror.rstrip('/')}/{quote(source.filename)}"
+            else:
+                yield source, Path(mirror).expanduser().absolute() / source.filename
     for source in spec.sources:
         yield source, source.url
 
 
 def without_password(location: Location) -> str:
     """A location as it may be shown."""
-    if isinstance(location, Path):
-        return str(location)
-    return re.sub(r"//[^/@]*@", "//", location)
+    return re.sub(r"//[^/@]*@", "//", str(location))
 
 
 def search_cache(
@@ -389,102 +356,116 @@ def search_cache(
 
 def check_cached(path: Path, source: Source, spec: ModelSpec, verify: Verify) -> CachedFile:
     """Check a file in the folder against its sidecar, or verify it and write one."""
-    sidecar = read_sidecar(path)
-    if sidecar is not None and sidecar.describes(path):
-        check_recorded(sidecar.sha256, source, spec)
-        return CachedFile(path, sidecar.sha256, None)
-    digest, content = sha256(path), None
-    check_recorded(digest, source, spec)
+    sidecar, stat, content = read_sidecar(path), path.stat(), None
     if sidecar is None:
-        check_not_a_page(path)
-        content = check_content(path, source, spec, verify)
+        digest, content = check_new(path, source, spec, verify)
         sidecar = new_sidecar(digest, "by hand", source, spec)
-    stat = path.stat()
+    elif (sidecar.size, sidecar.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        check_digest(sidecar.sha256, source, spec)
+        return CachedFile(path, sidecar.sha256)
+    else:
+        digest = sha256(path)
+        check_digest(digest, source, spec)
     with contextlib.suppress(OSError):  # in a read-only cache it is hashed each time
-        replace(sidecar, size=stat.st_size, mtime_ns=stat.st_mtime_ns).write(path)
+        sidecar.write(path, path)
     return CachedFile(path, digest, content)
 
 
-def check_recorded(
+def check_new(
+    path: Path, source: Source, spec: ModelSpec, verify: Verify, location: Location | None = None
+) -> tuple[str, Any]:
+    """The digest of a new file and what `verify` makes of it; SourceError if it is a wrong one."""
+    with path.open("rb") as stream:
+        if stream.read(512).lstrip()[:1] == b"<":
+            raise SourceError("It is a page of text (HTML or XML) instead of the weights.")
+    digest = sha256(path)
+    check_digest(digest, source, spec, location)
+    try:
+        return digest, verify(path, spec)
+    except CheckpointError as error:
+        raise SourceError(str(error).replace(repr(str(path)), repr(source.filename))) from error
+
+
+def check_digest(
     digest: str, source: Source, spec: ModelSpec, location: Location | None = None
 ) -> None:
-    """Raise SourceError if the digest is not the pinned one, or the one in any known sidecar.
+    """Raise SourceError if a digest is not the pinned one or, if none is, not a recorded one.
 
-    Known are those in the cache folder, in mirror folders, and beside a file on a mirror's
-    address, `location`.
+    Known are the sidecars in the cache folder, in mirror folders, and beside the file on a
+    mirror's address, `location`.
     """
-    folders = [cache_folder(), *(mirror for mirror in mirrors() if isinstance(mirror, Path))]
-    files = [folder / source.filename for folder in folders]
-    sidecars = [(str(file), sidecar) for file in files if (sidecar := read_sidecar(file))]
-    if isinstance(location, str) and location != source.url and not source.sha256:
-        sidecar = parse_sidecar(transfer.fetch_sidecar(f"{location}.json") or b"")
-        if sidecar is not None:
-            sidecars.append((without_password(location), sidecar))
+    if source.sha256:
+        pinned = source.sha256.lower()
+        if digest != pinned:
+            raise SourceError(f"Its SHA-256 is {digest}, but the model spec pins {pinned}.")
+        return
+    places = [place for named, place in locations(spec) if named == source]
+    files = [cache_folder() / source.filename, *places]
+    sidecars = {str(file): read_sidecar(file) for file in files if isinstance(file, Path)}
+    if isinstance(location, str) and location != source.url:
+        content = transfer.fetch_sidecar(f"{location}.json")
+        sidecars[without_password(location)] = parse_sidecar(content)
+    # One file may serve several model specs.
     addresses = [without_password(each.url) for each in named_sources(spec)]
-    check_digest(digest, source, spec, addresses, sidecars)
+    for file, sidecar in sidecars.items():
+        if sidecar is None:
+            continue
+        if sidecar.model not in ("", spec.name) and sidecar.address not in addresses:
+            raise SourceError(
+                f"{file}.json records a file of the same name for another model, "
+                f"{sidecar.model!r} from {sidecar.address}. Rename yours, or set another "
+                f"VESSELSEG_HOME."
+            )
+        if digest != sidecar.sha256:
+            when = f" on {sidecar.date[:10]}" if sidecar.date else ""
+            raise SourceError(
+                f"Its SHA-256 is {digest}, but {file}.json recorded {sidecar.sha256}{when}. If a "
+                f"new file was published and you trust it, remove the old one first: "
+                f"vesselseg cache --clear {spec.name}"
+            )
 
 
 def bring(
-    location: Location,
-    source: Source,
-    spec: ModelSpec,
-    verify: Verify,
-    folder: Path,
-    on_progress: OnProgress,
+    location: Location, source: Source, spec: ModelSpec, verify: Verify, on_progress: OnProgress
 ) -> CachedFile:
     """Transfer a file into the cache; raise SourceError if it is not the right one."""
     if isinstance(location, str) and is_offline():
         raise SourceError("Not asked, since VESSELSEG_OFFLINE is set.")
     key = hashlib.sha256(str(location).encode(errors="backslashreplace")).hexdigest()[:12]
-    part = folder / f"{spec.filename}.{key}.part"
-
-    def receive() -> Received:
+    part = cache_folder() / f"{spec.filename}.{key}.part"
+    target = part.with_name(source.filename)
+    origin = without_password(location)
+    for is_last in (False, True):
+        joined = False
         if isinstance(location, Path):
-            return transfer.copy(location, part, on_progress)
-        return transfer.fetch(location, part, on_progress)
-
-    def check(digest: str) -> Any:
-        check_not_a_page(part)
-        check_recorded(digest, source, spec, location)
-        return check_content(part, source, spec, verify)
-
-    received = receive()
-    if received.resumed:
-        with contextlib.suppress(SourceError):
-            content = check(received.sha256)
-            if matches_name(received.sha256, source):
-                return keep(part, received.sha256, content, location, source, spec)
-        # Its pieces may come from two versions of the file: transfer it again, in one piece.
+            transfer.copy(location, part, on_progress)
+        else:
+            joined = transfer.fetch(location, part, on_progress)
+        # Joined pieces may come from two versions of the file: transfer it again, in one piece.
+        may_repeat = joined and not is_last
+        try:
+            digest, content = check_new(part, source, spec, verify, location)
+            matches = source.matches(digest)
+            if matches or not may_repeat:
+                break
+        except SourceError:
+            if not may_repeat:
+                transfer.discard(part)
+                raise
         transfer.discard(part)
-        received = receive()
-    try:
-        content = check(received.sha256)
-    except SourceError:
-        transfer.discard(part)
-        raise
-    return keep(part, received.sha256, content, location, source, spec)
-
-
-def keep(
-    part: Path, digest: str, content: Any, location: Location, source: Source, spec: ModelSpec
-) -> CachedFile:
-    """Give a verified part its name and its sidecar."""
-    if not matches_name(digest, source):
+    if not matches:
         logger.warning(
             "The SHA-256 of %s from %s is %s, which does not begin with the digits in its name, "
             "%s. The file is used, since it holds all weights of %s. Its digest is recorded; a "
             "later file with a different one will be rejected.",
-            source.filename, without_password(location), digest, source.digits, spec.name,
+            source.filename, origin, digest, source.digits, spec.name,
         )  # fmt: skip
-    target = part.with_name(source.filename)
-    stat = part.stat()
-    sidecar = new_sidecar(digest, without_password(location), source, spec)
     # The sidecar comes first, so that nobody finds a file without one.
-    replace(sidecar, size=stat.st_size, mtime_ns=stat.st_mtime_ns).write(target)
+    new_sidecar(digest, origin, source, spec).write(target, part)
     part.replace(target)
     for rest in target.parent.glob(f"{spec.filename}.*.part*"):  # of other addresses too
         rest.unlink(missing_ok=True)
-    logger.info("%s: SHA-256 %s, from %s", target, digest, without_password(location))
+    logger.info("%s: SHA-256 %s, from %s", target, digest, origin)
     return CachedFile(target, digest, content)
 
 
@@ -495,7 +476,7 @@ def new_sidecar(digest: str, obtained_from: str, source: Source, spec: ModelSpec
         model=spec.name,
         address=without_password(source.url),
         obtained_from=obtained_from,
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
 
@@ -516,19 +497,10 @@ def describe_unavailable(spec: ModelSpec, answers: list[tuple[str, str]]) -> str
     command = "vesselseg.import_file(FILE, SPEC)"
     if REGISTRY.get(spec.name) == spec:
         command = f"vesselseg import FILE --name {spec.name}"
-    lines += [
-        f"or let vesselseg verify and copy it: {command}",
-        "Environment variables:",
-        f"  VESSELSEG_MIRROR ({describe_variable('VESSELSEG_MIRROR')}): folders or base addresses "
-        f"that hold the file",
-        f"  VESSELSEG_HOME ({describe_variable('VESSELSEG_HOME')}): the cache folder",
-        f"  VESSELSEG_OFFLINE ({describe_variable('VESSELSEG_OFFLINE')}): 1 for no network",
-        "  HTTPS_PROXY, REQUESTS_CA_BUNDLE: proxy and trusted certificates",
-    ]
+    lines += [f"or let vesselseg verify and copy it: {command}", "Environment variables:"]
+    for name, meaning in _VARIABLES.items():
+        text = os.environ.get(name)
+        value = f"now {without_password(text)!r}" if text else "not set"
+        lines.append(f"  {name} ({value}): {meaning}")
+    lines.append("  HTTPS_PROXY, REQUESTS_CA_BUNDLE: proxy and trusted certificates")
     return "\n".join(lines)
-
-
-def describe_variable(name: str) -> str:
-    """The value of an environment variable, as it may be shown."""
-    text = os.environ.get(name)
-    return f"now {without_password(text)!r}" if text else "not set"

@@ -49,7 +49,7 @@ def scale(text: str) -> str | float:
     if text in ("fit", "native", "fov"):
         return text
     factor = number(text)
-    if not (math.isfinite(factor) and factor > 0):
+    if not 0 < factor < math.inf:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither fit, native, fov nor a positive factor"
         )
@@ -64,16 +64,16 @@ def threshold(text: str) -> float:
     return value
 
 
-def positive(text: str) -> int:
-    """A positive integer."""
-    if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
-
-
 def number(text: str) -> float:
     """A number, or NaN."""
     try:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def positive(text: str) -> int:
+    """A positive integer."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)

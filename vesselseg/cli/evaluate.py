@@ -63,7 +63,7 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
 
     from .. import metrics
     from ..evaluation import report
-    from ..evaluation.scores import Case, evaluate, evaluate_other_observer
+    from ..evaluation.scores import evaluate, evaluate_other_observer
     from ..preprocess import check_scale
 
     metrics.require_skeletons()
@@ -74,52 +74,44 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     models = [arguments.load_model(options, model=name) for name in names]
     for model in models:
         check_scale(options.scale, model.spec)
-    pictures = report.Pictures()
+    pictures: report.Pictures = {}
     evaluations = []
-    for number, model in enumerate(models):
-        # disable=None shows the bar on a terminal only
-        with tqdm(total=len(dataset.samples), desc=model.spec.name, disable=None) as bar:
-
-            def on_case(case: Case, number: int = number, bar: Any = bar) -> None:
-                if options.report:
-                    pictures.add(number, case)
-                bar.update()
-
-            evaluations.append(
-                evaluate(
-                    model, dataset, scale=options.scale, threshold=options.threshold,
-                    on_case=on_case,
-                )
-            )  # fmt: skip
+    for model in models:
+        name = model.spec.name
+        samples = tqdm(dataset.samples, desc=name, disable=None)  # None: shown on a terminal only
+        keep = partial(report.add_pictures, pictures, name) if options.report else None
+        evaluation = evaluate(
+            model, samples, scale=options.scale, threshold=options.threshold, on_case=keep
+        )
+        evaluations.append(evaluation)
     observer = evaluate_other_observer(dataset)
     if observer is not None:
         evaluations.append(observer)
 
     print(report.to_text(dataset, evaluations))
     if options.json:
-        report.write_json(options.json, dataset, evaluations)
+        report.write_json(Path(options.json), dataset, evaluations)
     if options.csv:
-        report.write_csv(options.csv, dataset, evaluations)
+        report.write_csv(Path(options.csv), dataset, evaluations)
     if options.report:
-        page = report.write_page(options.report, dataset, evaluations, pictures)
+        page = report.write_page(Path(options.report), dataset, evaluations, pictures)
         print(f"\nReport: {page}")
     return 0
 
 
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Reject what cannot work before anything is loaded."""
-    folders = [name for name in ("images", "labels", "masks") if getattr(options, name)]
     if options.dataset == "pairs":
-        for name in ("split", "observer"):
-            if getattr(options, name):
-                parser.error(f"--{name} is for the published data sets, not for pairs")
+        foreign, owner = ["split", "observer"], "the published data sets, not for pairs"
         if options.folder is None and not (options.images and options.labels):
             parser.error("pairs need FOLDER, or both --images and --labels")
     else:
-        if folders:
-            parser.error(f"--{folders[0]} is for --dataset pairs")
+        foreign, owner = ["images", "labels", "masks"], "--dataset pairs"
         if options.folder is None:
             parser.error("FOLDER is missing: where the data set was unpacked")
+    for name in foreign:
+        if getattr(options, name):
+            parser.error(f"--{name} is for {owner}")
     if options.weights and len(options.model or []) != 1:
         parser.error("--weights needs exactly one --model, which says how to use them")
     for file in (options.json, options.csv):
@@ -135,19 +127,15 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 
     if options.dataset != "pairs":
         return read_dataset(
-            options.folder,
+            Path(options.folder),
             options.dataset,
             split=options.split or "test",
             observer=options.observer or 1,
             limit=options.limit,
         )
     folder = Path(options.folder or "")
-    masks = options.masks
-    if masks is None and options.folder and (folder / "masks").is_dir():
-        masks = folder / "masks"
-    return read_pairs(
-        options.images or folder / "images",
-        options.labels or folder / "labels",
-        masks,
-        limit=options.limit,
+    images, labels, masks = (
+        Path(getattr(options, name) or folder / name) for name in ("images", "labels", "masks")
     )
+    with_masks = options.masks or (options.folder and masks.is_dir())
+    return read_pairs(images, labels, masks if with_masks else None, limit=options.limit)

@@ -6,17 +6,15 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DownloadError, OptionError
 
 if TYPE_CHECKING:
-    from ..cache import CachedFile
     from ..spec import ModelSpec
     from ..unet import UNet
-
-_PUBLISHED_BYTES = 116_300_000  # of a published file, whichever head
 
 _EXPORT_DESCRIPTION = """\
 Write a model as an ONNX file, which runs without Python or PyTorch.
@@ -45,9 +43,8 @@ def add_parsers(commands: Any) -> None:
         description="List the models that can be loaded by name. Dice is the published score in "
         "percent; windows are given as side / stride in pixels.",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="write everything known as a JSON list (default: no)"
-    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="write everything known as a JSON list (default: no)")
     parser.set_defaults(run=list_models)
 
     parser = commands.add_parser(
@@ -56,15 +53,11 @@ def add_parsers(commands: Any) -> None:
         description="Download weights into the cache, and print the path and SHA-256 of each. "
         "Files that are there already are not downloaded again.",
     )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("names", metavar="NAME", nargs="*", default=[], help="models to download")
-    which.add_argument(
-        "--all", action="store_true", help="download every published model (default: no)"
-    )
-    parser.add_argument(
-        "--force", action="store_true",
-        help="download again; a file that differs from the one there is rejected (default: no)",
-    )  # fmt: skip
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    add("names", metavar="NAME", nargs="*", default=[], help="models to download")
+    add("--all", action="store_true", help="download every published model (default: no)")
+    parser.add_argument("--force", action="store_true", help="download again; a file that differs "
+        "from the one there is rejected (default: no)")  # fmt: skip
     parser.set_defaults(run=download)
 
     parser = commands.add_parser(
@@ -72,8 +65,11 @@ def add_parsers(commands: Any) -> None:
         help="copy a weights file that you already have into the cache",
         description="Verify a weights file like a download and copy it into the cache.",
     )
-    parser.add_argument("file", metavar="FILE", help="the weights file")
-    parser.add_argument("--name", required=True, help="the model that it belongs to (required)")
+    add = parser.add_argument
+    add("file", metavar="FILE", help="the weights file")
+    add("--name", required=True, help="the model that it belongs to (required)")
+    add("--force", action="store_true", help="import it although its SHA-256 differs from the "
+        "published digits, and mark the model as unverified (default: no)")  # fmt: skip
     parser.set_defaults(run=import_file)
 
     parser = commands.add_parser(
@@ -82,10 +78,8 @@ def add_parsers(commands: Any) -> None:
         description="Show where the downloaded weights and the files computed from them are and "
         "how large, or remove them.",
     )
-    parser.add_argument(
-        "--clear", metavar="NAME", nargs="*",
-        help="remove the files of these models, or of all if none is named (default: nothing)",
-    )  # fmt: skip
+    parser.add_argument("--clear", metavar="NAME", nargs="*", help="remove the files of these "
+        "models, or of all if none is named (default: nothing)")  # fmt: skip
     parser.set_defaults(run=show_cache)
 
     parser = commands.add_parser(
@@ -119,7 +113,7 @@ def list_models(options: argparse.Namespace) -> int:
         if model["size"]:
             size = f"{model['size'] / 1e6:.1f} MB"
         elif model["width"] == 64:
-            size = f"~{_PUBLISHED_BYTES / 1e6:.0f} MB"
+            size = "~116 MB"  # of every published file, whichever head
         dice = f"{model['dice']:.2f}" if model["dice"] else "-"
         windows = f"{model['crop']:3} / {model['stride']}"
         rows.append((model["name"], model["dataset"], dice, windows, size, model["state"]))
@@ -135,20 +129,14 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
     from .. import cache
 
     cached = cache.find_cached(spec, load_network)
-    state = "not cached"
+    known: dict[str, Any] = {"state": "not cached", "path": None, "size": None, "sha256": None}
     if cached:
         state = "part of the package" if cache.packaged_path(spec) else "cached"
-    return {
-        **spec.to_dict(),
-        "sources": [
-            {"url": source.url, "digits": source.digits, "sha256": source.sha256}
-            for source in spec.sources
-        ],
-        "state": state,
-        "path": str(cached.path) if cached else None,
-        "size": cached.path.stat().st_size if cached else None,
-        "sha256": cached.sha256 if cached else None,
-    }
+        if not spec.matches(cached.sha256):
+            state += ", unverified"
+        size = cached.path.stat().st_size
+        known = {"state": state, "path": str(cached.path), "size": size, "sha256": cached.sha256}
+    return asdict(spec) | known
 
 
 def load_network(path: Path, spec: ModelSpec) -> UNet:
@@ -164,15 +152,15 @@ def download(options: argparse.Namespace) -> int:
     from ..registry import find_spec, list_models
 
     logging.getLogger("vesselseg.cache").setLevel(logging.INFO)  # says what it waits for
-    specs = list_models() if options.all else [find_spec(name) for name in options.names]
-    failed = False
-    for spec in specs:
+    code = 0
+    for spec in list_models() if options.all else [find_spec(name) for name in options.names]:
         try:
-            print_file(cache.obtain(spec, load_network, force=options.force))
+            file = cache.obtain(spec, load_network, force=options.force)
+            print(f"{file.path}  SHA-256 {file.sha256}")
         except DownloadError as error:
             print(f"vesselseg: {error}", file=sys.stderr)
-            failed = True
-    return 1 if failed else 0
+            code = 1
+    return code
 
 
 def import_file(options: argparse.Namespace) -> int:
@@ -180,13 +168,10 @@ def import_file(options: argparse.Namespace) -> int:
     from .. import cache
     from ..registry import find_spec
 
-    print_file(cache.import_file(options.file, find_spec(options.name), load_network))
-    return 0
-
-
-def print_file(file: CachedFile) -> None:
-    """Print where a file is, and its digest."""
+    spec = find_spec(options.name)
+    file = cache.import_file(options.file, spec, load_network, force=options.force)
     print(f"{file.path}  SHA-256 {file.sha256}")
+    return 0
 
 
 def show_cache(options: argparse.Namespace) -> int:
@@ -196,9 +181,8 @@ def show_cache(options: argparse.Namespace) -> int:
 
     folder = cache.cache_folder()
     if options.clear is not None:
-        removed = [] if options.clear else cache.clear()
-        for spec in [find_spec(name) for name in options.clear]:
-            removed += cache.clear(spec)
+        specs: list[ModelSpec | None] = [find_spec(name) for name in options.clear]
+        removed = [path for spec in specs or [None] for path in cache.clear(spec)]
         print(f"{len(removed)} files removed from {folder}")
         return 0
     sizes = {path: path.stat().st_size for path in cache.contents()}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,9 @@ from ..errors import OptionError, OutputError
 from . import arguments
 
 if TYPE_CHECKING:
+    from ..batch.folder import Summary
     from ..batch.jobs import Job
     from ..batch.manifest import Row
-    from ..segmenter import Segmenter
 
 _DESCRIPTION = """\
 Segment the vessels in fundus photographs. For each IMAGE the mask is written to
@@ -37,6 +35,8 @@ an interruption, rerun with --skip-existing to finish.
 
 exit code: 0 done; 1 some images failed, with a message each; 2 wrong usage, nothing was done;
 130 interrupted, all files that are there are whole."""
+
+_SETTINGS = ("scale", "threshold", "style", "bits")  # options that a run takes as they are
 
 
 def add_parsers(commands: Any) -> None:
@@ -57,27 +57,35 @@ def add_parsers(commands: Any) -> None:
         help="also write NAME_probability.png: 16 bits, 65535 is 1 (default: no)")  # fmt: skip
     add("--overlay", action="store_true",
         help="also write NAME_overlay.png: vessels over the photograph (default: no)")  # fmt: skip
-    add("--overlay-style", choices=("tint", "outline"), default="tint",
+    add("--overlay-style", dest="style", choices=("tint", "outline"), default="tint",
         help="vessels coloured, or only their border (default: %(default)s)")  # fmt: skip
     add("--fov", action="store_true",
         help="also write NAME_fov.png: the field of view, 0 and 255 (default: no)")  # fmt: skip
+    add("--keep-endings", action="store_true",
+        help="name results after the whole file name, eye.jpg.png, so that eye.jpg and eye.tif can "
+        "lie in one folder (default: eye.png)")  # fmt: skip
     add("--manifest", metavar="FILE", help="write a row of JSON for each image: input, outputs, "
-        "model, sha256 of its weights, scale, backend, device, precision, threshold, seconds, "
-        "fraction of the field of view that is vessel; or the error. Runs at the same time need a "
-        "FILE each (default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
+        "model, sha256 of its weights and whether they are unverified, scale, backend, device, "
+        "precision, threshold, size, diameter of the field of view, warning, seconds, fraction of "
+        "the field of view that is vessel; or the error. Runs at the same time need a FILE each "
+        "(default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
     add = arguments.add_model_options(parser).add_argument
     add("--scale", type=arguments.scale, metavar="RULE",
         help="fit (into the size of the model's data set), native, fov (field of view brought to "
         "the model's diameter), or a factor (default: the model's own rule)")  # fmt: skip
     add("--threshold", type=arguments.threshold, default=0.5, metavar="P",
         help="pixels above this probability are vessel, 0 to 1 (default: %(default)s)")  # fmt: skip
+    add("--bits", type=int, metavar="N",
+        help="bits that 16-bit values use, such as 12 for values up to 4095 (default: all, with a "
+        "warning if fewer seem to be used)")  # fmt: skip
     add("--batch-size", type=arguments.positive, metavar="N",
         help="windows computed at once (default: what suits the device)")  # fmt: skip
     add = parser.add_argument_group("which images").add_argument
     add("-r", "--recursive", action="store_true",
         help="search the folders in folders (default: no)")  # fmt: skip
     add("--skip-existing", action="store_true",
-        help="skip images whose results all exist (default: segment them again)")  # fmt: skip
+        help="skip images whose results all exist and come from the same weights, scale and "
+        "threshold (default: segment them again)")  # fmt: skip
     add("--part", type=part, default=(1, 1), metavar="I/N",
         help="the I-th of N shares of the sorted list, I from 1 to N (default: 1/1)")  # fmt: skip
     add = parser.add_argument_group("more than one machine").add_argument
@@ -103,84 +111,60 @@ def segment(options: argparse.Namespace) -> int:
     out = options.out or ("-" if options.inputs == ["-"] else None)
     if out is None:
         raise OptionError("There is no place for the results. Name a folder: -o OUT.")
-    kinds = ["mask"]
-    if options.overlay_style != "tint":
+    if options.style != "tint":
         options.overlay = True
-    kinds += [kind for kind in ("probability", "overlay", "fov") if getattr(options, kind)]
+    others = [kind for kind in ("probability", "overlay", "fov") if getattr(options, kind)]
     if options.executor == "ray":
-        return segment_on_ray(options, kinds)
+        return segment_on_ray(options, ["mask", *others])
     if options.address is not None:
         raise OptionError("--address is that of a Ray cluster. Add --executor ray.")
     if out == "-":
-        return segment_to_standard_output(options, kinds)
-    return segment_files(options, out, kinds)
+        return segment_to_standard_output(options, others)
+    return segment_files(options, out, ["mask", *others])
 
 
 def segment_files(options: argparse.Namespace, out: str, kinds: Sequence[str]) -> int:
     """Segment files on this machine."""
-    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from ..batch.jobs import is_address, plan_jobs, share
-    from ..batch.manifest import Manifest, describe_all_existing, read_manifest
-    from ..batch.pipeline import make_folder, run
+    from ..batch.folder import Summary, refuse_addresses, run_jobs
+    from ..batch.jobs import plan_jobs
 
-    if any(map(is_address, [out, *options.inputs])):
-        raise OptionError("Addresses need --executor ray. Without it, pass files and folders.")
-    jobs = plan_jobs(options.inputs, out, kinds=kinds, recursive=options.recursive)
-    jobs = share(jobs, *options.part)
-    skipped = [job for job in jobs if options.skip_existing and job.is_done]
-    to_do = [job for job in jobs if job not in skipped]
-    rows = read_manifest(Path(options.manifest)) if options.manifest else []
-    again = {job.name for job in to_do}
-    rows = [row for row in rows if options.skip_existing and row["input"] not in again]
-    if jobs:  # a place that cannot be written to is reported before any work
-        mask = jobs[0].outputs["mask"]
-        make_folder(Path(mask).parent if mask == out else Path(out))
-    model = load_model(options) if to_do else None
-    contents = {"-": sys.stdin.buffer.read()} if any(job.name == "-" for job in to_do) else {}
-    manifest = Manifest(Path(options.manifest), rows) if options.manifest else None
-    start = time.perf_counter()
-    with (
-        contextlib.closing(manifest) if manifest else contextlib.nullcontext(),
-        tqdm(total=len(to_do), unit="image", disable=None, file=sys.stderr) as bar,
-        named_warnings(bar) as names,
-    ):
-        progress = Progress(bar)
-
-        def on_row(job: Job, row: Row) -> None:
-            if manifest:
-                manifest.add(row)
-            progress.add(job.name, row)
-
-        try:
-            if manifest:
-                known = {(row["input"], str(row.get("outputs"))) for row in rows}
-                lost = [job for job in skipped if (job.name, str(job.outputs)) not in known]
-                for row in describe_all_existing(lost):
-                    manifest.add(row)
-            if model:
-                run(
-                    to_do,
-                    model,
-                    on_row,
-                    scale=options.scale,
-                    threshold=options.threshold,
-                    style=options.overlay_style,
-                    contents=contents,
-                    on_start=names.set,
-                )
-            if manifest:
-                manifest.finish()
-        finally:
-            bar.close()
-            progress.summarize(len(skipped), time.perf_counter() - start, out)
+    refuse_addresses([out, *options.inputs])
+    number, total = options.part
+    jobs = plan_jobs(
+        options.inputs,
+        out,
+        kinds=kinds,
+        recursive=options.recursive,
+        keep_endings=options.keep_endings,
+    )[number - 1 :: total]
+    stdin = sys.stdin.buffer.read() if any(job.name == "-" for job in jobs) else b""
+    progress = Progress(len(jobs))
+    warnings = logging.getLogger("vesselseg.segmenter")
+    warnings.addFilter(progress.name_image)
+    summary = Summary()
+    try:
+        with progress.bar, logging_redirect_tqdm([] if progress.bar.disable else None):
+            summary = run_jobs(
+                jobs,
+                lambda: arguments.load_model(options, batch_size=options.batch_size),
+                out=out,
+                skip_existing=options.skip_existing,
+                manifest=Path(options.manifest) if options.manifest else None,
+                on_row=progress.add,
+                on_start=progress.start,
+                stdin=stdin,
+                **{name: getattr(options, name) for name in _SETTINGS},
+            )
+    finally:
+        warnings.removeFilter(progress.name_image)
+        progress.summarize(summary, out)
     return 1 if progress.failed else 0
 
 
 def segment_on_ray(options: argparse.Namespace, kinds: Sequence[str]) -> int:
     """Segment a collection on a Ray cluster."""
-    from tqdm import tqdm
-
     from ..ray import segment_dataset
 
     if "-" in (options.out, *options.inputs):
@@ -192,40 +176,28 @@ def segment_on_ray(options: argparse.Namespace, kinds: Sequence[str]) -> int:
     if options.backend != "openvino":
         changes["precision"] = "float32"
     model = arguments.load_model(options, **changes)
-    start = time.perf_counter()
-    with tqdm(unit="image", disable=None, file=sys.stderr) as bar:
-        progress = Progress(bar)
-
-        def on_row(row: Row) -> None:
-            progress.add(row["input"], row)
-
+    progress = Progress()
+    names = (*_SETTINGS, "device", "precision", "recursive", "keep_endings", "manifest", "address")
+    with progress.bar:
         summary = segment_dataset(
             options.inputs,
             options.out,
             model=model,
-            device=options.device,
-            precision=options.precision,
-            scale=options.scale,
-            threshold=options.threshold,
             kinds=kinds,
-            style=options.overlay_style,
-            recursive=options.recursive,
-            manifest=options.manifest,
             resume=options.skip_existing,
-            address=options.address,
-            on_row=on_row,
+            on_row=progress.add,
+            **{name: getattr(options, name) for name in names},
         )
-    where = f"{options.out}; manifest: {summary.manifest}"
-    progress.summarize(summary.skipped, time.perf_counter() - start, where)
+    progress.summarize(summary, f"{options.out}; manifest: {summary.manifest}")
     return 1 if summary.failed else 0
 
 
-def segment_to_standard_output(options: argparse.Namespace, kinds: Sequence[str]) -> int:
+def segment_to_standard_output(options: argparse.Namespace, others: Sequence[str]) -> int:
     """Segment one image and write its mask to standard output."""
-    source, *others = options.inputs
-    if others or Path(source).is_dir():
+    source = options.inputs[0]
+    if len(options.inputs) > 1 or Path(source).is_dir():
         raise OptionError("Standard output takes the mask of one image file. Pass -o FOLDER.")
-    if len(kinds) > 1 or options.manifest or options.skip_existing or options.part != (1, 1):
+    if others or options.manifest or options.skip_existing or options.part != (1, 1):
         raise OptionError(
             "Standard output takes the mask alone: --probability, --overlay, --fov, --manifest, "
             "--skip-existing and --part need a folder, -o FOLDER."
@@ -233,77 +205,55 @@ def segment_to_standard_output(options: argparse.Namespace, kinds: Sequence[str]
     if sys.stdout.isatty():
         raise OptionError("The mask is a PNG file, not for a terminal. Use -o FILE.png or > FILE.")
     image = sys.stdin.buffer.read() if source == "-" else source
-    result = load_model(options)(image, scale=options.scale, threshold=options.threshold)
-    content = io.BytesIO()
-    result.write(content)
+    model = arguments.load_model(options, batch_size=options.batch_size)
+    result = model(image, scale=options.scale, threshold=options.threshold)
     try:
-        sys.stdout.buffer.write(content.getvalue())
+        result.write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
     except OSError as error:
         raise OutputError(f"Standard output cannot be written: {error}.") from error
     return 0
 
 
-def load_model(options: argparse.Namespace) -> Segmenter:
-    """Load the model; a scale that it does not have is an error now, not with the first image."""
-    from ..preprocess import check_scale
-
-    model = arguments.load_model(options, batch_size=options.batch_size)
-    check_scale(options.scale, model.spec)
-    return model
-
-
 class Progress:
-    """Counts images on a bar and prints why one failed."""
+    """A bar that counts images, messages that name them, and a summary at the end."""
 
-    def __init__(self, bar: Any) -> None:
+    def __init__(self, total: int | None = None) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=total, unit="image", disable=None, file=sys.stderr)
+        self.begun = time.perf_counter()
         self.done = self.failed = 0
-        self.bar = bar
+        self.prefix = ""
 
-    def add(self, name: str, row: Row) -> None:
+    def start(self, job: Job) -> None:
+        """Remember which image is next."""
+        self.prefix = f"{job.name}: ".replace("%", "%%")
+
+    def name_image(self, record: logging.LogRecord) -> bool:
+        """Put the image's name in front of a warning, as a filter of its logger."""
+        record.msg = f"{self.prefix}{record.msg}"
+        return True
+
+    def add(self, row: Row) -> None:
         """Count an image that is finished."""
         error = row.get("error")
         if error is None:
             self.done += 1
         else:
             self.failed += 1
-            named = error if name in error else f"{name}: {error}"
+            named = error if row["input"] in error else f"{row['input']}: {error}"
             self.bar.write(f"vesselseg: {named}", file=sys.stderr)
         self.bar.update()
 
-    def summarize(self, skipped: int, seconds: float, where: str) -> None:
+    def summarize(self, summary: Summary, where: str) -> None:
         """Print the summary."""
+        seconds = time.perf_counter() - self.begun
+        repeated = ""
+        if summary.repeated:
+            repeated = f" ({summary.repeated} again, since their settings differed)"
         print(
-            f"vesselseg: {self.done} segmented, {skipped} skipped, {self.failed} failed, in "
-            f"{seconds:.1f} s; results: {where}",
+            f"vesselseg: {self.done} segmented{repeated}, {summary.skipped} skipped, "
+            f"{self.failed} failed, in {seconds:.1f} s; results: {where}",
             file=sys.stderr,
         )
-
-
-class NameFilter(logging.Filter):
-    """Puts the name of the current image in front of a warning."""
-
-    prefix = ""
-
-    def set(self, job: Job) -> None:
-        """Name the image that is next."""
-        self.prefix = f"{job.name}: ".replace("%", "%%")
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = f"{self.prefix}{record.msg}"
-        return True
-
-
-@contextlib.contextmanager
-def named_warnings(bar: Any) -> Iterator[NameFilter]:
-    """Warnings about an image name it, and are printed above the bar if there is one."""
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    names = NameFilter()
-    logger = logging.getLogger("vesselseg.preprocess")
-    logger.addFilter(names)
-    try:
-        with contextlib.nullcontext() if bar.disable else logging_redirect_tqdm():
-            yield names
-    finally:
-        logger.removeFilter(names)
