@@ -1,9 +1,13 @@
 """Images that are damaged, huge, odd: a right result or ImageError, nothing else."""
 
+import contextlib
 import io
+import os
 import struct
+import threading
 import warnings
 import zlib
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +34,26 @@ def encoded(format_, pixels):
 
 NOISE = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
 CONTENT = {format_: encoded(format_, NOISE) for format_ in FORMATS}
+
+
+def rgb_tiff(values):
+    """An uncompressed TIFF file of three channels."""
+    bits, kind = 8 * values.itemsize, 3 if values.dtype.kind == "f" else 1
+    content = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    height, width, _ = values.shape
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 2), (273, 8), (277, 3),
+            (278, height), (279, len(content)), (339, kind)]  # fmt: skip
+    offset = 8 + len(content)
+    three = {}
+    for tag, value in ((258, bits), (339, kind)):
+        three[tag] = offset
+        content += struct.pack("<3H", *3 * [value])
+        offset += 6
+    directory = struct.pack("<H", len(tags))
+    for tag, value in tags:
+        count, type_ = (3, 3) if tag in three else (1, 4)
+        directory += struct.pack("<HHII", tag, type_, count, three.get(tag, value))
+    return struct.pack("<2sHI", b"II", 42, offset) + content + directory + bytes(4)
 
 
 def decoded_or_rejected(content):
@@ -107,7 +131,69 @@ class TestTooLarge:
             vesselseg.load_model(NARROW, weights=published_file, max_pixels=limit)
 
 
+class Reader:
+    """A file object of somebody else."""
+
+    def __init__(self, read):
+        self.read = read
+
+
+class TestWhatADecoderOrCallerRaises:
+    """It becomes an ImageError."""
+
+    @pytest.mark.parametrize("junk", [b"\xff", (1, 2, 3, 4, 5), "red", 300, -1, object()])
+    @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
+    def test_junk_as_transparency(self, mode, junk):
+        image = Image.new(mode, (4, 4))
+        image.info["transparency"] = junk
+        with contextlib.suppress(ImageError):
+            assert to_rgb(image).shape == (4, 4, 3)
+
+    @pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF"])
+    def test_a_truncated_file_that_was_opened_lazily(self, format_):
+        file = io.BytesIO(CONTENT[format_][:-200])
+        with Image.open(file) as image, pytest.raises(ImageError):
+            to_rgb(image)
+
+    def test_of_tiff_files_that_pillow_does_not_read_it_is_said_what_does(self):
+        file = io.BytesIO(rgb_tiff(np.zeros((4, 4, 3), np.float32)))
+        with pytest.raises(ImageError, match="read it with tifffile and pass the array"):
+            to_rgb(file)
+
+    def test_nested_tensors(self):
+        nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)
+        with pytest.raises(ImageError):
+            to_rgb(nested)
+
+    @pytest.mark.parametrize("name", ["x" * 300 + ".png", "/dev/null", "\0.png"])
+    def test_paths_that_cannot_be_read(self, name):
+        with pytest.raises((ImageError, FileNotFoundError)):
+            to_rgb(name)
+
+    @pytest.mark.parametrize(
+        "read",
+        [lambda: 1 / 0, lambda _: b"", lambda: "text", lambda: None],
+        ids=["raises", "wants an argument", "text", "nothing"],
+    )
+    def test_file_objects(self, read):
+        with pytest.raises(ImageError):
+            to_rgb(Reader(read))
+
+
 class TestOddButRight:
+    def test_memory_that_is_not_contiguous(self):
+        spread = np.repeat(np.frombuffer(CONTENT["PNG"], np.uint8), 2)
+        assert np.array_equal(to_rgb(memoryview(spread)[::2]), NOISE)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+    def test_a_pipe_is_read(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.png")
+        arguments = [tmp_path / "pipe.png", CONTENT["PNG"]]
+        writer = threading.Thread(target=Path.write_bytes, args=arguments)
+        writer.start()
+        assert np.array_equal(to_rgb(tmp_path / "pipe.png"), NOISE)
+        writer.join()
+
     @pytest.mark.parametrize("size", [(1, 65535), (65535, 1), (3, 20000)])
     def test_strips(self, size, model):
         image = np.zeros((*size, 3), np.uint8)

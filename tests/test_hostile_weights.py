@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import narrow_shapes, seeded_state
+from support.models import TINY, narrow_shapes, seeded_state, tiny_weights
 
 from vesselseg import CheckpointError, weights
 
@@ -99,6 +99,40 @@ WEIGHT = "decode_head.convs.0.conv.weight"
 )
 def test_tensors_of_another_kind(value, path):
     rejected(path, saved(lambda state: state.update({WEIGHT: value})))
+
+
+def test_nested_tensors_are_rejected(path):
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)
+    rejected(path, saved(lambda state: state.update({WEIGHT: nested})))
+
+
+def test_the_same_weights_under_two_names_are_rejected(path):
+    rejected(path, saved(lambda state: state.update({f"module.{WEIGHT}": state[WEIGHT] + 1})))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scale", 10**400), ("scale", 1e308), ("fov_diameter", 10**400), ("mean", (10**400, 1, 1)),
+        ("fit_size", (1, 2**70)), ("stride", 0), ("crop", 2**70), ("mask_outside_fov", "yes"),
+        ("width", torch.zeros(2)), ("mask_outside_fov", torch.zeros(2)), ("name", torch.zeros(2)),
+    ],
+)  # fmt: skip
+def test_values_that_a_model_spec_cannot_have_are_rejected(path, tmp_path, field, value):
+    content = torch.load(tiny_weights(tmp_path / "tiny.pth"), weights_only=True)
+    content["spec"][field] = value
+    torch.save(content, path)
+    with pytest.raises(CheckpointError):
+        weights.read(path)
+
+
+@pytest.mark.parametrize("field", ["format", "version"])
+def test_a_tensor_in_place_of_a_plain_value_is_rejected(path, tmp_path, field):
+    content = torch.load(tiny_weights(tmp_path / "tiny.pth"), weights_only=True)
+    content[field] = torch.zeros(2)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError):
+        weights.build_network(weights.read(path), TINY)
 
 
 def test_swapped_tensors_are_rejected_where_their_shapes_differ(path):

@@ -163,6 +163,11 @@ def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) 
         reason = str(error).partition("\n")[0]
         if "cannot identify" in reason:
             reason = "Pillow does not recognise its format"
+            if head[:4] in (b"II*\0", b"MM\0*"):
+                reason = (
+                    "Pillow does not read this kind of TIFF file. If it has 32-bit or float RGB "
+                    "values, read it with tifffile and pass the array: uint16, or float in [0, 1]"
+                )
         raise ImageError(
             f"{label} could not be decoded: {reason}. It may be truncated, damaged or no image."
         ) from error

@@ -213,6 +213,12 @@ def checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
     if spec.small_fov_bias is not None:
         is_bias = is_tuple(spec.small_fov_bias, 2) and spec.small_fov_bias[0] > 0
         yield "small_fov_bias", is_bias, "(diameter in pixels, bias), two finite numbers"
+    yield "mask_outside_fov", isinstance(spec.mask_outside_fov, bool), "True or False"
+    for field in ("loss", "license", "data_terms", "config"):
+        yield field, isinstance(getattr(spec, field), str), "a text"
+    for field in ("dice", "mdice"):
+        score = getattr(spec, field)
+        yield field, score is None or is_factor(score), "a score in percent, or None"
 
 
 def is_integer(value: object, least: int, most: int) -> bool:
@@ -231,4 +237,4 @@ def is_tuple(value: object, length: int) -> TypeGuard[tuple[float, ...]]:
     """Whether a value is a tuple of so many finite numbers."""
     if not isinstance(value, tuple) or len(value) != length:
         return False
-    return all(isinstance(x, (int, float)) and math.isfinite(min(x, 1e9)) for x in value)
+    return all(isinstance(x, (int, float)) and -1e9 <= x <= 1e9 for x in value)

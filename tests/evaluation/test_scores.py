@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import drawn, models
 
 import vesselseg
@@ -48,6 +49,20 @@ def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name
         assert image.inside == confusion(found.mask, label, view)
         assert image.figures.auc == metrics.auc(found.probability, label, view)
         assert image.figures.cldice == metrics.cldice(found.mask, label, view)
+
+
+def test_photographs_of_12_bits(tmp_path, model):
+    grey, deep = (drawn.pairs(tmp_path / name, names=("a",)) for name in ("grey", "deep"))
+    values = read_photograph(grey / "images" / "a.png")[..., 1]
+    Image.fromarray(values).save(grey / "images" / "a.png")
+    twelve = np.rint(values * (4095 / 255)).astype(np.uint16)
+    Image.fromarray(twelve).save(deep / "images" / "a.png")
+    expected = evaluate(model, read(grey).samples)
+    evaluation = evaluate(model, read(deep).samples, bits=12)
+    assert evaluation.images == expected.images
+    assert evaluation.provenance == {**expected.provenance, "bits": 12}
+    per_photograph = {"size", "network_size", "fov_diameter", "vessel_bias", "warning"}
+    assert not per_photograph & evaluation.provenance.keys()
 
 
 def test_figures_of_whole_frames_and_inside_the_field_of_view_are_pooled_over_pixels(

@@ -49,6 +49,8 @@ def add_parsers(commands: Any) -> None:
         help="fit, native, fov, or a positive factor (default: the model's own rule)")  # fmt: skip
     add("--threshold", type=arguments.threshold, default=0.5, metavar="P",
         help="pixels with a higher probability are vessel (default: %(default)s)")  # fmt: skip
+    add("--bits", type=int, metavar="N",
+        help="bits that 16-bit values of photographs use, such as 12 (default: all)")  # fmt: skip
     add("--json", metavar="FILE", help="write all figures as JSON")
     add("--csv", metavar="FILE", help="write a row for each image and model")
     add("--report", metavar="FOLDER", help="write FOLDER/index.html with pictures, worst first")
@@ -81,7 +83,12 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         samples = tqdm(dataset.samples, desc=name, disable=None)  # None: shown on a terminal only
         keep = partial(report.add_pictures, pictures, name) if options.report else None
         evaluation = evaluate(
-            model, samples, scale=options.scale, threshold=options.threshold, on_case=keep
+            model,
+            samples,
+            scale=options.scale,
+            threshold=options.threshold,
+            bits=options.bits,
+            on_case=keep,
         )
         evaluations.append(evaluation)
     observer = evaluate_other_observer(dataset)

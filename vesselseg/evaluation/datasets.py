@@ -314,9 +314,9 @@ def find_partners(photographs: list[Path], folder: Path, what: str) -> dict[str,
     return partners
 
 
-def read_photograph(path: Path) -> RGB:
+def read_photograph(path: Path, bits: int | None = None) -> RGB:
     """Read a photograph, gzipped or not, as uint8 RGB (H, W, 3); errors as ``images.to_rgb``."""
-    return to_rgb(read_content(path) if path.suffix.lower() == ".gz" else path)
+    return to_rgb(read_content(path) if path.suffix.lower() == ".gz" else path, bits=bits)
 
 
 def read_label(path: Path) -> NDArray[np.bool_]:

@@ -117,6 +117,7 @@ def evaluate(
     *,
     scale: Scale | None = None,
     threshold: float = 0.5,
+    bits: int | None = None,
     on_case: Callable[[Case], None] | None = None,
 ) -> Evaluation:
     """Segment photographs and compare the masks with their labels.
@@ -129,7 +130,7 @@ def evaluate(
 
     def photographs() -> Iterator[tuple[tuple[Sample, RGB], RGB]]:
         for sample in samples:
-            photograph = read_photograph(sample.image)
+            photograph = read_photograph(sample.image, bits)
             yield (sample, photograph), photograph
 
     results, vessel_scores, background_scores = [], [], []
@@ -148,7 +149,9 @@ def evaluate(
     background_scores.clear()
     pooled_auc = metrics.auc_of_scores(vessel, background)
     shared = found.provenance.copy()
-    del shared["network_size"], shared["fov_diameter"]
+    for name in ("size", "network_size", "fov_diameter", "vessel_bias", "warning"):
+        del shared[name]  # of one photograph
+    shared["bits"] = bits  # photographs were decoded before the model got them
     return Evaluation(model.spec.name, tuple(results), pooled_auc, model.spec, shared)
 
 
