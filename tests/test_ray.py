@@ -128,7 +128,8 @@ def first_run(ray: Any, here: Path) -> tuple[Summary, list[Any], dict[str, bytes
 def test_a_worker_that_is_killed_loses_nothing(first_run: Any, here: Path) -> None:
     summary, _, files = first_run
     assert (here / "mark").read_text() == "xxx"  # it was killed in the middle
-    assert summary == Summary(COUNT - 3, 0, 4, str(Path("out/manifest.parquet")))
+    place = str(Path("out/manifest.parquet"))
+    assert summary == Summary(segmented=COUNT - 3, failed=4, manifest=place)
     expected = tree(here / "single")
     assert len(expected) == COUNT
     for number in (DAMAGED, KILLS_ALWAYS, RAISES):
