@@ -39,6 +39,14 @@ def test_the_widest_layers_are_winograds():
     assert not isinstance(units["encoder.4.0"], onednn.WinogradUnit)  # 128 -> 256
 
 
+@pytest.mark.parametrize("amx", [True, False])
+def test_matrix_units_make_direct_convolutions_the_better_choice_in_bfloat16(amx, monkeypatch):
+    monkeypatch.setattr(onednn, "has_amx", lambda: amx)
+    for dtype, expected in ((torch.bfloat16, not amx), (torch.float32, True)):
+        units = onednn.pack(seeded(), dtype).modules()
+        assert any(isinstance(unit, onednn.WinogradUnit) for unit in units) == expected
+
+
 @torch.inference_mode()
 def test_bfloat16_rounds_no_more_than_the_plain_network_does():
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
