@@ -102,8 +102,9 @@ class TestOnnxSliding:
 
 
 @pytest.mark.cluster
-def test_ray_collection(run, tmp_path):
+def test_ray_collection(run, tmp_path, monkeypatch):
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'vesselseg[ray]'")
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes to it
     output = run("ray_collection.py", EXAMPLES, tmp_path / "out", warnings="default")  # Ray's own
     assert "fundus.jpg: done" in output
     assert "1 segmented, 0 skipped, 0 failed" in output

@@ -30,7 +30,7 @@ KILLS_TWICE, KILLS_ALWAYS, RAISES = 137, 201, 77
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Ray of two workers with a small object store."""
     reason = "Ray is not installed: pip install 'vesselseg[ray]'"
     ray = pytest.importorskip("ray", reason=reason)
@@ -38,6 +38,7 @@ def ray() -> Iterator[Any]:
     package = str(Path(vesselseg.__file__).parents[1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join((package, here)))  # of the workers
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray writes to it
         ray.init(
             "local", num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False,
             log_to_driver=False, configure_logging=False,
