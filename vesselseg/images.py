@@ -187,7 +187,7 @@ def check_reduced(values: NDArray[np.uint8], label: str, bits: int | None) -> No
             f"{label} is a 16-bit RGB file, of which Pillow keeps the upper 8 bits; bits={bits} "
             f"cannot be applied. {advice}"
         )
-    if 0 < values.max() < 64:
+    if 0 < values[..., :3].max() < 64:
         logger.warning(
             "%s is a 16-bit RGB file whose values end below 2 ** 14. It seems to use fewer bits, "
             "and is read as a very dark photograph. %s", label, advice,

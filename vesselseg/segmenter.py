@@ -411,7 +411,7 @@ class Segmenter:
                     continue
                 pixels = to_device(torch.from_numpy(scaled), self.device).permute(2, 0, 1)
                 bias = vessel_bias(fov.diameter, self.spec)
-                factor = scaled.shape[0] / rgb.shape[0]
+                factor = max(scaled.shape[:2]) / max(rgb.shape[:2])
                 warning = unfamiliar_size(fov.diameter, factor, rule, self.spec)
                 if warning:
                     logger.warning("%s", warning)

@@ -295,6 +295,14 @@ def test_skip_existing_replaces_files_that_are_no_results(model: str) -> None:
     assert tree(Path("out")) == expected
 
 
+def test_a_run_that_never_began_has_no_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(Path("p"), ["1.png"])
+    assert main(["p", "-o", "out", "--model", "drive"]) == 2
+    said = capsys.readouterr().err
+    assert "There is no model 'drive'" in said
+    assert "segmented" not in said
+
+
 def test_keep_endings_keeps_photographs_of_one_name_apart(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +331,9 @@ def test_parts_together_are_the_whole(model: str, capsys: pytest.CaptureFixture[
         assert main(["p", "-o", "out", "--model", model, "--part", part]) == 0
         assert f"{count} segmented" in capsys.readouterr().err.splitlines()[-1]
     assert tree(Path("out")) == tree(Path("whole"))
+    empty = ["p", "-o", "out", "--model", model, "--part", "6/6", "--manifest", "empty.jsonl"]
+    assert main(empty) == 0
+    assert lines("empty.jsonl") == []
 
 
 def test_a_manifest_goes_on_where_results_are_skipped(model: str) -> None:

@@ -84,7 +84,7 @@ class TorchBackend:
 
         If the device lacks the memory for all of them, they are run in halves.
         """
-        if windows.shape != self._shape:
+        if self.device.type == "cpu" and windows.shape != self._shape:
             self._shape = windows.shape
             self._shape_changes += 1
             if self._shape_changes % _TRIM_EVERY == 0:

@@ -165,7 +165,7 @@ def segment_folder(
             return model
         return load_model(model, device=device, precision=precision, backend=backend)
 
-    with tqdm(total=len(jobs), unit="image", disable=None if progress else True) as bar:
+    with tqdm(unit="image", disable=None if progress else True) as bar:
 
         def advance(row: Row) -> None:
             bar.update()
@@ -177,6 +177,7 @@ def segment_folder(
             out=os.fspath(out),
             skip_existing=skip_existing,
             manifest=None if manifest is None else Path(manifest),
+            on_plan=lambda count, *_: bar.reset(total=count),
             on_row=advance,
             stop_on_error=on_error == "raise",
             scale=scale,
@@ -193,6 +194,7 @@ def run_jobs(
     out: str,
     skip_existing: bool = False,
     manifest: Path | None = None,
+    on_plan: Callable[[int, int, int], None] = lambda *_: None,
     on_row: Callable[[Row], None] = lambda _: None,
     on_start: Callable[[Job], None] = lambda _: None,
     stop_on_error: bool = False,
@@ -203,11 +205,16 @@ def run_jobs(
 ) -> Summary:
     """Segment what is not done yet; `load` is called if there is anything to compare or do.
 
-    `settings` are passed on to :func:`vesselseg.batch.pipeline.run`.
+    `on_plan` is called with the numbers of photographs to segment, of those among them that have
+    results of other settings, and of those that are skipped. `settings` are passed on to
+    :func:`vesselseg.batch.pipeline.run`.
     """
     threshold = check_threshold(threshold)
     rows = read_manifest(manifest) if manifest else []
     if not jobs:  # an empty share of the list
+        on_plan(0, 0, 0)
+        if manifest:
+            write_manifest(manifest, rows if skip_existing else [])
         return Summary(manifest=None if manifest is None else str(manifest))
     for folder in {Path(place).parent for job in jobs for place in job.outputs.values()}:
         remove_abandoned(folder)
@@ -232,6 +239,8 @@ def run_jobs(
             known = {(row["input"], str(row.get("outputs"))) for row in rows}
             lost = [job for job in skipped if (job.name, str(job.outputs)) not in known]
             write_manifest(manifest, [*rows, *readers.map(describe_existing, lost)])
+    repeated = len(existing) - len(skipped)
+    on_plan(len(to_do), repeated, len(skipped))
     failures: list[Exception] = []
     done = 0
 
@@ -256,7 +265,6 @@ def run_jobs(
         write_manifest(manifest, read_manifest(manifest))
     if failures and stop_on_error:
         raise failures[0]
-    repeated = len(existing) - len(skipped)
     place = None if manifest is None else str(manifest)
     return Summary(done, repeated, len(skipped), len(failures), place)
 

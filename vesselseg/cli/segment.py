@@ -14,7 +14,6 @@ from ..errors import OptionError, OutputError
 from . import arguments
 
 if TYPE_CHECKING:
-    from ..batch.folder import Summary
     from ..batch.jobs import Job
     from ..batch.manifest import Row
 
@@ -127,7 +126,7 @@ def segment_files(options: argparse.Namespace, out: str, kinds: Sequence[str]) -
     """Segment files on this machine."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from ..batch.folder import Summary, refuse_addresses, run_jobs
+    from ..batch.folder import refuse_addresses, run_jobs
     from ..batch.jobs import plan_jobs
 
     refuse_addresses([out, *options.inputs])
@@ -140,18 +139,18 @@ def segment_files(options: argparse.Namespace, out: str, kinds: Sequence[str]) -
         keep_endings=options.keep_endings,
     )[number - 1 :: total]
     stdin = sys.stdin.buffer.read() if any(job.name == "-" for job in jobs) else b""
-    progress = Progress(len(jobs))
+    progress = Progress()
     warnings = logging.getLogger("vesselseg.segmenter")
     warnings.addFilter(progress.name_image)
-    summary = Summary()
     try:
         with progress.bar, logging_redirect_tqdm([] if progress.bar.disable else None):
-            summary = run_jobs(
+            run_jobs(
                 jobs,
                 lambda: arguments.load_model(options, batch_size=options.batch_size),
                 out=out,
                 skip_existing=options.skip_existing,
                 manifest=Path(options.manifest) if options.manifest else None,
+                on_plan=progress.plan,
                 on_row=progress.add,
                 on_start=progress.start,
                 stdin=stdin,
@@ -159,7 +158,7 @@ def segment_files(options: argparse.Namespace, out: str, kinds: Sequence[str]) -
             )
     finally:
         warnings.removeFilter(progress.name_image)
-        progress.summarize(summary, out)
+        progress.summarize(out)
     return 1 if progress.failed else 0
 
 
@@ -177,6 +176,7 @@ def segment_on_ray(options: argparse.Namespace, kinds: Sequence[str]) -> int:
         changes["precision"] = "float32"
     model = arguments.load_model(options, **changes)
     progress = Progress()
+    progress.begun = time.perf_counter()
     names = (*_SETTINGS, "device", "precision", "recursive", "keep_endings", "manifest", "address")
     with progress.bar:
         summary = segment_dataset(
@@ -188,7 +188,8 @@ def segment_on_ray(options: argparse.Namespace, kinds: Sequence[str]) -> int:
             on_row=progress.add,
             **{name: getattr(options, name) for name in names},
         )
-    progress.summarize(summary, f"{options.out}; manifest: {summary.manifest}")
+    progress.skipped = summary.skipped
+    progress.summarize(f"{options.out}; manifest: {summary.manifest}")
     return 1 if summary.failed else 0
 
 
@@ -218,13 +219,19 @@ def segment_to_standard_output(options: argparse.Namespace, others: Sequence[str
 class Progress:
     """A bar that counts images, messages that name them, and a summary at the end."""
 
-    def __init__(self, total: int | None = None) -> None:
+    def __init__(self) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=total, unit="image", disable=None, file=sys.stderr)
-        self.begun = time.perf_counter()
-        self.done = self.failed = 0
+        self.bar = tqdm(unit="image", disable=None, file=sys.stderr)
+        self.begun: float | None = None
+        self.done = self.failed = self.repeated = self.skipped = 0
         self.prefix = ""
+
+    def plan(self, count: int, repeated: int, skipped: int) -> None:
+        """Begin to count; see :func:`vesselseg.batch.folder.run_jobs`."""
+        self.bar.reset(total=count)
+        self.begun = time.perf_counter()
+        self.repeated, self.skipped = repeated, skipped
 
     def start(self, job: Job) -> None:
         """Remember which image is next."""
@@ -246,14 +253,16 @@ class Progress:
             self.bar.write(f"vesselseg: {named}", file=sys.stderr)
         self.bar.update()
 
-    def summarize(self, summary: Summary, where: str) -> None:
-        """Print the summary."""
+    def summarize(self, where: str) -> None:
+        """Print the summary of a run that began."""
+        if self.begun is None:
+            return
         seconds = time.perf_counter() - self.begun
         repeated = ""
-        if summary.repeated:
-            repeated = f" ({summary.repeated} again, since their settings differed)"
+        if self.repeated:
+            repeated = f" ({self.repeated} again, since their settings differed)"
         print(
-            f"vesselseg: {self.done} segmented{repeated}, {summary.skipped} skipped, "
+            f"vesselseg: {self.done} segmented{repeated}, {self.skipped} skipped, "
             f"{self.failed} failed, in {seconds:.1f} s; results: {where}",
             file=sys.stderr,
         )

@@ -37,7 +37,7 @@ def add_parsers(commands: Any) -> None:
     add("-o", "--output", type=Path, required=True, metavar="FILE",
         help="the model file to write, .pth; a card is written beside it, .md")  # fmt: skip
     add("--force", action="store_true", help="overwrite the output if it exists")
-    add("--restart", action="store_true", help="begin anew after an interruption")
+    add("--restart", action="store_true", help="start from the beginning after an interruption")
     add("--name", help="name of the new model (default: the output's file name)")
     add("--model", metavar="NAME", help="what to start from: a name, or a file saved by vesselseg "
         "(default: the embedded model)")  # fmt: skip

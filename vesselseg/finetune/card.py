@@ -42,7 +42,7 @@ def write_card(
             "high."
         )
     else:
-        grouping = f"Persons were told apart by the regular expression `{options['group']}`."
+        grouping = f"Persons were recognised by the regular expression `{options['group']}`."
     if after.iteration:
         weights = (
             f"The weights are the moving average after iteration {after.iteration} of "

@@ -33,7 +33,8 @@ def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:
     else than `belongs_to`.
     """
     restart = (
-        "Pass restart=True (on the command line --restart) to begin anew, or choose another output."
+        "Pass restart=True (on the command line --restart) to start from the beginning, or choose "
+        "another output."
     )
     try:
         content = safe_load(path)

@@ -130,7 +130,7 @@ def train(
     name : str, optional
         Name of the new model. None takes the file name of `output`.
     restart : bool
-        Begin anew even if there is the state of an interrupted training.
+        Start from the beginning even if there is the state of an interrupted training.
     force : bool
         Overwrite `output` and its card if they exist.
     progress : bool
@@ -350,7 +350,7 @@ class Run:
         except Exception as error:  # values from outside can provoke anything
             raise CheckpointError(
                 f"The state of a training in {str(path)!r} is not complete: {error}. Pass "
-                f"restart=True (on the command line --restart) to begin anew."
+                f"restart=True (on the command line --restart) to start from the beginning."
             ) from error
 
 
