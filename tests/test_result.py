@@ -1,12 +1,14 @@
 """Overlays and files of a result."""
 
-import json
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vesselseg import OptionError, OutputError, Segmentation
+from vesselseg.result import read_provenance
 
 
 @pytest.fixture
@@ -53,19 +55,51 @@ class TestOverlay:
 
 class TestSave:
     @pytest.mark.parametrize("kind", ["mask", "fov", "overlay", "probability"])
-    def test_holds_the_pixels_and_the_provenance(self, kind, result, tmp_path):
-        result.save(tmp_path / "saved.png", kind)
-        with Image.open(tmp_path / "saved.png") as image:
-            values = np.asarray(image)
-            assert image.text["Software"] == "vesselseg 9.9"
-            assert json.loads(image.text["vesselseg"]) == {"kind": kind, **result.provenance}
+    @pytest.mark.parametrize("ending", [".png", ".tif", ".TIFF", ".npy"])
+    def test_holds_the_pixels(self, kind, ending, result, tmp_path):
+        file = tmp_path / f"saved{ending}"
+        result.save(file, kind)
+        values = np.load(file) if ending == ".npy" else np.asarray(Image.open(file))
+        white = 1 if ending == ".npy" else 255
         expected = {
-            "mask": result.mask * np.uint8(255),
-            "fov": result.field_of_view * np.uint8(255),
+            "mask": result.mask * np.uint8(white),
+            "fov": result.field_of_view * np.uint8(white),
             "overlay": np.asarray(result.overlay()),
-            "probability": np.rint(result.probability.astype(float) * 65535),
+            "probability": result.probability,
         }[kind]
+        if (kind, ending) == ("probability", ".png"):
+            expected = np.rint(result.probability.astype(float) * 65535).astype(np.uint16)
+        assert values.dtype == expected.dtype
         np.testing.assert_array_equal(values, expected)
+
+    @pytest.mark.parametrize("ending", [".png", ".tiff"])
+    def test_holds_the_provenance(self, ending, result, tmp_path):
+        file = tmp_path / f"saved{ending}"
+        result.save(file, "fov")
+        assert read_provenance(file) == {"kind": "fov", **result.provenance}
+        with Image.open(file) as image:
+            texts = image.text if ending == ".png" else image.tag_v2
+            assert "vesselseg 9.9" in (texts.get("Software"), texts.get(305))
+
+    @pytest.mark.parametrize("content", [b"", b"no image", b"II*\0 damaged"])
+    def test_other_files_have_no_provenance(self, content, tmp_path):
+        file = tmp_path / "file.tif"
+        file.write_bytes(content)
+        assert read_provenance(file) == {}
+        Image.new("L", (4, 4)).save(file, description='{"of": "others"}')
+        assert read_provenance(file) == {}
+
+    @pytest.mark.parametrize(("name", "ending"), [("png", ".png"), ("tiff", ".tif"), ("npy", ".npy")])
+    def test_streams_take_the_same_bytes(self, name, ending, result, tmp_path):
+        stream = io.BytesIO()
+        result.save(stream, "probability", format=name)
+        result.save(tmp_path / f"file{ending}", "probability")
+        assert stream.getvalue() == (tmp_path / f"file{ending}").read_bytes()
+
+    @pytest.mark.parametrize("option", [{}, {"format": "jpeg"}])
+    def test_a_stream_needs_a_format(self, option, result):
+        with pytest.raises(OptionError, match="format='png', 'tiff' or 'npy', which a stream"):
+            result.save(io.BytesIO(), **option)
 
     def test_same_result_same_bytes(self, result, tmp_path):
         for name in ("a.png", "b.png"):
@@ -82,9 +116,8 @@ class TestSave:
     @pytest.mark.parametrize(
         ("name", "kind", "error", "match"),
         [
-            ("mask.jpg", "mask", OptionError, r"must end in \.png"),
+            ("mask.jpg", "mask", OptionError, r"must end in \.png, \.tif, \.tiff, \.npy"),
             ("mask", "mask", OptionError, r"must end in \.png"),
-            ("mask.tif", "mask", OptionError, r"must end in \.png"),
             ("mask.png", "edges", OptionError, "allowed are 'mask', 'probability'"),
             ("absent/mask.png", "mask", OutputError, "folder does not exist"),
         ],
@@ -98,12 +131,49 @@ class TestSave:
         target = tmp_path / "mask.png"
         target.write_bytes(b"older")
 
-        def full(_, path, **__):
-            path.write(b"half")
+        def full(path, _):
+            path.touch()
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(Image.Image, "save", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(OutputError, match="No space left"):
             result.save(target)
         assert target.read_bytes() == b"older"
         assert list(tmp_path.iterdir()) == [target]
+
+
+class TestArray:
+    def test_is_the_mask(self, result):
+        assert np.asarray(result) is result.mask
+        assert result.shape == (6, 8)
+        assert np.asarray(result, dtype=np.float32).sum() == result.mask.sum()
+        assert np.logical_and(result, ~result.mask).sum() == 0
+
+    def test_a_copy_is_the_callers(self, result):
+        np.array(result)[:] = True
+        assert not result.mask.all()
+
+    @pytest.mark.skipif(np.__version__ < "2", reason="NumPy 1 has no copy=False of this meaning")
+    def test_another_type_needs_a_copy(self, result):
+        with pytest.raises(ValueError, match="cannot become .* without a copy"):
+            np.array(result, dtype=np.uint8, copy=False)
+
+
+class TestNotebook:
+    def test_shows_a_small_overlay(self, result):
+        with Image.open(io.BytesIO(result._repr_png_())) as picture:
+            assert picture.size == (8, 6)
+            assert picture.convert("RGB").getpixel((0, 0)) == (100, 100, 100)
+
+    def test_shows_the_main_figures(self, result):
+        page = result._repr_html_()
+        for text in ("some model", "8 x 6 pixels", "38.1 % of the field of view", "not found"):
+            assert text in page
+        assert "<img src='data:image/png;base64," in page
+
+    def test_texts_are_escaped(self, result):
+        result.provenance.update(model="<script>", warning="a < b", fov_diameter=5.7)
+        page = result._repr_html_()
+        assert "&lt;script&gt;" in page
+        assert "a &lt; b" in page
+        assert "6 pixels across" in page

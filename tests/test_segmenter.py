@@ -162,6 +162,13 @@ class TestSegmentMany:
         for key, image in pairs:
             assert identical(results[key], model(image))
 
+    def test_a_bar_counts_the_results(self, model, images, capsys):
+        results = list(model.segment_many(images, progress=True))
+        assert [r.shape for r in results] == [image.shape[:2] for image in images]
+        assert f"{len(images)}/{len(images)}" in capsys.readouterr().err
+        next(model.segment_many(iter(images), progress=True))
+        assert "image" in capsys.readouterr().err
+
     def test_is_lazy(self, model, photograph):
         def endless():
             while True:

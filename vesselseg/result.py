@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import html
+import io
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from pathlib import PurePath
+from typing import IO, Any, Literal, TypeAlias, Union
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image, PngImagePlugin
+from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 
 from .errors import OptionError
 from .files import whole_file
@@ -19,8 +23,12 @@ from .images import RGB
 
 Kind: TypeAlias = Literal["mask", "probability", "overlay", "fov"]
 Style: TypeAlias = Literal["tint", "outline"]
+Format: TypeAlias = Literal["png", "tiff", "npy"]
+Target: TypeAlias = Union[str, "os.PathLike[str]", IO[bytes]]
 KINDS = ("mask", "probability", "overlay", "fov")
 STYLES = ("tint", "outline")
+FORMATS: dict[str, Format] = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".npy": "npy"}
+_PREVIEW = 400  # pixels of the longer side of the picture that a notebook shows
 _CYAN = (0, 220, 255)  # stands out from the reds and yellows of a retina, for the colour-blind too
 
 
@@ -105,71 +113,115 @@ class Segmentation:
         return Image.fromarray(pixels)
 
     def save(
-        self, path: str | os.PathLike[str], kind: Kind = "mask", *, style: Style = "tint"
+        self,
+        target: Target,
+        kind: Kind = "mask",
+        *,
+        format: Format | None = None,
+        style: Style = "tint",
+        opacity: float = 0.6,
     ) -> None:
-        """Write one picture as a PNG file, with the provenance as text in it.
+        """Write one picture to a file or a binary stream.
 
-        The file is written whole or not at all; an existing one is replaced.
+        A file is written whole or not at all; an existing one is replaced.
 
         Parameters
         ----------
-        path : path
-            Ends in ``.png``.
+        target : path or binary file object
+            A path ends in ``.png``, ``.tif``, ``.tiff`` or ``.npy``.
         kind : {"mask", "probability", "overlay", "fov"}
-            The mask as 0 and 255; the probability in 16 bits, `round(p * 65535)`; the
-            overlay in RGB; or the field of view as 0 and 255.
+            What to write; the table below has the values.
+        format : {"png", "tiff", "npy"}, optional
+            None goes by the path's ending; a stream needs it.
         style : {"tint", "outline"}
             Style of the overlay: vessels coloured, or only their border.
-
-        Raises
-        ------
-        OptionError
-            If the path does not end in .png, or there is no such kind or style.
-        OutputError
-            If the file cannot be written.
-        """
-        if Path(path).suffix.lower() != ".png":
-            raise OptionError(f"{str(path)!r} must end in .png, a lossless format.")
-        with whole_file(path) as part, part.open("wb") as stream:
-            self.write(stream, kind, style=style)
-
-    def write(
-        self, stream: IO[bytes], kind: Kind = "mask", *, style: Style = "tint", opacity: float = 0.6
-    ) -> None:
-        """Write the PNG file of :meth:`save` to a binary stream.
-
-        Parameters
-        ----------
-        stream : binary file object
-        kind : {"mask", "probability", "overlay", "fov"}
-        style : {"tint", "outline"}
-            Style of the overlay.
         opacity : float
             Opacity of the overlay's colour, from 0 to 1.
 
         Raises
         ------
         OptionError
-            If an argument is outside what is described here.
+            If the ending or an argument is outside what is described here.
+        OutputError
+            If the file cannot be written. What a stream raises is passed on.
+
+        Notes
+        -----
+        PNG and TIFF files are compressed without loss and hold the provenance as JSON, in the
+        text chunk ``vesselseg`` and in the image description.
+
+        ============  ========================  ==================  =====================
+        kind          PNG                       TIFF                NPY
+        ============  ========================  ==================  =====================
+        mask, fov     uint8, 0 and 255          uint8, 0 and 255    uint8, 0 and 1
+        probability   uint16, round(p * 65535)  float32, 0 to 1     float32, 0 to 1
+        overlay       uint8 RGB                 uint8 RGB           uint8 RGB, (H, W, 3)
+        ============  ========================  ==================  =====================
         """
-        if kind == "overlay":
-            picture = self.overlay(style=style, opacity=opacity)
-        elif kind == "probability":
-            picture = Image.fromarray(np.rint(self.probability * 65535.0).astype(np.uint16))
-        elif kind in ("mask", "fov"):
-            shown = self.mask if kind == "mask" else self.field_of_view
-            picture = Image.fromarray(shown.astype(np.uint8) * 255)
-        else:
+        if format is None and isinstance(target, (str, os.PathLike)):
+            format = FORMATS.get(PurePath(target).suffix.lower())
+        if format is None or format not in FORMATS.values():
+            raise OptionError(
+                f"{str(target)!r} must end in {', '.join(FORMATS)}; or pass format='png', 'tiff' "
+                f"or 'npy', which a stream needs."
+            )
+        if kind not in KINDS:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
-        text = PngImagePlugin.PngInfo()
-        text.add_text("Software", f"vesselseg {self.provenance['vesselseg']}")
-        text.add_text("vesselseg", json.dumps({"kind": kind, **self.provenance}))
-        picture.save(stream, format="PNG", pnginfo=text)
+        content = self._encode(kind, format, style, opacity)
+        if isinstance(target, (str, os.PathLike)):
+            with whole_file(target) as part:
+                part.write_bytes(content)
+        else:
+            target.write(content)
+
+    def _encode(self, kind: Kind, format: Format, style: Style, opacity: float) -> bytes:
+        """The content of a file."""
+        stream = io.BytesIO()
+        values: NDArray[Any]
+        if kind == "overlay":
+            values = np.asarray(self.overlay(style=style, opacity=opacity))
+        elif kind == "probability":
+            values = self.probability
+            if format == "png":
+                values = np.rint(values * 65535.0).astype(np.uint16)
+        else:
+            values = (self.mask if kind == "mask" else self.field_of_view).astype(np.uint8)
+            if format != "npy":
+                values *= 255
+        if format == "npy":
+            np.save(stream, values, allow_pickle=False)
+            return stream.getvalue()
+        software = f"vesselseg {self.provenance['vesselseg']}"
+        provenance = json.dumps({"kind": kind, **self.provenance})
+        picture = Image.fromarray(values)
+        if format == "tiff":
+            picture.save(
+                stream, "TIFF", compression="tiff_adobe_deflate", software=software,
+                description=provenance,
+            )  # fmt: skip
+        else:
+            text = PngImagePlugin.PngInfo()
+            text.add_text("Software", software)
+            text.add_text("vesselseg", provenance)
+            picture.save(stream, "PNG", pnginfo=text)
+        return stream.getvalue()
 
     def vessel_fraction(self) -> float | None:
         """Share of the field of view that is vessel, in [0, 1]; None if there is no pixel in it."""
         inside = self.mask[self.field_of_view]
         return float(inside.mean()) if inside.size else None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the photograph, in pixels."""
+        height, width = self.mask.shape
+        return height, width
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        # np.asarray(result) is the mask.
+        if copy is False and dtype not in (None, np.bool_, bool):
+            raise ValueError(f"The mask is bool; it cannot become {dtype} without a copy.")
+        return np.array(self.mask, dtype=dtype) if copy or dtype is not None else self.mask
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -177,6 +229,39 @@ class Segmentation:
         return (
             f"<Segmentation of {width} x {height} pixels by {self.provenance['model']}: "
             f"{share:.1f} % of the field of view is vessel>"
+        )
+
+    def _repr_png_(self) -> bytes:
+        # The overlay, reduced in size and to a palette of 128 colours, which makes it small.
+        overlay = self.overlay()
+        overlay.thumbnail((_PREVIEW, _PREVIEW))
+        stream = io.BytesIO()
+        overlay.quantize(128).save(stream, "PNG")
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str:
+        # Notebooks prefer this to the picture alone.
+        height, width = self.shape
+        share, diameter = self.vessel_fraction(), self.provenance.get("fov_diameter")
+        figures = {
+            "model": self.provenance["model"],
+            "size": f"{width} x {height} pixels",
+            "field of view": f"{diameter:.0f} pixels across" if diameter else "not found",
+            "vessels": "-" if share is None else f"{100 * share:.1f} % of the field of view",
+            "threshold": self.provenance["threshold"],
+            "warning": self.provenance.get("warning"),
+        }
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+            for name, value in figures.items()
+            if value not in (None, "")
+        )
+        picture = base64.b64encode(self._repr_png_()).decode()
+        return (
+            f"<div style='display:flex;flex-wrap:wrap;gap:1em'><img src='data:image/png;base64,"
+            f"{picture}' alt='The photograph with its vessels coloured' style='max-width:100%'>"
+            f"<table>{rows}</table></div>"
         )
 
 
@@ -193,3 +278,17 @@ def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     padded = np.pad(mask, 1, constant_values=True)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return np.asarray(mask & ~inner)
+
+
+def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The provenance in a PNG or TIFF file that vesselseg wrote; {} if there is none."""
+    try:
+        with Image.open(path) as opened:
+            text = opened.info.get("vesselseg")
+            if text is None and hasattr(opened, "tag_v2"):
+                text = opened.tag_v2.get(IMAGEDESCRIPTION)
+        provenance = json.loads(text or "{}")
+    except Exception:  # the files of others can make a decoder raise anything
+        return {}
+    is_ours = isinstance(provenance, dict) and "vesselseg" in provenance
+    return provenance if is_ours else {}

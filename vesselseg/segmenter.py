@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -30,6 +31,7 @@ from .unet import UNet
 logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 MAX_WINDOWS = 100_000  # of one photograph; more would take hours
 
@@ -143,6 +145,7 @@ class Segmenter:
         threshold: float = 0.5,
         bits: int | None = None,
         on_error: Literal["raise"] = "raise",
+        progress: bool = False,
     ) -> Iterator[Segmentation]: ...
 
     @overload
@@ -154,6 +157,7 @@ class Segmenter:
         threshold: float = 0.5,
         bits: int | None = None,
         on_error: Literal["yield"],
+        progress: bool = False,
     ) -> Iterator[Segmentation | Exception]: ...
 
     def segment_many(
@@ -164,6 +168,7 @@ class Segmenter:
         threshold: float = 0.5,
         bits: int | None = None,
         on_error: Literal["raise", "yield"] = "raise",
+        progress: bool = False,
     ) -> Iterator[Segmentation] | Iterator[Segmentation | Exception]:
         """Segment several photographs; windows of several share batches.
 
@@ -181,6 +186,8 @@ class Segmenter:
         on_error : {"raise", "yield"}
             What to do about an image that cannot be used: raise its error, which ends the
             iterator, or yield its error in place of a result and go on.
+        progress : bool
+            Whether to show a bar on standard error.
 
         Returns
         -------
@@ -204,7 +211,10 @@ class Segmenter:
         rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
         failed: list[tuple[None, Exception]] | None = [] if on_error == "yield" else None
         keyed = ((None, image) for image in images)
-        return (result for _, result in self._results(keyed, rule, threshold, bits, failed))
+        results = (result for _, result in self._results(keyed, rule, threshold, bits, failed))
+        if not progress:
+            return results
+        return show_progress(results, len(images) if isinstance(images, Sized) else None)
 
     def segment_keyed(
         self,
@@ -285,7 +295,7 @@ class Segmenter:
         OptionError
             If the model was loaded from an ONNX file.
         """
-        weights.save(path, self._network("saved"), self.spec)
+        weights.save(path, self._network("saved"), self._marked_spec())
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the network as an ONNX file, for other languages and runtimes.
@@ -306,7 +316,7 @@ class Segmenter:
         """
         from .backends.onnx_export import export
 
-        export(path, self._network("exported"), self.spec, self.sha256)
+        export(path, self._network("exported"), self._marked_spec(), self.sha256)
 
     def to(
         self, device: str | torch.device | None = None, precision: str | None = None
@@ -340,6 +350,10 @@ class Segmenter:
 
     def __repr__(self) -> str:
         return f"<Segmenter {self.spec.name} on {self.device} in {self.precision}>"
+
+    def _marked_spec(self) -> ModelSpec:
+        # A saved file has no sources to compare with, so it says itself whether it is unverified.
+        return dataclasses.replace(self.spec, unverified=not self.spec.matches(self.sha256))
 
     def _network(self, action: str) -> UNet:
         if self._backend.network is None:
@@ -462,6 +476,14 @@ class Segmenter:
         }
         mask = probability > np.float32(threshold)
         return Segmentation(mask, probability, fov.mask, provenance, photograph.rgb)
+
+
+def show_progress(results: Iterator[Result], count: int | None) -> Iterator[Result]:
+    """The same results, with a bar that counts them on standard error."""
+    from tqdm import tqdm
+
+    with tqdm(results, total=count, unit="image") as bar:
+        yield from bar
 
 
 def check_window_count(height: int, width: int, spec: ModelSpec) -> None:

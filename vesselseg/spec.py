@@ -100,6 +100,8 @@ class ModelSpec:
         Terms of the training data.
     config : str
         Address of the training configuration.
+    unverified : bool
+        Whether the weights were saved from a file whose SHA-256 was not the published one.
 
     Raises
     ------
@@ -130,6 +132,7 @@ class ModelSpec:
     license: str = ""
     data_terms: str = ""
     config: str = ""
+    unverified: bool = False
 
     def __post_init__(self) -> None:
         for field, is_valid, allowed in checks(self):
@@ -156,7 +159,9 @@ class ModelSpec:
 
     def matches(self, sha256: str) -> bool:
         """Whether the digest of a weights file agrees with a source, as far as the sources say."""
-        return not self.sources or any(source.matches(sha256) for source in self.sources)
+        if self.unverified or not self.sources:
+            return not self.unverified
+        return any(source.matches(sha256) for source in self.sources)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values without the sources, as they are stored in a saved model."""
@@ -213,7 +218,8 @@ def checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
     if spec.small_fov_bias is not None:
         is_bias = is_tuple(spec.small_fov_bias, 2) and spec.small_fov_bias[0] > 0
         yield "small_fov_bias", is_bias, "(diameter in pixels, bias), two finite numbers"
-    yield "mask_outside_fov", isinstance(spec.mask_outside_fov, bool), "True or False"
+    for field in ("mask_outside_fov", "unverified"):
+        yield field, isinstance(getattr(spec, field), bool), "True or False"
     for field in ("loss", "license", "data_terms", "config"):
         yield field, isinstance(getattr(spec, field), str), "a text"
     for field in ("dice", "mdice"):

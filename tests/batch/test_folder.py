@@ -57,6 +57,16 @@ def test_skips_what_is_done_and_repeats_what_is_not(
     assert len(rows) == 1
 
 
+@pytest.mark.parametrize(("ending", "skipped"), [(".tif", 1), (".npy", 0)])
+def test_other_formats_are_skipped_if_they_say_their_settings(
+    ending: str, skipped: int, tmp_path: Path, folder: Path, model: Path
+) -> None:
+    out = tmp_path / f"vessels{ending}"
+    segment_folder(folder / "a.png", out, model=model)
+    summary = segment_folder(folder / "a.png", out, model=model, skip_existing=True)
+    assert (summary.segmented, summary.skipped) == (1 - skipped, skipped)
+
+
 def test_a_bad_photograph_is_recorded_and_the_rest_goes_on(
     tmp_path: Path, folder: Path, model: Path
 ) -> None:

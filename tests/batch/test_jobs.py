@@ -86,6 +86,9 @@ def test_a_single_image_may_have_a_file_as_out() -> None:
         "fov": "x/vessels_fov.png",
     }
     assert planned("eye.jpg", out="VESSELS.PNG") == {"eye.jpg": "VESSELS.PNG"}
+    (job,) = plan_jobs(["eye.jpg"], "x/a.b.TIF", kinds=("mask", "fov"))
+    assert job.outputs == {"mask": "x/a.b.TIF", "fov": "x/a.b_fov.TIF"}
+    assert planned("eye.jpg", out="vessels.npy") == {"eye.jpg": "vessels.npy"}
     Path("folder.png").mkdir()
     assert planned("eye.jpg", out="folder.png") == {"eye.jpg": "folder.png/eye.png"}
 
@@ -95,7 +98,7 @@ def test_a_single_image_may_have_a_file_as_out() -> None:
     [
         (["a.jpg", "b.jpg"], "out.png", "takes the result of a single photograph"),
         (["folder"], "out.png", "takes the result of a single photograph"),
-        (["a.jpg"], "x.jpg", r"OUT is 'x.jpg', but results are written as .png"),
+        (["a.jpg"], "x.jpg", r"OUT is 'x.jpg', but results are written as .png, .tif"),
         (["a.jpg", "folder/a.jpg"], "out", r"'a.jpg' and 'folder/a.jpg' would both write 'out/a"),
         (["folder"], "out", r"'folder/a.jpg' and 'folder/a.tif' would both write 'out/a.png'"),
         (["nonsense://bucket/eye.png"], "out", "not an address that can be opened"),
@@ -132,6 +135,7 @@ def test_results_among_the_photographs_are_no_photographs() -> None:
     result_of_vesselseg(Path("p/eye.png"))
     Path("p/earlier").mkdir()
     result_of_vesselseg(Path("p/earlier/eye.png"))
+    result_of_vesselseg(Path("p/earlier/eye.tif"))
     assert plan_jobs(["p"], "p") == before
     assert list(planned("p", recursive=True)) == ["p/eye.jpg", "p/sub/other.png"]
     assert list(planned("p/**/*")) == ["p/eye.jpg", "p/sub/other.png"]

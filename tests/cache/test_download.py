@@ -227,8 +227,13 @@ class TestImport:
         assert vesselseg.find_cached(spec) is None
         path = vesselseg.import_file(file, spec, force=True)
         assert vesselseg.find_cached(spec) == path
-        provenance = vesselseg.segment(np.zeros((20, 20, 3), np.uint8), model=spec).provenance
-        assert provenance["unverified"]
+        black = np.zeros((20, 20, 3), np.uint8)
+        assert vesselseg.segment(black, model=spec).provenance["unverified"]
+        vesselseg.load_model(spec).save(tmp_path / "saved.pth")
+        saved = vesselseg.load_model(tmp_path / "saved.pth")
+        assert saved(black).provenance["unverified"]
+        saved.save(tmp_path / "again.pth")
+        assert vesselseg.load_model(tmp_path / "again.pth").spec.unverified
 
 
 class TestClear:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from logging import WARNING, getLogger
 from logging.handlers import BufferingHandler
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -28,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..api import find_cached
 from ..errors import OptionError, UnknownModelError, VesselsegError
 from ..registry import list_models
-from ..result import KINDS, Segmentation
+from ..result import KINDS, Kind, Segmentation
 from ..segmenter import Segmenter
 
 HEADERS = {
@@ -235,7 +236,8 @@ def encode(result: Segmentation, file: str, threshold: float, opacity: float) ->
     if file == "photograph.png":
         result.overlay(opacity=0).save(stream, format="PNG", compress_level=1)
     else:
-        result.write(stream, file.removesuffix(".png"), opacity=opacity)  # type: ignore[arg-type]
+        kind = cast("Kind", file.removesuffix(".png"))
+        result.save(stream, kind, format="png", opacity=opacity)
     return stream.getvalue()
 
 

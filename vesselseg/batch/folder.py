@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
-
 from ..errors import OptionError
 from ..files import remove_abandoned
 from ..preprocess import check_scale
-from ..result import KINDS, Style, check_threshold
+from ..result import KINDS, Style, check_threshold, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .jobs import Job, is_address, make_folder, plan_jobs
@@ -87,7 +84,7 @@ def segment_folder(
         Image files, folders, and patterns such as ``"photographs/*.tif"``.
     out : path
         Folder for the results, which keep their place below the folder that you passed; for a
-        single photograph also a file ending in ``.png``.
+        single photograph also a file ending in ``.png``, ``.tif``, ``.tiff`` or ``.npy``.
     model : str, path, ModelSpec, Segmenter or None
         As :func:`vesselseg.segment` takes it.
     kinds : sequence of {"mask", "probability", "overlay", "fov"}
@@ -98,7 +95,7 @@ def segment_folder(
         Whether to name results after the whole file name, ``eye.jpg.png`` instead of ``eye.png``.
     skip_existing : bool
         Whether to skip photographs whose results all exist and come from the same weights, scale
-        and threshold. Other results are replaced.
+        and threshold. Other results are replaced, and so are NPY files, which do not say.
     manifest : path, optional
         File to which a row of JSON is written for each photograph.
     scale : {"fit", "native", "fov"}, float or None
@@ -272,12 +269,8 @@ def run_jobs(
 def has_settings(job: Job, expected: dict[str, Any]) -> bool:
     """Whether all results of a job were written by vesselseg with these settings."""
     for place in job.outputs.values():
-        try:
-            with Image.open(place) as opened:
-                provenance = json.loads(opened.info.get("vesselseg", "{}"))
-            if any(provenance.get(name) != value for name, value in expected.items()):
-                return False
-        except Exception:  # the files of others can make a decoder raise anything
+        provenance = read_provenance(place)
+        if any(provenance.get(name) != value for name, value in expected.items()):
             return False
     return True
 

@@ -5,7 +5,6 @@ Places are paths or addresses such as ``s3://bucket/folder``, which fsspec opens
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import itertools
 import logging
@@ -17,6 +16,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from ..errors import ImageError, MissingExtraError, OptionError, OutputError
+from ..result import FORMATS, read_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 """Endings, in any case, of the files that are taken from a folder or a pattern."""
 
 _WILDCARDS = frozenset("*?[")
-_MARK = b"tEXtvesselseg\x00"  # in the first bytes of every PNG file of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def plan_jobs(
     patterns, files with one of `SUFFIXES` are taken, but no hidden ones and none that vesselseg
     wrote, so that results beside the photographs are not segmented again.
 
-    `out` is a folder; or, for a single photograph, a file ending in ``.png``. Results of files go
+    `out` is a folder; or, for a single photograph, a file in one of `FORMATS`. Results of files go
     to `out` itself; those of a folder or pattern keep their place below the folder, or below the
     part of the pattern without wildcards. `kinds` has "mask"; others are added to the file's name.
     With `keep_endings` results are named after the whole file name, ``eye.jpg.png``.
@@ -92,20 +91,25 @@ def plan_jobs(
             f"vesselseg.{hint}"
         )
     suffix = "" if Path(out).is_dir() else PurePosixPath(out).suffix.lower()
-    is_file = suffix == ".png"
+    is_file = suffix in FORMATS
     if is_file and (len(found) > 1 or Path(inputs[0]).is_dir()):
         raise OptionError(
             f"OUT is the file {out!r}, which takes the result of a single photograph. For folders "
             f"and for several photographs, name a folder."
         )
     if suffix in SUFFIXES and not is_file:
-        raise OptionError(f"OUT is {out!r}, but results are written as .png. Name a .png file.")
+        raise OptionError(
+            f"OUT is {out!r}, but results are written as {', '.join(FORMATS)}. Name such a file."
+        )
     jobs = []
     for name, place in found:
         ending = "" if keep_endings else place.suffix
-        stem = out[:-4] if is_file else join(out, *place.parts).removesuffix(ending)
-        outputs = {kind: f"{stem}_{kind}.png" for kind in kinds}
-        outputs["mask"] = out if is_file else f"{stem}.png"
+        stem = join(out, *place.parts).removesuffix(ending)
+        suffix = ".png"
+        if is_file:
+            stem, suffix = os.path.splitext(out)  # noqa: PTH122
+        outputs = {kind: f"{stem}_{kind}{suffix}" for kind in kinds}
+        outputs["mask"] = f"{stem}{suffix}"
         jobs.append(Job(name, outputs))
     return without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
 
@@ -147,11 +151,9 @@ def is_photograph(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES or path.name.startswith("."):
         return False
-    if suffix == ".png":
-        with contextlib.suppress(OSError), path.open("rb") as stream:  # reported in its turn
-            if _MARK in stream.read(1024):
-                logger.info("%r was written by vesselseg and is left out.", str(path))
-                return False
+    if suffix in FORMATS and read_provenance(path):
+        logger.info("%r was written by vesselseg and is left out.", str(path))
+        return False
     return True
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from ..errors import OptionError, OutputError
 from ..files import whole_file
 from ..images import field_of_view
-from ..result import KINDS
+from ..result import KINDS, read_provenance
 from .jobs import Job, is_address, make_folder, open_filesystem
 
 logger = logging.getLogger(__name__)
@@ -51,11 +51,10 @@ def describe_existing(job: Job) -> Row:
     Settings come from the mask's file and the fraction is counted again; "seconds" is None, like
     everything that a file not written by vesselseg does not say.
     """
-    provenance: dict[str, Any] = {}
     fraction = None
+    provenance = read_provenance(job.outputs["mask"])
     try:
         with Image.open(job.outputs["mask"]) as opened:
-            provenance = json.loads(opened.info.get("vesselseg", "{}"))
             mask = np.asarray(opened) > 127
         inside = field_of_view(job.name)
         if mask.shape == inside.shape and inside.any():

@@ -14,11 +14,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import VesselsegError
 from ..images import RGB, to_rgb
-from ..result import Segmentation, Style
+from ..result import FORMATS, Segmentation, Style
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .jobs import Job, is_address, make_folder, read_bytes, write_bytes
@@ -139,7 +139,8 @@ def write_outputs(job: Job, result: Segmentation, seconds: float, style: Style, 
     for kind, place in job.outputs.items():
         if is_address(place):
             stream = io.BytesIO()
-            result.write(stream, kind, style=style)  # type: ignore[arg-type]
+            file_format = FORMATS[PurePosixPath(place).suffix.lower()]
+            result.save(stream, kind, format=file_format, style=style)  # type: ignore[arg-type]
             write_bytes(place, stream.getvalue())
         else:
             path = Path(folder, place)

@@ -50,8 +50,8 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IMAGE",
         help="an image file, a folder, a pattern in quotes, or - for standard input")  # fmt: skip
     add = parser.add_argument_group("results").add_argument
-    add("-o", "--out", metavar="OUT", help="folder; for a single image also a file ending in .png; "
-        "- is standard output (default: - if IMAGE is -, else required)")  # fmt: skip
+    add("-o", "--out", metavar="OUT", help="folder; for a single image also a file ending in .png, "
+        ".tif or .npy; - is standard output (default: - if IMAGE is -, else required)")  # fmt: skip
     add("--probability", action="store_true",
         help="also write NAME_probability.png: 16 bits, 65535 is 1 (default: no)")  # fmt: skip
     add("--overlay", action="store_true",
@@ -209,7 +209,7 @@ def segment_to_standard_output(options: argparse.Namespace, others: Sequence[str
     model = arguments.load_model(options, batch_size=options.batch_size)
     result = model(image, scale=options.scale, threshold=options.threshold)
     try:
-        result.write(sys.stdout.buffer)
+        result.save(sys.stdout.buffer, format="png")
         sys.stdout.buffer.flush()
     except OSError as error:
         raise OutputError(f"Standard output cannot be written: {error}.") from error
