@@ -60,11 +60,11 @@ def test_embed(run):
     assert "rejected: The array has the type int64" in output
 
 
-def test_measurements(run, tmp_path):
-    assert "vessel density" in run("measurements.py")
-    folder = tmp_path / "measurements"
-    mask, view = (mask_of(folder / name) for name in ("fundus.png", "fundus_fov.png"))
-    assert (mask & ~view).sum() < 0.001 * mask.sum()
+def test_measurements(run):
+    pytest.importorskip("skan")
+    lines = run("measurements.py").splitlines()
+    assert lines[2].split()[0] == "density"
+    assert lines[-1].startswith("segment of ")
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ ORDER = """
 errors _version
 spec files sliding opencv_resize unet
 registry fov safe_load metrics
-images weights
+images weights measures
 result preprocess cache.verify
 cache.transfer
 cache
@@ -68,7 +68,7 @@ batch.folder finetune.card
 ray finetune.training
 finetune
 cli.arguments
-cli.app cli.doctor cli.evaluate cli.models cli.segment cli.train
+cli.app cli.doctor cli.evaluate cli.measure cli.models cli.segment cli.train
 cli
 __main__
 """

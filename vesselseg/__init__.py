@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .api import clear_models, download, find_cached, import_file, load_model, segment
     from .batch.folder import segment_folder
     from .images import field_of_view
+    from .measures import Measures, measure
     from .registry import list_models
     from .result import Segmentation
     from .segmenter import Segmenter
@@ -50,6 +51,7 @@ __all__ = [
     "DeviceError",
     "DownloadError",
     "ImageError",
+    "Measures",
     "MissingExtraError",
     "ModelSpec",
     "OptionError",
@@ -69,6 +71,7 @@ __all__ = [
     "import_file",
     "list_models",
     "load_model",
+    "measure",
     "metrics",
     "segment",
     "segment_folder",
@@ -79,6 +82,7 @@ _MODULES = {
     "api": ("clear_models", "download", "find_cached", "import_file", "load_model", "segment"),
     "batch.folder": ("segment_folder",),
     "images": ("field_of_view",),
+    "measures": ("Measures", "measure"),
     "registry": ("list_models",),
     "result": ("Segmentation",),
     "segmenter": ("Segmenter",),

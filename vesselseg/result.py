@@ -20,6 +20,7 @@ from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 from .errors import OptionError
 from .files import whole_file
 from .images import RGB
+from .measures import Measures, measure
 
 Kind: TypeAlias = Literal["mask", "probability", "overlay", "fov"]
 Style: TypeAlias = Literal["tint", "outline"]
@@ -205,6 +206,27 @@ class Segmentation:
             text.add_text("vesselseg", provenance)
             picture.save(stream, "PNG", pnginfo=text)
         return stream.getvalue()
+
+    def measure(self, *, mm_per_pixel: float | None = None) -> Measures:
+        """Measure the vessels in the field of view; see :func:`vesselseg.measure`.
+
+        Parameters
+        ----------
+        mm_per_pixel : float, optional
+            Size of a pixel on the retina, in millimetres, if you know it.
+
+        Returns
+        -------
+        Measures
+
+        Raises
+        ------
+        OptionError
+            If `mm_per_pixel` is not a positive number, or the field of view is empty.
+        MissingExtraError
+            If the extra ``vesselseg[measure]`` is not installed.
+        """
+        return measure(self.mask, fov=self.field_of_view, mm_per_pixel=mm_per_pixel)
 
     def vessel_fraction(self) -> float | None:
         """Share of the field of view that is vessel, in [0, 1]; None if there is no pixel in it."""

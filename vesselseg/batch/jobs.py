@@ -118,13 +118,22 @@ def find_local(text: str, recursive: bool) -> list[tuple[str, PurePath]]:
     """The photographs that a path or pattern means, each with its place below OUT."""
     if text == "-":
         return [(text, PurePath("stdin"))]
+    return [
+        (str(file), place)
+        for file, place in find_files(text, recursive)
+        if file == Path(text) or is_photograph(file)
+    ]
+
+
+def find_files(text: str, recursive: bool) -> list[tuple[Path, PurePath]]:
+    """The files that a path or pattern means, each with its place below the folder it is in."""
     path = Path(text)
     files: list[Path] = []
     if path.is_dir():
         base = path
         files += walk(path, recursive)
     elif path.exists() or _WILDCARDS.isdisjoint(text):
-        return [(str(path), PurePath(path.name))]  # a missing file is reported in its turn
+        return [(path, PurePath(path.name))]  # a missing file is reported in its turn
     else:
         base = Path(*itertools.takewhile(_WILDCARDS.isdisjoint, path.parts))
         for match in map(Path, glob.glob(text, recursive=True)):  # noqa: PTH207
@@ -132,7 +141,7 @@ def find_local(text: str, recursive: bool) -> list[tuple[str, PurePath]]:
                 files.append(match)
             elif recursive:
                 files += walk(match, recursive)
-    return [(str(file), file.relative_to(base)) for file in files if is_photograph(file)]
+    return [(file, file.relative_to(base)) for file in files]
 
 
 def walk(folder: Path, recursive: bool) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import DeviceError, OptionError, UnknownModelError, VesselsegError, did_you_mean
-from . import app, doctor, evaluate, models, segment, train
+from . import app, doctor, evaluate, measure, models, segment, train
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -31,7 +31,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     )
     parser.add_argument("--version", action="version", version=f"vesselseg {__version__}")
     commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (segment, evaluate, train, models, app, doctor):
+    for module in (segment, measure, evaluate, train, models, app, doctor):
         module.add_parsers(commands)
     return parser, commands.choices
 

@@ -1,0 +1,68 @@
+"""``vesselseg measure``: tables from photographs and from masks."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+from support.drawn import photographs
+from support.models import tiny_weights
+
+from vesselseg.cli import main
+
+pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_weights(Path("tiny.pth"))
+    photographs(Path("p"), ["a.png", "b.jpg", "sub/c.png"])
+
+
+def table(path):
+    with Path(path).open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_measures_photographs(capsys):
+    assert main(["measure", "p", "-o", "out/m.csv", "--model", "tiny.pth"]) == 0
+    rows = table("out/m.csv")
+    assert [row["input"] for row in rows] == ["p/a.png", "p/b.jpg"]
+    assert 0 <= float(rows[0]["density"]) <= 1
+    assert "2 measured, 0 failed; table: out/m.csv" in capsys.readouterr().out
+
+
+def test_masks_give_the_same_measures():
+    main(["p", "-r", "-o", "v", "--fov", "--overlay", "--model", "tiny.pth"])
+    words = ["--segments", "s.csv", "--mm-per-pixel", "0.01", "-r"]
+    main(["measure", "p", "-o", "first.csv", "--model", "tiny.pth", *words])
+    first = table("s.csv")
+    assert main(["measure", "v", "--masks", "-o", "second.csv", *words]) == 0
+    measured = [{**row, "input": ""} for row in table("first.csv")]
+    assert measured == [{**row, "input": ""} for row in table("second.csv")]
+    assert "length_mm" in measured[0]
+    assert [row["length"] for row in first] == [row["length"] for row in table("s.csv")]
+    assert {row["input"] for row in table("second.csv")} == {"v/a.png", "v/b.png", "v/sub/c.png"}
+
+
+def test_an_image_that_fails_is_recorded_and_the_rest_goes_on(capsys):
+    Path("p/a.png").write_bytes(b"no image")
+    assert main(["measure", "p/a.png", "p/b.jpg", "-o", "m.csv", "--model", "tiny.pth"]) == 1
+    rows = table("m.csv")
+    assert "could not be decoded" in rows[0]["error"]
+    assert rows[1]["error"] == ""
+    assert "p/a.png" in capsys.readouterr().err
+
+
+def test_wrong_usage(capsys, monkeypatch):
+    Path("empty").mkdir()
+    assert main(["measure", "empty", "-o", "m.csv"]) == 2
+    assert "nothing to measure in empty" in capsys.readouterr().err
+    assert main(["measure", "p/a.png", "-o", "m.csv", "--mm-per-pixel", "-1", "--masks"]) == 1
+    assert "must be a positive number" in table("m.csv")[0]["error"]
+    monkeypatch.setitem(sys.modules, "skan", None)
+    assert main(["measure", "p/a.png", "-o", "other.csv", "--masks"]) == 1
+    assert 'pip install "vesselseg[measure]"' in capsys.readouterr().err
+    assert not Path("other.csv").exists()

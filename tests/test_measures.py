@@ -1,0 +1,171 @@
+"""Vessel measures, on shapes whose measures are known."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.drawn import vessels
+
+import vesselseg
+from vesselseg import MissingExtraError, OptionError, Segmentation, measure
+
+pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "measures.py"
+_spec = importlib.util.spec_from_file_location("drawn_shapes", SCRIPT)
+drawn_shapes = importlib.util.module_from_spec(_spec)
+sys.modules["drawn_shapes"] = drawn_shapes
+_spec.loader.exec_module(drawn_shapes)
+
+
+def relative_errors(shape):
+    measured = measure(shape.mask).to_dict()
+    return {name: abs(measured[name] / true - 1) for name, true in shape.truth.items()}
+
+
+class TestShapes:
+    @pytest.mark.parametrize("angle", [0, 23, 52])
+    @pytest.mark.parametrize("width", [3, 8])
+    @pytest.mark.parametrize("name", ["line", "comb", "arc", "ring"])
+    def test_are_measured_to_two_percent(self, name, width, angle):
+        errors = relative_errors(getattr(drawn_shapes, name)(angle, width))
+        assert errors.pop("width_median_px") < 0.05  # drawn in whole pixels
+        assert max(errors.values()) < 0.02
+
+    def test_a_tree(self):
+        errors = relative_errors(drawn_shapes.tree(23, 5))
+        assert errors["branch_points"] == errors["end_points"] == 0
+        assert max(errors.values()) < 0.03
+
+    def test_the_koch_curve_has_its_dimension(self):
+        assert relative_errors(drawn_shapes.koch(23, 1))["box_dimension"] < 0.02
+
+    def test_a_square_end_is_as_long_as_it_is(self):
+        mask = np.zeros((100, 200), dtype=bool)
+        mask[45:54, 20:180] = True
+        measures = measure(mask)
+        assert measures.length == pytest.approx(160, abs=1)
+        assert measures.width_quartiles == pytest.approx((9, 9, 9), rel=0.01)
+
+    def test_a_disc_has_an_area_alone(self):
+        rows, columns = np.indices((101, 101)) - 50
+        measures = measure(np.hypot(rows, columns) <= 30)
+        assert measures.density == pytest.approx(math.pi * 30**2 / 101**2, rel=0.01)
+        assert measures.branch_points == 0
+        assert len(measures.segments["length"]) == 0
+
+    def test_a_crossing_is_one_branch_point(self):
+        mask = np.zeros((200, 200), dtype=bool)
+        mask[95:102, 20:180] = mask[20:180, 95:102] = True
+        assert (measure(mask).branch_points, measure(mask).end_points) == (1, 4)
+
+    def test_a_bump_on_the_wall_is_no_branch(self):
+        mask = np.zeros((100, 200), dtype=bool)
+        mask[45:54, 20:180] = True
+        mask[42:45, 100:103] = True
+        assert (measure(mask).branch_points, measure(mask).end_points) == (0, 2)
+
+
+class TestTurning:
+    @pytest.mark.parametrize("quarter", range(4))
+    @pytest.mark.parametrize("mirrored", [False, True])
+    def test_by_right_angles_and_mirrors_moves_nothing(self, quarter, mirrored):
+        mask = drawn_shapes.tree(23, 5).mask[100:900]
+        fov = np.zeros_like(mask)
+        fov[50:700, 30:900] = True
+        other = [np.rot90(each.T if mirrored else each, quarter) for each in (mask, fov)]
+        assert measure(other[0], fov=other[1]).to_dict() == measure(mask, fov=fov).to_dict()
+
+    @pytest.mark.parametrize("angle", [17, 45])
+    def test_a_real_mask_by_other_angles_moves_little(self, angle):
+        result = vesselseg.segment(Path(vesselseg.__file__).parent / "embedded" / "fundus.jpg")
+        before = result.measure()
+        turn = drawn_shapes.turn
+        after = measure(turn(result.mask, angle), fov=turn(result.field_of_view, angle))
+        for name in ("density", "length", "box_dimension", "tortuosity"):
+            assert getattr(after, name) == pytest.approx(getattr(before, name), rel=0.02)
+        assert after.width_quartiles == pytest.approx(before.width_quartiles, rel=0.03)
+        assert after.branch_points == pytest.approx(before.branch_points, rel=0.05)
+
+
+class TestTable:
+    def test_has_the_segments_where_they_are_in_the_mask(self):
+        mask = np.zeros((120, 300), dtype=bool)
+        mask[60:65, 30:270] = True
+        (row,), (end_row,), (column,), (end_column,) = (
+            measure(mask).segments[name] for name in ("row", "end_row", "column", "end_column")
+        )
+        assert (row, end_row) == pytest.approx((62, 62), abs=1)
+        assert sorted((column, end_column)) == pytest.approx([32, 267], abs=3)
+
+    def test_columns_are_of_one_length(self):
+        segments = measure(drawn_shapes.comb(11, 5).mask).segments
+        assert {len(column) for column in segments.values()} == {11}
+        assert np.nanmedian(segments["tortuosity"]) == pytest.approx(1, abs=0.01)
+
+    def test_names_have_units(self):
+        values = measure(vessels(1), mm_per_pixel=0.01).to_dict()
+        assert values["length_mm"] == pytest.approx(values["length_px"] / 100)
+        assert values["width_median_um"] == pytest.approx(10 * values["width_median_px"])
+        assert json.loads(json.dumps(values)) == values
+        assert "length_mm" not in measure(vessels(1)).to_dict()
+
+
+class TestArguments:
+    def test_an_empty_mask_has_no_widths(self):
+        measures = measure(np.zeros((40, 50), dtype=np.uint8))
+        assert (measures.density, measures.length, measures.branch_points) == (0, 0, 0)
+        assert measures.to_dict()["width_median_px"] is None
+        assert measures.box_dimension is measures.tortuosity is None
+
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 60), (60, 1), (3, 3), (40, 40)])
+    def test_a_full_mask(self, shape):
+        measures = measure(np.ones(shape, dtype=bool))
+        assert measures.density == 1
+        json.dumps(measures.to_dict())
+
+    def test_only_the_field_of_view_counts(self):
+        mask = np.zeros((100, 200), dtype=bool)
+        mask[45:52] = True
+        fov = np.zeros_like(mask)
+        fov[:, 50:150] = True
+        measures = measure(mask * 255, fov=fov.astype(np.uint8))
+        assert measures.density == pytest.approx(0.07)
+        assert measures.length == pytest.approx(100, abs=1)
+        assert measures.end_points == 0  # the border cuts it
+        dot = np.zeros_like(mask)
+        dot[50, 50] = True
+        assert measure(mask, fov=dot).density == 1
+
+    def test_of_a_result(self):
+        mask = vessels(3)
+        fov = np.ones_like(mask)
+        provenance = {"vesselseg": "1", "model": "m", "threshold": 0.5}
+        photograph = np.zeros((*mask.shape, 3), np.uint8)
+        result = Segmentation(mask, mask.astype(np.float32), fov, provenance, photograph)
+        assert result.measure(mm_per_pixel=2).to_dict() == measure(mask, mm_per_pixel=2).to_dict()
+
+    @pytest.mark.parametrize(
+        ("arguments", "match"),
+        [
+            ({"mask": np.zeros((4, 4, 3), bool)}, r"mask has the shape \(4, 4, 3\)"),
+            ({"mask": np.full((4, 4), 0.3)}, "Threshold a probability first"),
+            ({"mask": np.zeros((0, 4), bool)}, r"mask has the shape \(0, 4\)"),
+            ({"fov": np.ones((4, 5), bool)}, r"mask has the shape \(4, 4\), but fov has \(4, 5\)"),
+            ({"fov": np.zeros((4, 4), bool)}, "field of view is empty"),
+            ({"mm_per_pixel": 0}, "mm_per_pixel is 0; it must be a positive number"),
+            ({"mm_per_pixel": math.nan}, "must be a positive number"),
+        ],
+    )
+    def test_wrong_ones_say_what_is_allowed(self, arguments, match):
+        with pytest.raises(OptionError, match=match):
+            measure(**{"mask": np.zeros((4, 4), bool), **arguments})
+
+    def test_a_missing_extra_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "skan", None)
+        with pytest.raises(MissingExtraError, match=r'pip install "vesselseg\[measure\]"'):
+            measure(np.zeros((4, 4), bool))
