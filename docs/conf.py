@@ -1,0 +1,75 @@
+"""Sphinx's configuration: ``sphinx-build -W --keep-going -n docs docs/_build``."""
+
+from __future__ import annotations
+
+import os
+
+import vesselseg
+from vesselseg.cli import build_parser
+
+project = "vesselseg"
+author = "The vesselseg authors"
+release = vesselseg.__version__
+exclude_patterns = ["_build"]
+nitpicky = True
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_copybutton"]
+
+html_theme = "furo"
+html_title = "vesselseg"
+html_static_path = ["_static"]
+html_css_files = ["vesselseg.css"]
+html_copy_source = False
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
+
+autodoc_typehints = "none"  # the docstrings describe types, shapes and ranges
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+
+myst_enable_extensions = ["substitution"]
+myst_heading_anchors = 3
+
+
+def table_of_models() -> str:
+    """The registry as a Markdown table."""
+    rows = ["| model | head | loss | data set | windows, stride | Dice | mDice |"]
+    rows += ["|---|---|---|---|---|---|---|"]
+    for spec in vesselseg.list_models():
+        scores = [f"{score:.2f}" if score else "" for score in (spec.dice, spec.mdice)]
+        windows = f"{spec.crop}, {spec.stride}"
+        cells = (f"`{spec.name}`", spec.head, spec.loss, spec.dataset, windows, *scores)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def help_of_commands() -> str:
+    """A section with the ``--help`` of each command."""
+    os.environ["COLUMNS"] = "90"  # argparse wraps its texts at the width of the terminal
+    parser, commands = build_parser()
+    sections = [f"```text\n{parser.format_help()}```"]
+    for name, command in commands.items():
+        sections.append(f"## {name}\n\n```text\n{command.format_help()}```")
+    return "\n\n".join(sections)
+
+
+myst_substitutions = {"models": table_of_models(), "commands": help_of_commands()}
+
+# Links in included files -> where the same thing is, seen from the page that includes them.
+LINKS = {
+    "../examples/README.md": "../tutorial.md",
+    "README.md": "training.md",
+    "RESULTS.md": "training-results.md",
+    "compare.py": "../../training/compare.py",
+    "evaluate.py": "../../training/evaluate.py",
+}
+
+
+def replace_links(app: object, path: object, parent: str, content: list[str]) -> None:
+    """Replace the links of an included file."""
+    for link, place in LINKS.items():
+        content[0] = content[0].replace(f"]({link})", f"]({place})")
+
+
+def setup(app: object) -> None:
+    """Connect the event of included files."""
+    app.connect("include-read", replace_links)
