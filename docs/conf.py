@@ -12,6 +12,7 @@ author = "The vesselseg authors"
 release = vesselseg.__version__
 exclude_patterns = ["_build"]
 nitpicky = True
+suppress_warnings = ["toc.empty_glob"]  # a glob for the pages that are not listed by name
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_copybutton"]
 

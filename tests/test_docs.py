@@ -38,7 +38,7 @@ def blocks(page, language):
 @pytest.fixture
 def run_examples(tmp_path, monkeypatch):
     """Run doctests in a folder with the example photograph; skip them if an extra is missing."""
-    for name in ("eye.jpg", "photographs/left.jpg", "photographs/right.jpg"):
+    for name in ("eye.jpg", "examples/fundus.jpg", "photographs/left.jpg", "photographs/right.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(EXAMPLE, tmp_path / name)
     monkeypatch.chdir(tmp_path)
