@@ -12,7 +12,6 @@ author = "The vesselseg authors"
 release = vesselseg.__version__
 exclude_patterns = ["_build"]
 nitpicky = True
-suppress_warnings = ["toc.empty_glob"]  # a glob for the pages that are not listed by name
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_copybutton"]
 
@@ -21,10 +20,12 @@ html_title = "vesselseg"
 html_static_path = ["_static"]
 html_css_files = ["vesselseg.css"]
 html_copy_source = False
+html_show_copyright = False
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
 
 autodoc_typehints = "none"  # the docstrings describe types, shapes and ranges
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 
 myst_enable_extensions = ["substitution"]
@@ -43,17 +44,28 @@ def table_of_models() -> str:
     return "\n".join(rows)
 
 
+def table_of_terms() -> str:
+    """The terms of the data sets as a Markdown table."""
+    terms = {spec.dataset: spec.data_terms for spec in vesselseg.list_models()}
+    rows = [f"| {dataset} | {text} |" for dataset, text in terms.items()]
+    return "\n".join(["| data set | terms |", "|---|---|", *rows])
+
+
 def help_of_commands() -> str:
     """A section with the ``--help`` of each command."""
-    os.environ["COLUMNS"] = "90"  # argparse wraps its texts at the width of the terminal
+    os.environ["COLUMNS"] = "100"  # argparse wraps its texts at the width of the terminal
     parser, commands = build_parser()
     sections = [f"```text\n{parser.format_help()}```"]
     for name, command in commands.items():
-        sections.append(f"## {name}\n\n```text\n{command.format_help()}```")
+        sections.append(f"## vesselseg {name}\n\n```text\n{command.format_help()}```")
     return "\n\n".join(sections)
 
 
-myst_substitutions = {"models": table_of_models(), "commands": help_of_commands()}
+myst_substitutions = {
+    "models": table_of_models(),
+    "terms": table_of_terms(),
+    "commands": help_of_commands(),
+}
 
 # Links in included files -> where the same thing is, seen from the page that includes them.
 LINKS = {
