@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from numpydoc.xref import DEFAULT_LINKS
+
 import vesselseg
 from vesselseg.cli import build_parser
 
@@ -16,6 +18,7 @@ nitpicky = True
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_copybutton"]
 
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_title = "vesselseg"
 html_static_path = ["_static"]
 html_css_files = ["vesselseg.css"]
@@ -27,6 +30,10 @@ autodoc_typehints = "none"  # the docstrings describe types, shapes and ranges
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
+numpydoc_xref_param_type = True
+numpydoc_xref_aliases = {name: f"vesselseg.{name}" for name in vesselseg.__all__}
+numpydoc_xref_ignore = "all"  # other words
+DEFAULT_LINKS.clear()  # to the documentation of Python and NumPy, which is not part of this site
 
 myst_enable_extensions = ["substitution"]
 myst_heading_anchors = 3
