@@ -18,7 +18,7 @@ nitpicky = True
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_copybutton"]
 
 html_theme = "furo"
-pygments_dark_style = "monokai"
+pygments_dark_style = "github-dark"
 html_title = "vesselseg"
 html_static_path = ["_static"]
 html_css_files = ["vesselseg.css"]

@@ -78,8 +78,9 @@ def load_model(
     batch_size : int, optional
         Windows that the network computes at once; None chooses what suits the device.
     max_pixels : int
-        Larger photographs, and scales that would enlarge one further, are rejected. This guards
-        against files that unpack to more than the memory holds.
+        Larger photographs, and scales that would enlarge one further, are rejected; by default
+        those of more than 200 million pixels. This guards against files that unpack to more than
+        the memory holds.
 
     Returns
     -------
