@@ -15,7 +15,10 @@ from vesselseg.cli import build_parser
 
 ROOT = EXAMPLE.parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+    *(path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts),
+]
 MODULES = [path for path in sorted(ROOT.glob("vesselseg/**/*.py")) if ">>>" in path.read_text()]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -77,7 +80,7 @@ def test_the_examples_of_a_module_run(path, run_examples):
         run_examples(test)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_commands_of_a_page_exist(page):
     parser, commands = build_parser()
     text = re.sub(r"\\\n\s*", "", blocks(page, "sh"))
@@ -87,6 +90,12 @@ def test_the_commands_of_a_page_exist(page):
             if not {arguments[0]} & {*commands, "--version", "--help"}:
                 arguments.insert(0, "segment")
             parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_links_of_a_page_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
 def test_every_public_name_is_in_the_reference():

@@ -108,8 +108,8 @@ def field_of_view(image: ImageLike, *, bits: int | None = None) -> NDArray[np.bo
     Examples
     --------
     >>> import numpy as np, vesselseg
-    >>> vesselseg.field_of_view(np.full((64, 64, 3), 200, np.uint8)).all()
-    np.True_
+    >>> bool(vesselseg.field_of_view(np.full((64, 64, 3), 200, np.uint8)).all())
+    True
     """
     return find_field_of_view(to_rgb(image, bits=bits)).mask
 
