@@ -78,8 +78,9 @@ def load_model(
     batch_size : int, optional
         Windows that the network computes at once; None chooses what suits the device.
     max_pixels : int
-        Larger photographs, and scales that would enlarge one further, are rejected. This guards
-        against files that unpack to more than the memory holds.
+        Larger photographs, and scales that would enlarge one further, are rejected; by default
+        those of more than 200 million pixels. This guards against files that unpack to more than
+        the memory holds.
 
     Returns
     -------
@@ -196,11 +197,11 @@ def segment(
 
     Examples
     --------
-    >>> import numpy as np, vesselseg
-    >>> photograph = np.zeros((64, 64, 3), np.uint8)
-    >>> result = vesselseg.segment(photograph, device="cpu")
+    >>> import vesselseg
+    >>> result = vesselseg.segment("eye.jpg")
     >>> result.mask.shape, result.probability.dtype
-    ((64, 64), dtype('float32'))
+    ((1411, 1411), dtype('float32'))
+    >>> result.save("vessels.png")
     """
     if isinstance(model, Segmenter):
         return model(image, scale=scale, threshold=threshold, bits=bits)
@@ -254,6 +255,11 @@ def download(
     file is accepted if its length is complete, its SHA-256 is the one pinned in the model spec
     or recorded at the first download, and it holds all weights of the model. The digits in a
     published file name are evidence only: if they differ, a warning is logged.
+
+    Examples
+    --------
+    >>> import vesselseg
+    >>> file = vesselseg.download("unet_s5-d16_drive")  # doctest: +SKIP
     """
     return cache.obtain(to_spec(model), load, progress=progress, force=force).path
 
@@ -285,6 +291,11 @@ def import_file(file: PathLike, model: str | ModelSpec, *, force: bool = False) 
         digits.
     DownloadError
         If the cache folder cannot be written.
+
+    Examples
+    --------
+    >>> import vesselseg
+    >>> file = vesselseg.import_file("some-file.pth", "unet_s5-d16_drive")  # doctest: +SKIP
     """
     return cache.import_file(file, to_spec(model), load, force=force).path
 
@@ -297,10 +308,20 @@ def find_cached(model: str | ModelSpec) -> Path | None:
     model : str or ModelSpec
         A name (:func:`vesselseg.list_models`) or a model spec of your own.
 
+    Returns
+    -------
+    Path or None
+
     Raises
     ------
     UnknownModelError
         If there is no model of that name.
+
+    Examples
+    --------
+    >>> import vesselseg
+    >>> vesselseg.find_cached("unet_s5-c16_chase-hrf").name
+    'unet_s5-c16_chase-hrf.pth'
     """
     cached = cache.find_cached(to_spec(model), load)
     return None if cached is None else cached.path

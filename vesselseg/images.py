@@ -108,8 +108,8 @@ def field_of_view(image: ImageLike, *, bits: int | None = None) -> NDArray[np.bo
     Examples
     --------
     >>> import numpy as np, vesselseg
-    >>> vesselseg.field_of_view(np.full((64, 64, 3), 200, np.uint8)).all()
-    np.True_
+    >>> bool(vesselseg.field_of_view(np.full((64, 64, 3), 200, np.uint8)).all())
+    True
     """
     return find_field_of_view(to_rgb(image, bits=bits)).mask
 
@@ -151,7 +151,7 @@ def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) 
         with Image.open(stream) as opened:
             check_size(opened.width, opened.height, label, max_pixels)
             pages = getattr(opened, "n_frames", 1)
-            has_16_bits = any(";16" in str(tile.args) for tile in opened.tile)
+            has_16_bits = any(";16" in str(tile[3]) for tile in opened.tile)
             if isinstance(opened, TiffImageFile) and bits is None:
                 depth = opened.tag_v2.get(BITSPERSAMPLE, (0,))[0]
                 bits = depth if 8 < depth < 16 else None

@@ -56,6 +56,16 @@ def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -
     ------
     OptionError
         If the arrays differ in shape, or one has more than two values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vesselseg import metrics
+    >>> counts = metrics.confusion(np.array([[0, 1, 1, 1]]), np.array([[0, 1, 1, 0]]))
+    >>> counts
+    Confusion(tp=2, fp=1, fn=0, tn=1)
+    >>> metrics.dice(counts), metrics.sensitivity(counts), metrics.accuracy(counts)
+    (0.8, 1.0, 0.75)
     """
     predicted, actual, inside = to_masks(mask, label, fov)
     tp = count(predicted & actual)
@@ -115,6 +125,13 @@ def auc(probability: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) 
     The area is the probability that a vessel pixel scores higher than a background pixel, with
     ties counting half: the Mann-Whitney U divided by the number of pairs (Hanley and McNeil 1982,
     doi:10.1148/radiology.143.1.7063747). Nothing is binned.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vesselseg import metrics
+    >>> metrics.auc(np.array([[0.1, 0.6, 0.9, 0.7]]), np.array([[0, 1, 1, 0]]))
+    0.75
     """
     scores = np.asarray(probability)
     _, actual, inside = to_masks(label, label, fov)
@@ -166,6 +183,20 @@ def cldice(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> f
         precision   = |S_P and V_L| / |S_P|
         sensitivity = |S_L and V_P| / |S_L|
         clDice      = 2 precision sensitivity / (precision + sensitivity)
+
+    Examples
+    --------
+    A mask that is too wide follows the course of the label nevertheless:
+
+    >>> import numpy as np
+    >>> from vesselseg import metrics
+    >>> label, mask = np.zeros((2, 9, 30), dtype=bool)
+    >>> label[4, 2:28] = True
+    >>> mask[3:6, 1:29] = True
+    >>> round(metrics.cldice(mask, label), 2)
+    0.96
+    >>> round(metrics.dice(metrics.confusion(mask, label)), 2)
+    0.47
     """
     return cldice_of_counts(*skeleton_counts(mask, label, fov))
 

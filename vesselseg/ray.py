@@ -113,6 +113,11 @@ def segment_dataset(
     on_row : callable
         Called with the manifest's row of each photograph when it is finished, in any order.
 
+    Returns
+    -------
+    Summary
+        Numbers of photographs that were segmented, skipped and failed, and the manifest.
+
     Raises
     ------
     MissingExtraError
@@ -125,6 +130,13 @@ def segment_dataset(
         If the manifest cannot be written.
     VesselsegError, FileNotFoundError
         If the model cannot be loaded; see :func:`vesselseg.load_model`.
+
+    Examples
+    --------
+    >>> from vesselseg.ray import segment_dataset
+    >>> segment_dataset(  # doctest: +SKIP
+    ...     "s3://eyes/photographs", "s3://eyes/vessels", address="auto"
+    ... )
     """
     for module in ("ray", "pyarrow"):
         require(module, "ray")

@@ -156,7 +156,21 @@ REGISTRY: Mapping[str, ModelSpec] = MappingProxyType(
 
 
 def list_models() -> list[ModelSpec]:
-    """All models that :func:`vesselseg.load_model` knows by name, the embedded one first."""
+    """All models that :func:`vesselseg.load_model` knows by name, the embedded one first.
+
+    Returns
+    -------
+    list of ModelSpec
+
+    Examples
+    --------
+    >>> import vesselseg
+    >>> for spec in vesselseg.list_models()[:3]:
+    ...     print(spec.name, spec.dataset, spec.dice)
+    unet_s5-c16_chase-hrf chase_db1+hrf None
+    unet_s5-d16_drive drive 78.67
+    unet_s5-d16_ce-dice_drive drive 79.32
+    """
     return list(REGISTRY.values())
 
 

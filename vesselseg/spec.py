@@ -32,6 +32,13 @@ class Source:
         evidence, not proof: some published names were made from an earlier version of the file.
     sha256 : str
         The full digest, if known. It is binding.
+
+    Examples
+    --------
+    >>> import vesselseg
+    >>> source = vesselseg.Source("https://weights.example.org/net-9cd163b8.pth", "9cd163b8")
+    >>> source.filename
+    'net-9cd163b8.pth'
     """
 
     url: str
@@ -107,6 +114,16 @@ class ModelSpec:
     ------
     OptionError
         If a value is outside what is described here.
+
+    Examples
+    --------
+    Change the overlap of a model's windows:
+
+    >>> import dataclasses, vesselseg
+    >>> spec = vesselseg.list_models()[0]
+    >>> denser = dataclasses.replace(spec, stride=spec.crop // 2)
+    >>> vesselseg.load_model(denser).spec.stride
+    296
     """
 
     name: str

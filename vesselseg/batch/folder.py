@@ -134,8 +134,10 @@ def segment_folder(
     Examples
     --------
     >>> import vesselseg
-    >>> vesselseg.segment_folder("photographs", "vessels", skip_existing=True)  # doctest: +SKIP
-    Summary(segmented=20, repeated=0, skipped=0, failed=0, manifest=None)
+    >>> vesselseg.segment_folder("photographs", "vessels", kinds=("mask", "overlay"))
+    Summary(segmented=2, repeated=0, skipped=0, failed=0, manifest=None)
+    >>> vesselseg.segment_folder("photographs", "vessels", skip_existing=True)
+    Summary(segmented=0, repeated=0, skipped=2, failed=0, manifest=None)
     """
     from tqdm import tqdm
 

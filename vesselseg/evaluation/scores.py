@@ -76,7 +76,7 @@ class Evaluation:
     """The results of a model, or of the other observer, whose `spec` is None, on a data set.
 
     `pooled_auc` is of all pixels inside the fields of view together. `provenance` has what all
-    images share of :attr:`vesselseg.Segmentation.provenance`.
+    images share of ``Segmentation.provenance``.
     """
 
     name: str

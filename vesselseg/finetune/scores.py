@@ -32,7 +32,7 @@ class HeldOutScores:
     iteration : int
         Iterations of training before the measurement.
     counts : tuple of Confusion
-        One for each of :data:`THRESHOLDS`.
+        One for each threshold: 0.1, 0.15, ... 0.8.
     """
 
     iteration: int
@@ -56,7 +56,7 @@ class HeldOutScores:
 
     @property
     def best_threshold(self) -> float:
-        """The one of :data:`THRESHOLDS` with the highest Dice."""
+        """The threshold, of 0.1, 0.15, ... 0.8, with the highest Dice."""
         return max(zip(THRESHOLDS, self.counts, strict=True), key=lambda x: metrics.dice(x[1]))[0]
 
     @property
