@@ -4,12 +4,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from napari.layers import Image, Layer
 from support.drawn import photograph
 from support.models import tiny_model
 
 import vesselseg
 from vesselseg import ImageError, MissingExtraError, Segmentation
+
+# Without napari, "napari" alone would be found: it is this folder.
+pytest.importorskip("napari.layers", reason='needs pip install "vesselseg[napari]"')
+
+from napari.layers import Image, Layer
+
 from vesselseg.napari import segment_to_layers
 from vesselseg.napari.layers import fundus_sample
 

@@ -12,6 +12,7 @@ from support.models import tiny_weights
 import vesselseg
 from vesselseg import DeviceError, DownloadError, Segmentation, api
 
+pytest.importorskip("napari.layers", reason='needs pip install "vesselseg[napari]"')
 pytest.importorskip("pytestqt", reason='needs pip install "vesselseg[napari-test]"')
 
 from napari.components import ViewerModel
@@ -186,7 +187,7 @@ class TestErrors:
         viewer.layers.clear()
         widget.reset_choices()  # napari does this whenever layers change
         widget.start()
-        assert "File > Open Sample > vesselseg" in messages()[0]
+        assert "File > Open Sample > Fundus photograph (vesselseg)" in messages()[0]
         assert widget.start_button.enabled
 
     @pytest.mark.parametrize(
@@ -234,14 +235,23 @@ class TestCancel:
 
 class TestDownload:
     def test_is_shown(self, widget, qtbot, monkeypatch):
+        received, go = threading.Event(), threading.Event()
+
         def download(_, progress):
             progress(30, 120)
-            qtbot.waitUntil(lambda: widget.progress.value == 25)
+            received.set()
+            assert go.wait(60)
+            progress(120, 120)
             raise DownloadError("The host is down.")
 
         monkeypatch.setattr(api, "download", download)
         widget.model_file.value = None
-        run(widget, qtbot)
+        widget.start()
+        qtbot.waitUntil(received.is_set)
+        qtbot.waitUntil(lambda: (widget.progress.value, widget.progress.max) == (25, 100))
+        go.set()
+        qtbot.waitUntil(lambda: widget.progress.max == 0)
+        qtbot.waitUntil(lambda: widget.start_button.enabled)
         assert messages() == ["The host is down."]
 
     def test_ends_when_cancelled(self, monkeypatch):

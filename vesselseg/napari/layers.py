@@ -71,6 +71,7 @@ def segment_to_layers(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from napari.layers import Image
     >>> from vesselseg.napari import segment_to_layers
     >>> layer = Image(np.zeros((64, 64, 3), np.uint8), name="eye", scale=(0.01, 0.01))

@@ -122,7 +122,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
         if layer is None:
             show_error(
                 "There is no photograph. Drop a file on the viewer, or choose "
-                "File > Open Sample > vesselseg > Fundus photograph."
+                "File > Open Sample > Fundus photograph (vesselseg)."
             )
             return
         self.cancelled = threading.Event()
@@ -161,14 +161,18 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
         """Show that a run is in progress, or that none is."""
         self.start_button.enabled = not running
         self.cancel_button.enabled = running
-        self.progress.max = 0  # busy, until a download says how much there is to do
+        self.progress.value = self.progress.max = 0  # busy, until a download has a size
         self.progress.visible = running
 
     def show_download(self, cancelled: threading.Event, received: int, total: int | None) -> None:
         """Show how much of the weights has arrived."""
-        if self.is_wanted(cancelled) and total:
-            self.progress.max = 0 if received >= total else 100
+        if not self.is_wanted(cancelled) or not total:
+            return
+        if received < total:
+            self.progress.max = 100
             self.progress.value = 100 * received // total
+        else:
+            self.progress.value = self.progress.max = 0  # busy: the model runs
 
     def show_outcome(
         self, cancelled: threading.Event, outcome: tuple[Segmentation, list[LayerData]] | str
@@ -200,13 +204,14 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
         """Measure a result in a thread, one at a time."""
         self.measuring = True
         worker = create_worker(measure_features, result)
-        worker.returned.connect(self.show_features)
+        worker.returned.connect(partial(self.show_features, result))
         worker.finished.connect(partial(self.end_measuring, result))
         worker.start()
 
-    def show_features(self, features: Any) -> None:
-        """Put measures into the mask's layer."""
-        self.mask_layer.features = features
+    def show_features(self, measured: Segmentation, features: Any) -> None:
+        """Put measures into the mask's layer, unless the mask has changed meanwhile."""
+        if measured is self.result:
+            self.mask_layer.features = features
 
     def end_measuring(self, result: Segmentation) -> None:
         """Measure again if the mask has changed meanwhile."""
