@@ -190,7 +190,9 @@ def print_errors(measures: dict[str, Callable[[Shape], dict[str, float]]]) -> No
                 if key in values:
                     error = 100 * abs(values[key] / truth - 1)
                     errors[shape.name, key][name].append(error)
-    print("| shape | measure | " + " | ".join(f"{name}: median, largest" for name in measures))
+    print(
+        "| shape | measure | " + " | ".join(f"{name}: median, largest" for name in measures) + " |"
+    )
     print("|---|---|" + "---|" * len(measures))
     for (shape_name, key), by_name in errors.items():
         cells = (

@@ -65,8 +65,8 @@ batch.jobs evaluation.datasets app.server finetune.losses finetune.windows finet
 batch.manifest evaluation.scores finetune.trainer
 batch.pipeline evaluation.report finetune.photographs finetune.scores
 batch.folder finetune.card
-ray finetune.training
-finetune
+ray finetune.training napari.layers
+finetune napari napari.widget
 cli.arguments
 cli.app cli.doctor cli.evaluate cli.measure cli.models cli.segment cli.train
 cli

@@ -1,0 +1,121 @@
+"""Layers in, layers out, without a viewer."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support.drawn import photograph
+from support.models import tiny_model
+
+import vesselseg
+from vesselseg import ImageError, MissingExtraError, Segmentation
+
+# Without napari, "napari" alone would be found: it is this folder.
+pytest.importorskip("napari.layers", reason='needs pip install "vesselseg[napari]"')
+
+from napari.layers import Image, Layer
+
+from vesselseg.napari import segment_to_layers
+from vesselseg.napari.layers import fundus_sample
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PHOTOGRAPH = photograph(0)
+MISSING = 'Measures need scikit-image: pip install "vesselseg[measure]".'
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def test_a_probability_and_on_top_of_it_a_mask(model):
+    layer = Image(PHOTOGRAPH, name="eye")
+    probability, mask = segment_to_layers(layer, model=model, threshold=0.4)
+    result = vesselseg.segment(PHOTOGRAPH, model=model, threshold=0.4)
+
+    assert probability[2] == "image"
+    assert probability[1]["name"] == "eye probability"
+    assert np.array_equal(probability[0], result.probability)
+
+    assert mask[2] == "labels"
+    assert mask[1]["name"] == "eye vessels"
+    assert np.array_equal(mask[0], result.mask)
+    for _, options, _ in (probability, mask):
+        assert options["metadata"]["vesselseg"] == result.provenance
+
+
+def test_they_lie_over_the_photograph(model):
+    affine = [[1, 0.1, 5], [0, 1.2, 3], [0, 0, 1]]
+    layer = Image(
+        PHOTOGRAPH, scale=(0.02, 0.03), translate=(1, 2), rotate=30, shear=[0.2], affine=affine,
+        units=("mm", "mm"), axis_labels=("down", "right"),
+    )  # fmt: skip
+    for data in segment_to_layers(layer, model=model):
+        added = Layer.create(*data)
+        corners = [(0, 0), (39, 0), (39, 43)]
+        for corner in corners:
+            np.testing.assert_allclose(added.data_to_world(corner), layer.data_to_world(corner))
+        assert added.units == layer.units
+        assert added.axis_labels == layer.axis_labels
+        added.affine = np.eye(3)  # moving a result leaves the photograph where it is
+        assert np.array_equal(layer.affine.affine_matrix, affine)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (PHOTOGRAPH, {}),
+        (np.dstack([PHOTOGRAPH, np.full((40, 44), 255, np.uint8)]), {}),
+        (PHOTOGRAPH[..., 1], {}),
+        (PHOTOGRAPH.astype(np.uint16) * 257, {}),
+        (PHOTOGRAPH / np.float32(255), {}),
+        ([PHOTOGRAPH, PHOTOGRAPH[::2, ::2]], {"multiscale": True}),
+    ],
+    ids=["RGB", "RGBA", "grey", "uint16", "float", "multiscale"],
+)
+def test_accepted_layers(data, options, model):
+    layer = Image(data, **options)
+    for values, _, _ in segment_to_layers(layer, model=model):
+        assert values.shape == (40, 44)
+
+
+@pytest.mark.parametrize(
+    ("data", "rgb", "match"),
+    [
+        (np.zeros((5, 40, 44), np.uint8), False, r"'eye' has data of shape \(5, 40, 44\)"),
+        (np.zeros((40, 44, 3), np.uint8), False, "with rgb=True"),
+        (np.zeros((5, 40, 44, 3), np.uint8), True, "a layer of its own"),
+        (np.zeros((40, 44), np.int32), False, "int32; allowed are uint8"),
+        (np.full((40, 44), 200.0), False, "divide by 255"),
+    ],
+    ids=["stack", "RGB shown as a stack", "stack of RGB", "int32", "float up to 255"],
+)
+def test_other_layers(data, rgb, match, model):
+    with pytest.raises(ImageError, match=match):
+        segment_to_layers(Image(data, rgb=rgb, name="eye"), model=model)
+
+
+def test_features_hold_all_measures(model, monkeypatch):
+    measures = SimpleNamespace(to_dict=lambda: {"length": 120.5, "width": {"mean": 3.0}})
+    monkeypatch.setattr(Segmentation, "measure", lambda _: measures, raising=False)
+    _, (data, options, kind) = segment_to_layers(Image(PHOTOGRAPH), model=model)
+    features = Layer.create(data, options, kind).features
+    assert list(features) == ["index", "vessel_fraction", "length", "width.mean"]
+    assert features["length"].tolist() == [120.5]
+    assert features["index"].tolist() == [1]  # the label of the vessels
+
+
+def test_features_without_the_extra_for_measures(model, monkeypatch):
+    def missing(_):
+        raise MissingExtraError(MISSING)
+
+    monkeypatch.setattr(Segmentation, "measure", missing, raising=False)
+    _, (_, options, _) = segment_to_layers(Image(PHOTOGRAPH), model=model)
+    expected = vesselseg.segment(PHOTOGRAPH, model=model).vessel_fraction()
+    assert options["features"].to_dict("records") == [{"index": 1, "vessel_fraction": expected}]
+
+
+def test_the_sample_is_a_photograph():
+    [(data, options, kind)] = fundus_sample()
+    layer = Layer.create(data, options, kind)
+    assert (layer.name, layer.rgb, layer.data.shape) == ("fundus", True, (1000, 1000, 3))
