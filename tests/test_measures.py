@@ -159,6 +159,7 @@ class TestArguments:
             ({"fov": np.zeros((4, 4), bool)}, "field of view is empty"),
             ({"mm_per_pixel": 0}, "mm_per_pixel is 0; it must be a positive number"),
             ({"mm_per_pixel": math.nan}, "must be a positive number"),
+            ({"mm_per_pixel": "x"}, "mm_per_pixel is 'x'; it must be a positive number"),
         ],
     )
     def test_wrong_ones_say_what_is_allowed(self, arguments, match):

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import MissingExtraError, OptionError
+from .spec import is_factor
 
 Mask: TypeAlias = "NDArray[np.bool_]"
 Points: TypeAlias = "NDArray[np.float64]"  # (N, 2): rows and columns in pixels
@@ -146,7 +147,7 @@ def measure(
       area that belongs to a piece of centreline over its length. Near branch points and ends it
       is not defined and left out.
     - *Box dimension*: 2 minus the slope of log A against log r, where A is the area within r of
-      the centrelines, for r from 1/500 to 1/50 of the diameter. This Minkowski dimension equals
+      the centrelines, for r from 1/180 to 1/20 of the diameter. This Minkowski dimension equals
       the box-counting dimension (Falconer 2014, Fractal Geometry, section 2.2), and does not
       depend on where a grid of boxes lies.
     - *Tortuosity*: arc over chord (Hart et al. 1999, doi:10.1016/S1386-5056(98)00163-4). Closed
@@ -167,7 +168,7 @@ def measure(
         raise OptionError(f"mask has the shape {mask.shape}, but fov has {inside.shape}.")
     if not inside.any():
         raise OptionError("The field of view is empty: fov has no pixel that is True.")
-    if mm_per_pixel is not None and not 0 < mm_per_pixel < np.inf:
+    if mm_per_pixel is not None and not is_factor(mm_per_pixel):
         raise OptionError(f"mm_per_pixel is {mm_per_pixel!r}; it must be a positive number.")
     try:
         import skan  # noqa: F401
