@@ -28,6 +28,7 @@ def cache(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(registry, "EMBEDDED", spec)
     monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
+    monkeypatch.delenv("VESSELSEG_MIRROR", raising=False)
     monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     return tmp_path / "cache"
