@@ -33,7 +33,7 @@ _CANVAS = 1500  # pixels; the diameter of the field of view where the dimension 
 _REACH = np.geomspace(1 / 180, 1 / 20, 17)  # of the dilations, in diameters of the field of view
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measures:
     """Measures of one mask; lengths are in pixels, and None is what a mask does not have.
 
