@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
+from . import dicom
 from .errors import ImageError, OptionError
 from .fov import find_field_of_view
 from .spec import is_integer
@@ -141,12 +142,8 @@ def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) 
     stream.seek(0)
     if not head:
         raise ImageError(f"{label} is empty.")
-    if head[128:] == b"DICM":
-        raise ImageError(
-            f"{label} is a DICOM file, which vesselseg does not read. Convert it to PNG, for "
-            f"example with pydicom (Image.fromarray(pydicom.dcmread(FILE).pixel_array)"
-            f".save('eye.png')) or dcmj2pnm of DCMTK."
-        )
+    if dicom.is_dicom(head):
+        return from_dicom(stream, label, max_pixels, bits)
     try:
         with Image.open(stream) as opened:
             check_size(opened.width, opened.height, label, max_pixels)
@@ -171,12 +168,26 @@ def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) 
         raise ImageError(
             f"{label} could not be decoded: {reason}. It may be truncated, damaged or no image."
         ) from error
-    if pages > 1:
-        logger.warning("%s has %d pages; the first is used.", label, pages)
+    warn_of_pages(pages, label)
     if has_16_bits and upright.mode in ("RGB", "RGBA"):
         check_reduced(np.asarray(upright), label, bits)
         bits = None
     return from_pil(upright, label, opened.format, bits)
+
+
+def from_dicom(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) -> RGB:
+    """Decode the photograph in a DICOM file, which says itself how many bits it uses."""
+    photograph = dicom.open_photograph(stream, label)
+    check_size(photograph.width, photograph.height, label, max_pixels)
+    values, depth = dicom.decode(photograph, label)
+    warn_of_pages(photograph.pages, label)
+    return from_array(values, label, bits=bits or depth)
+
+
+def warn_of_pages(pages: int, label: str) -> None:
+    """Log that only the first page of a file, or frame of a DICOM file, is used."""
+    if pages > 1:
+        logger.warning("%s has %d pages; the first is used.", label, pages)
 
 
 def check_reduced(values: NDArray[np.uint8], label: str, bits: int | None) -> None:

@@ -21,15 +21,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import dicom
 from .api import BackendName, Model, load_model
 from .backends import require
 from .batch.folder import Summary
-from .batch.jobs import Job, join, plan_jobs
+from .batch.jobs import KINDS, Job, join, plan_jobs
 from .batch.manifest import ParquetManifest, Row
 from .batch.pipeline import run
 from .errors import DeviceError, OptionError
 from .preprocess import check_scale
-from .result import KINDS, STYLES, Style, check_threshold
+from .result import STYLES, Style, check_threshold
 from .segmenter import Segmenter
 from .spec import Scale, is_integer
 
@@ -85,8 +86,9 @@ def segment_dataset(
         How to bring photographs to the network's scale; None uses the model's own rule.
     threshold : float
         Pixels with a higher probability are vessel, in [0, 1].
-    kinds : sequence of {"mask", "probability", "overlay", "fov"}
-        Pictures to write for each photograph: "mask" and others.
+    kinds : sequence of {"mask", "probability", "overlay", "fov", "dicom"}
+        Files to write for each photograph: "mask" and others, as
+        :func:`vesselseg.segment_folder` takes them.
     style : {"tint", "outline"}
         Style of overlays.
     recursive : bool
@@ -97,9 +99,9 @@ def segment_dataset(
         Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
     manifest : path, optional
         Parquet file, or its address, with a row for each photograph: input, error, the files
-        written (mask, probability, overlay, fov), model, sha256 of its weights and whether they
-        are unverified, scale, bits, backend, device, precision, threshold, size, diameter of the
-        field of view, warning, seconds, and the fraction of the field of view that is vessel.
+        written (mask, probability, overlay, fov, dicom), model, sha256 of its weights and whether
+        they are unverified, scale, bits, backend, device, precision, threshold, size, diameter of
+        the field of view, warning, seconds, and the fraction of the field of view that is vessel.
         None means ``manifest.parquet`` in `out`.
     resume : bool
         Whether to skip photographs that the manifest has as done with the same weights, scale,
@@ -308,6 +310,7 @@ class Worker:
     def __init__(
         self, model: Segmenter, device: str | None, precision: str | None, **options: Any
     ) -> None:
+        dicom.silence()
         self.model = model.to(device, precision) if device or precision else model
         self.options = options
 

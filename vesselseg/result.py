@@ -9,7 +9,7 @@ import io
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import IO, Any, Literal, TypeAlias, Union
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image, PngImagePlugin
 from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 
+from . import dicom
 from .errors import OptionError
 from .files import whole_file
 from .images import RGB
@@ -164,16 +165,40 @@ class Segmentation:
         if format is None or format not in FORMATS.values():
             raise OptionError(
                 f"{str(target)!r} must end in {', '.join(FORMATS)}; or pass format='png', 'tiff' "
-                f"or 'npy', which a stream needs."
+                f"or 'npy', which a stream needs. DICOM files are written by save_dicom."
             )
         if kind not in KINDS:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
-        content = self._encode(kind, format, style, opacity)
-        if isinstance(target, (str, os.PathLike)):
-            with whole_file(target) as part:
-                part.write_bytes(content)
-        else:
-            target.write(content)
+        write(target, self._encode(kind, format, style, opacity))
+
+    def save_dicom(self, target: Target, source: Target | bytes) -> None:
+        """Write the mask as a DICOM Segmentation object that refers to its photograph.
+
+        Parameters
+        ----------
+        target : path or binary file object
+            A file is written whole or not at all; an existing one is replaced.
+        source : path, bytes or binary file object
+            The DICOM file of the photograph.
+
+        Raises
+        ------
+        FileNotFoundError, ImageError
+            If `source` does not exist, is damaged, or is no DICOM photograph of this size.
+        OutputError
+            If the file cannot be written. What a stream raises is passed on.
+        MissingExtraError
+            If the extra ``vesselseg[dicom]`` is not installed.
+
+        Notes
+        -----
+        The object has one binary segment, of the photograph's size (DICOM PS3.3, A.51). It has the
+        attributes of the patient and the study, the laterality and the pixel spacing; the other
+        files that vesselseg writes have nothing from a header. The provenance is in Algorithm
+        Parameters. UIDs and times are new in each file.
+        """
+        content, label = dicom.read_source(source)
+        write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
 
     def _encode(self, kind: Kind, format: Format, style: Style, opacity: float) -> bytes:
         """The content of a file."""
@@ -287,6 +312,15 @@ class Segmentation:
         )
 
 
+def write(target: Target, content: bytes) -> None:
+    """Write a file whole or not at all, or to a stream."""
+    if isinstance(target, (str, os.PathLike)):
+        with whole_file(target) as part:
+            part.write_bytes(content)
+    else:
+        target.write(content)
+
+
 def check_threshold(threshold: float) -> float:
     """Return the threshold; raise OptionError if it is not a number in [0, 1]."""
     is_number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
@@ -303,8 +337,10 @@ def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The provenance in a PNG or TIFF file that vesselseg wrote; {} if there is none."""
+    """The provenance in a PNG, TIFF or DICOM file that vesselseg wrote; {} if there is none."""
     try:
+        if PurePath(path).suffix.lower() == ".dcm":
+            return dicom.read_provenance(Path(path))
         with Image.open(path) as opened:
             text = opened.info.get("vesselseg")
             if text is None and hasattr(opened, "tag_v2"):

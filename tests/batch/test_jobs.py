@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.drawn import photographs
+from support.dicom import content, dataset, dicom_file
+from support.drawn import photograph, photographs
 
 from vesselseg import ImageError, OptionError, Segmentation
 from vesselseg.batch import jobs as module
@@ -91,6 +92,37 @@ def test_a_single_image_may_have_a_file_as_out() -> None:
     assert planned("eye.jpg", out="vessels.npy") == {"eye.jpg": "vessels.npy"}
     Path("folder.png").mkdir()
     assert planned("eye.jpg", out="folder.png") == {"eye.jpg": "folder.png/eye.png"}
+
+
+def test_of_a_folder_dicom_photographs_of_any_name_are_taken_and_no_other_dicom_files() -> None:
+    folder = Path("p")
+    folder.mkdir()
+    file = dicom_file(photograph(1))
+    for name in ("eye.dcm", "IM000001", "1.2.840.1", "1.2.840.2", ".hidden"):
+        (folder / name).write_bytes(file)
+    (folder / "damaged.dcm").write_bytes(b"damaged")
+    for name in ("ct.dcm", "CT000001"):
+        other = dataset(photograph(1), SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+        (folder / name).write_bytes(content(other))
+    nothing = np.zeros((40, 44), dtype=bool)
+    provenance = {"vesselseg": "1", "model": "tiny", "sha256": "0"}
+    result = Segmentation(nothing, nothing.astype(np.float32), nothing, provenance, photograph(1))
+    result.save_dicom(folder / "eye_seg.dcm", file)
+    assert planned("p") == {
+        "p/1.2.840.1": "out/1.2.840.1.png",
+        "p/1.2.840.2": "out/1.2.840.2.png",
+        "p/IM000001": "out/IM000001.png",
+        "p/damaged.dcm": "out/damaged.png",
+        "p/eye.dcm": "out/eye.png",
+    }
+
+
+def test_a_dicom_segmentation_is_named_after_the_photograph_or_is_the_mask() -> None:
+    Path("eye.dcm").touch()
+    (job,) = plan_jobs(["eye.dcm"], "out", kinds=("mask", "dicom"))
+    assert job.outputs == {"mask": str(Path("out/eye.png")), "dicom": str(Path("out/eye_seg.dcm"))}
+    (job,) = plan_jobs(["eye.dcm"], "x/vessels.DCM", kinds=("mask", "overlay"))
+    assert job.outputs == {"mask": "x/vessels.DCM", "overlay": "x/vessels_overlay.png"}
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def row(name: str) -> dict[str, Any]:
 
 def flat(name: str) -> dict[str, Any]:
     """A row as a table has it."""
-    columns = dict.fromkeys(("error", "probability", "overlay", "fov"))
+    columns = dict.fromkeys(("error", "probability", "overlay", "fov", "dicom"))
     values = {key: value for key, value in ROW.items() if key != "outputs"}
     return {**columns, **values, "input": name, "mask": f"out/{name}", "scale": "0.5"}
 

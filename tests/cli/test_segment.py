@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
+from support.dicom import SECRET, dicom_file, secret_file
 from support.drawn import photograph, photographs, pixels, tree
 from support.models import TINY, tiny_weights
 
@@ -149,6 +151,80 @@ def test_a_bar_is_drawn_on_a_terminal_only(model: str, monkeypatch: pytest.Monke
         assert "There is no image 'missing.png'" in said[kind]
     assert "3/3" in said[Terminal]
     assert len(said[io.StringIO].splitlines()) == 2  # the failure and the line at the end
+
+
+# DICOM
+
+
+def dicom_folder() -> Path:
+    folder = Path("p")
+    folder.mkdir()
+    for seed, name in enumerate(("left.dcm", "IM000001")):
+        (folder / name).write_bytes(dicom_file(photograph(seed), PatientID="4711"))
+    return folder
+
+
+def test_dicom_photographs_give_masks_and_segmentation_objects(model: str) -> None:
+    dicom_folder()
+    assert main(["p", "-o", "out", "--model", model, "--dicom"]) == 0
+    names = ["IM000001.png", "IM000001_seg.dcm", "left.png", "left_seg.dcm"]
+    assert sorted(tree(Path("out"))) == names
+    for seed, stem in enumerate(("left", "IM000001")):
+        written = pydicom.dcmread(f"out/{stem}_seg.dcm")
+        assert written.PatientID == "4711"
+        mask = vesselseg.load_model(model)(photograph(seed)).mask
+        assert np.array_equal(written.pixel_array > 0, mask)
+        assert np.array_equal(pixels(Path(f"out/{stem}.png")) > 0, mask)
+    assert main(["p/left.dcm", "-o", "vessels.dcm", "--model", model, "--overlay"]) == 0
+    assert pydicom.dcmread("vessels.dcm").Modality == "SEG"
+    assert Path("vessels_overlay.png").exists()
+
+
+def test_segmentation_objects_say_which_settings_they_come_from(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dicom_folder()
+    for options, said in [
+        ([], "2 segmented, 0 skipped"),
+        ([], "0 segmented, 2 skipped"),
+        (["--threshold", "0.4"], "2 segmented (2 again, since their settings differed), 0 skipped"),
+    ]:
+        words = ["p", "-o", "out", "--model", model, "--dicom", "--skip-existing", *options]
+        assert main(words) == 0
+        assert said in capsys.readouterr().err
+    for path in Path("out").glob("*.png"):
+        path.unlink()
+    assert main(["p/left.dcm", "-o", "out/left_seg.dcm", "--model", model, "--threshold", "0.4",
+                 "--skip-existing"]) == 0  # fmt: skip
+    assert "0 segmented, 1 skipped" in capsys.readouterr().err
+
+
+def test_segmentation_objects_of_other_photographs_are_an_error_for_each(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dicom_folder()
+    photographs(Path("p"), ["eye.jpg"])
+    assert main(["p", "-o", "out", "--model", model, "--dicom"]) == 1
+    said = capsys.readouterr().err
+    assert "eye.jpg' is no DICOM file. A Segmentation object refers to" in said
+    assert "2 segmented, 0 skipped, 1 failed" in said
+    assert "eye.png" not in tree(Path("out"))
+
+
+def test_no_value_of_a_dicom_header_leaves_but_in_segmentation_objects(
+    model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("p")
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(secret_file())
+    (folder / "b.dcm").write_bytes(secret_file()[:5000])
+    extra = ["--probability", "--overlay", "--fov", "--dicom", "--manifest", "out/run.jsonl"]
+    assert main(["p", "-o", "out", "--model", model, *extra]) == 1
+    assert "1 segmented, 0 skipped, 1 failed" in (said := capfd.readouterr().err)
+    assert SECRET not in said.encode()
+    files = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    assert [name for name, content in files.items() if SECRET in content] == ["a_seg.dcm"]
+    assert len(files) == 6
 
 
 # Standard input and output

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import OptionError
 from ..files import remove_abandoned
 from ..preprocess import check_scale
-from ..result import KINDS, Style, check_threshold, read_provenance
+from ..result import Style, check_threshold, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
-from .jobs import Job, is_address, make_folder, plan_jobs
+from .jobs import KINDS, Job, is_address, make_folder, plan_jobs
 from .manifest import Row, append_row, describe_existing, read_manifest, write_manifest
 from .pipeline import run
 
@@ -84,11 +84,12 @@ def segment_folder(
         Image files, folders, and patterns such as ``"photographs/*.tif"``.
     out : path
         Folder for the results, which keep their place below the folder that you passed; for a
-        single photograph also a file ending in ``.png``, ``.tif``, ``.tiff`` or ``.npy``.
+        single photograph also a file ending in ``.png``, ``.tif``, ``.tiff``, ``.npy`` or ``.dcm``.
     model : str, path, ModelSpec, Segmenter or None
         As :func:`vesselseg.segment` takes it.
-    kinds : sequence of {"mask", "probability", "overlay", "fov"}
-        Pictures to write for each photograph. The mask is always written.
+    kinds : sequence of {"mask", "probability", "overlay", "fov", "dicom"}
+        Files to write for each photograph. The mask is always written; "dicom" is a DICOM
+        Segmentation object, ``NAME_seg.dcm``, for photographs that are DICOM files.
     recursive : bool
         Whether to search the folders in folders.
     keep_endings : bool

@@ -15,13 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from .. import dicom
 from ..errors import ImageError, MissingExtraError, OptionError, OutputError
 from ..result import FORMATS, read_provenance
+from ..result import KINDS as PICTURES
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 """Endings, in any case, of the files that are taken from a folder or a pattern."""
+
+KINDS = (*PICTURES, "dicom")
+"""What can be written for a photograph: pictures, and a DICOM Segmentation object."""
 
 _WILDCARDS = frozenset("*?[")
 
@@ -31,7 +38,7 @@ class Job:
     """One photograph to segment, as plain text that can be sent to another machine.
 
     `name` is its path or address as it was given, or ``-`` for standard input. `outputs` has the
-    path or address of each kind of picture to write.
+    path or address of each kind of file to write.
     """
 
     name: str
@@ -46,6 +53,11 @@ class Job:
 def is_address(place: str) -> bool:
     """Whether a place is an address rather than a path."""
     return "://" in place
+
+
+def is_dicom(place: str) -> bool:
+    """Whether a place is that of a DICOM file, by its ending."""
+    return place.lower().endswith(".dcm")
 
 
 def join(folder: str, *names: str) -> str:
@@ -66,13 +78,15 @@ def plan_jobs(
     """List the photographs and the files to write for each, sorted by name.
 
     Inputs are files, folders, patterns, addresses of files and folders, or ``-``. From folders and
-    patterns, files with one of `SUFFIXES` are taken, but no hidden ones and none that vesselseg
-    wrote, so that results beside the photographs are not segmented again.
+    patterns, files with one of `SUFFIXES` and DICOM photographs of any name are taken, but no
+    hidden ones and none that vesselseg wrote, so that results beside the photographs are not
+    segmented again.
 
-    `out` is a folder; or, for a single photograph, a file in one of `FORMATS`. Results of files go
-    to `out` itself; those of a folder or pattern keep their place below the folder, or below the
-    part of the pattern without wildcards. `kinds` has "mask"; others are added to the file's name.
-    With `keep_endings` results are named after the whole file name, ``eye.jpg.png``.
+    `out` is a folder; or, for a single photograph, a file in one of `FORMATS` or a DICOM file.
+    Results of files go to `out` itself; those of a folder or pattern keep their place below the
+    folder, or below the part of the pattern without wildcards. `kinds` has "mask"; others are added
+    to the file's name. With `keep_endings` results are named after the whole file name,
+    ``eye.jpg.png``.
     """
     found: list[tuple[str, PurePath]] = []  # the photograph, and its place below `out`
     for text in inputs:
@@ -83,6 +97,8 @@ def plan_jobs(
         if not photographs:
             logger.warning("There are no photographs in %r.", text)
         found += photographs
+    if "dicom" in kinds or is_dicom(out):
+        dicom.require("highdicom")
     if not found:
         hint = "" if recursive else " --recursive searches the folders in folders as well."
         raise OptionError(
@@ -91,7 +107,7 @@ def plan_jobs(
             f"vesselseg.{hint}"
         )
     suffix = "" if Path(out).is_dir() else PurePosixPath(out).suffix.lower()
-    is_file = suffix in FORMATS
+    is_file = suffix in (*FORMATS, ".dcm")
     if is_file and (len(found) > 1 or Path(inputs[0]).is_dir()):
         raise OptionError(
             f"OUT is the file {out!r}, which takes the result of a single photograph. For folders "
@@ -99,17 +115,22 @@ def plan_jobs(
         )
     if suffix in SUFFIXES and not is_file:
         raise OptionError(
-            f"OUT is {out!r}, but results are written as {', '.join(FORMATS)}. Name such a file."
+            f"OUT is {out!r}, but results are written as {', '.join(FORMATS)}, .dcm. Name such a "
+            f"file."
         )
     jobs = []
     for name, place in found:
-        ending = "" if keep_endings else place.suffix
+        is_numbered = place.suffix[1:].isdecimal()  # DICOM files are often named after a UID
+        ending = "" if keep_endings or is_numbered else place.suffix
         stem = join(out, *place.parts).removesuffix(ending)
         suffix = ".png"
         if is_file:
             stem, suffix = os.path.splitext(out)  # noqa: PTH122
-        outputs = {kind: f"{stem}_{kind}{suffix}" for kind in kinds}
+        picture_suffix = ".png" if is_dicom(suffix) else suffix
+        outputs = {kind: f"{stem}_{kind}{picture_suffix}" for kind in kinds}
         outputs["mask"] = f"{stem}{suffix}"
+        if "dicom" in kinds:
+            outputs["dicom"] = f"{stem}_seg.dcm"
         jobs.append(Job(name, outputs))
     return without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
 
@@ -156,10 +177,15 @@ def walk(folder: Path, recursive: bool) -> Iterator[Path]:
 
 
 def is_photograph(path: Path) -> bool:
-    """Whether a file found in a folder is a photograph, by its name, and not a result of ours."""
+    """Whether a file found in a folder is a photograph, and not a result of ours.
+
+    This goes by the name; DICOM files often have none that says so.
+    """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES or path.name.startswith("."):
+    if path.name.startswith("."):
         return False
+    if suffix not in SUFFIXES or is_dicom(path.name):
+        return path.is_file() and dicom.is_photograph(path)
     if suffix in FORMATS and read_provenance(path):
         logger.info("%r was written by vesselseg and is left out.", str(path))
         return False

@@ -16,8 +16,8 @@ from PIL import Image
 from ..errors import OptionError, OutputError
 from ..files import whole_file
 from ..images import field_of_view
-from ..result import KINDS, read_provenance
-from .jobs import Job, is_address, make_folder, open_filesystem
+from ..result import read_provenance
+from .jobs import KINDS, Job, is_address, make_folder, open_filesystem
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def append_row(path: Path, row: Row) -> None:
 
 
 class ParquetManifest:
-    """A Parquet table at a path or address, with a column for each kind of picture.
+    """A Parquet table at a path or address, with a column for each kind of file.
 
     While a run goes on, rows are written every few seconds to part files in ``NAME.parts/``. An
     interrupted run leaves them there, and `rows` then has what they hold.

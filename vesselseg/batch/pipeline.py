@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+from .. import dicom
 from ..errors import VesselsegError
 from ..images import RGB, to_rgb
 from ..result import FORMATS, Segmentation, Style
 from ..segmenter import Segmenter
 from ..spec import Scale
-from .jobs import Job, is_address, make_folder, read_bytes, write_bytes
+from .jobs import Job, is_address, is_dicom, make_folder, read_bytes, write_bytes
 from .manifest import Row, describe
 
 _THREADS = 4  # readers, and writers; decoders and encoders release the interpreter
@@ -64,10 +65,15 @@ def run(
     writing: deque[tuple[Job, Future[Row]]] = deque()
     last_result = time.perf_counter()
 
-    def read(job: Job) -> RGB:
+    def source(job: Job) -> bytes | Path:
         if job.name == "-":
-            return to_rgb(stdin, bits=bits)
-        file = read_bytes(job.name) if is_address(job.name) else Path(folder, job.name)
+            return stdin
+        return read_bytes(job.name) if is_address(job.name) else Path(folder, job.name)
+
+    def read(job: Job) -> RGB:
+        file = source(job)
+        if any(map(is_dicom, job.outputs.values())):
+            dicom.read_source(file)  # an error before any work
         return to_rgb(file, bits=bits)
 
     def photographs() -> Iterator[tuple[Job, RGB]]:
@@ -92,8 +98,12 @@ def run(
         seconds = now - last_result
         last_result = now
         result.provenance["bits"] = bits  # the model got it decoded
-        writing.append((job, writers.submit(write_outputs, job, result, seconds, style, folder)))
+        writing.append((job, writers.submit(finish, job, result, seconds)))
         report(_AHEAD)
+
+    def finish(job: Job, result: Segmentation, seconds: float) -> Row:
+        write_outputs(job, result, style, folder, lambda: source(job))
+        return describe(job, result.provenance, result.vessel_fraction(), seconds)
 
     def report(unwritten: int) -> None:
         """Report results that are written; wait for the oldest if more than so many are not."""
@@ -134,16 +144,28 @@ def run(
             report(0)
 
 
-def write_outputs(job: Job, result: Segmentation, seconds: float, style: Style, folder: str) -> Row:
-    """Write all pictures of a job; return its row."""
+def write_outputs(
+    job: Job,
+    result: Segmentation,
+    style: Style,
+    folder: str,
+    source: Callable[[], bytes | Path],
+) -> None:
+    """Write all files of a job; `source` gives its photograph, to which DICOM files refer."""
+
+    def write_to(target: Path | io.BytesIO, kind: str, suffix: str) -> None:
+        if is_dicom(suffix):
+            result.save_dicom(target, source())
+        else:
+            result.save(target, kind, format=FORMATS[suffix], style=style)  # type: ignore[arg-type]
+
     for kind, place in job.outputs.items():
+        suffix = PurePosixPath(place).suffix.lower()
         if is_address(place):
             stream = io.BytesIO()
-            file_format = FORMATS[PurePosixPath(place).suffix.lower()]
-            result.save(stream, kind, format=file_format, style=style)  # type: ignore[arg-type]
+            write_to(stream, kind, suffix)
             write_bytes(place, stream.getvalue())
         else:
             path = Path(folder, place)
             make_folder(path.parent)
-            result.save(path, kind, style=style)  # type: ignore[arg-type]
-    return describe(job, result.provenance, result.vessel_fraction(), seconds)
+            write_to(path, kind, suffix)

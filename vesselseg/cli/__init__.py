@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import dicom
 from .._version import __version__
 from ..errors import DeviceError, OptionError, UnknownModelError, VesselsegError, did_you_mean
 from . import app, doctor, evaluate, measure, models, segment, train
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = [text for action in command._actions for text in action.option_strings]
         command.error(f"unrecognized: {' '.join(unknown)}.{did_you_mean(unknown[0], known)}")
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    dicom.silence()
     try:
         code: int = options.run(options)
         return code

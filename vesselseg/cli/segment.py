@@ -50,8 +50,9 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IMAGE",
         help="an image file, a folder, a pattern in quotes, or - for standard input")  # fmt: skip
     add = parser.add_argument_group("results").add_argument
-    add("-o", "--out", metavar="OUT", help="folder; for a single image also a file ending in .png, "
-        ".tif or .npy; - is standard output (default: - if IMAGE is -, else required)")  # fmt: skip
+    add("-o", "--out", metavar="OUT",
+        help="folder; for a single image also a file ending in .png, .tif, .npy or .dcm; - is "
+        "standard output (default: - if IMAGE is -, else required)")  # fmt: skip
     add("--probability", action="store_true",
         help="also write NAME_probability.png: 16 bits, 65535 is 1 (default: no)")  # fmt: skip
     add("--overlay", action="store_true",
@@ -60,6 +61,9 @@ def add_parsers(commands: Any) -> None:
         help="vessels coloured, or only their border (default: %(default)s)")  # fmt: skip
     add("--fov", action="store_true",
         help="also write NAME_fov.png: the field of view, 0 and 255 (default: no)")  # fmt: skip
+    add("--dicom", action="store_true",
+        help="also write NAME_seg.dcm, a DICOM Segmentation object that refers to its photograph, "
+        "for DICOM photographs; needs vesselseg[dicom] (default: no)")  # fmt: skip
     add("--keep-endings", action="store_true",
         help="name results after the whole file name, eye.jpg.png, so that eye.jpg and eye.tif can "
         "lie in one folder (default: eye.png)")  # fmt: skip
@@ -112,7 +116,7 @@ def segment(options: argparse.Namespace) -> int:
         raise OptionError("There is no place for the results. Name a folder: -o OUT.")
     if options.style != "tint":
         options.overlay = True
-    others = [kind for kind in ("probability", "overlay", "fov") if getattr(options, kind)]
+    others = [kind for kind in ("probability", "overlay", "fov", "dicom") if getattr(options, kind)]
     if options.executor == "ray":
         return segment_on_ray(options, ["mask", *others])
     if options.address is not None:
@@ -200,8 +204,8 @@ def segment_to_standard_output(options: argparse.Namespace, others: Sequence[str
         raise OptionError("Standard output takes the mask of one image file. Pass -o FOLDER.")
     if others or options.manifest or options.skip_existing or options.part != (1, 1):
         raise OptionError(
-            "Standard output takes the mask alone: --probability, --overlay, --fov, --manifest, "
-            "--skip-existing and --part need a folder, -o FOLDER."
+            "Standard output takes the mask alone: --probability, --overlay, --fov, --dicom, "
+            "--manifest, --skip-existing and --part need a folder, -o FOLDER."
         )
     if sys.stdout.isatty():
         raise OptionError("The mask is a PNG file, not for a terminal. Use -o FILE.png or > FILE.")
