@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import MissingExtraError, OptionError
+from .metrics import to_bool
 from .spec import is_factor
 
 Mask: TypeAlias = "NDArray[np.bool_]"
@@ -116,7 +117,7 @@ def measure(
     Parameters
     ----------
     mask : array_like (H, W)
-        bool, or integers of which 0 is background and all others are vessel.
+        bool, or integers with one value besides 0, such as 0 and 255.
     fov : array_like (H, W), optional
         The field of view, likewise; None is the whole frame. Vessels outside it do not count.
     mm_per_pixel : float, optional
@@ -223,7 +224,7 @@ def to_mask(values: ArrayLike, name: str) -> Mask:
             f"{name} has the shape {array.shape} and the type {array.dtype}; it must be (H, W), "
             f"bool or integer. Threshold a probability first: probability > 0.5."
         )
-    return np.asarray(array != 0)
+    return to_bool(array, name)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import csv
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.drawn import photographs
+from PIL import Image
+from support.drawn import photographs, vessels
 from support.models import tiny_weights
 
 from vesselseg.cli import main
@@ -43,8 +45,23 @@ def test_masks_give_the_same_measures():
     measured = [{**row, "input": ""} for row in table("first.csv")]
     assert measured == [{**row, "input": ""} for row in table("second.csv")]
     assert "length_mm" in measured[0]
-    assert [row["length"] for row in first] == [row["length"] for row in table("s.csv")]
+    assert [row["length_px"] for row in first] == [row["length_px"] for row in table("s.csv")]
     assert {row["input"] for row in table("second.csv")} == {"v/a.png", "v/b.png", "v/sub/c.png"}
+
+
+def test_masks_of_others_are_named_or_match_a_pattern_and_pictures_of_ours_are_no_masks():
+    Path("m").mkdir()
+    for seed, white in enumerate((1, 255)):
+        Image.fromarray(vessels(seed).astype(np.uint8) * white).save(f"m/{white}.png")
+    main(["p/a.png", "-o", "m", "--probability", "--fov", "--model", "tiny.pth"])
+    assert main(["measure", "m", "--masks", "-o", "folder.csv"]) == 0
+    assert [row["input"] for row in table("folder.csv")] == ["m/a.png"]
+    assert main(["measure", "m/*.png", "--masks", "-o", "pattern.csv"]) == 0
+    rows = table("pattern.csv")
+    assert [row["input"] for row in rows] == ["m/1.png", "m/255.png", "m/a.png"]
+    assert float(rows[0]["density"]) == pytest.approx(vessels(0).mean())
+    assert main(["measure", "m/a_probability.png", "--masks", "-o", "wrong.csv"]) == 1
+    assert "not a mask but the probability of one" in table("wrong.csv")[0]["error"]
 
 
 def test_an_image_that_fails_is_recorded_and_the_rest_goes_on(capsys):
@@ -60,9 +77,17 @@ def test_wrong_usage(capsys, monkeypatch):
     Path("empty").mkdir()
     assert main(["measure", "empty", "-o", "m.csv"]) == 2
     assert "nothing to measure in empty" in capsys.readouterr().err
-    assert main(["measure", "p/a.png", "-o", "m.csv", "--mm-per-pixel", "-1", "--masks"]) == 1
-    assert "must be a positive number" in table("m.csv")[0]["error"]
+    assert main(["measure", "p", "-o", "m.csv", "--masks"]) == 2
+    assert "masks that vesselseg wrote are taken; pass others as" in capsys.readouterr().err
+    for number in ("-1", "nan", "x"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["measure", "p/a.png", "-o", "m.csv", f"--mm-per-pixel={number}"])
+        assert f"'{number}' is not a positive number" in capsys.readouterr().err
+    assert main(["measure", "p/a.png", "-o", "m.csv", "--segments", "p/../m.csv"]) == 2
+    assert "--out and --segments are both 'm.csv'" in capsys.readouterr().err
+    assert not Path("m.csv").exists()
     monkeypatch.setitem(sys.modules, "skan", None)
-    assert main(["measure", "p/a.png", "-o", "other.csv", "--masks"]) == 1
+    Image.fromarray(vessels(0)).save("mask.png")
+    assert main(["measure", "mask.png", "-o", "other.csv", "--masks"]) == 1
     assert 'pip install "vesselseg[measure]"' in capsys.readouterr().err
     assert not Path("other.csv").exists()

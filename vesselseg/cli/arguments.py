@@ -6,6 +6,8 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..spec import is_factor
+
 if TYPE_CHECKING:
     from ..segmenter import Segmenter
 
@@ -48,12 +50,20 @@ def scale(text: str) -> str | float:
     """A scale rule or a positive factor."""
     if text in ("fit", "native", "fov"):
         return text
-    factor = number(text)
-    if not 0 < factor < math.inf:
+    try:
+        return factor(text)
+    except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither fit, native, fov nor a positive factor"
-        )
-    return factor
+        ) from error
+
+
+def factor(text: str) -> float:
+    """A positive number."""
+    value = number(text)
+    if not is_factor(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
 
 
 def threshold(text: str) -> float:

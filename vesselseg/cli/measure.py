@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError, VesselsegError
+from ..errors import ImageError, OptionError, VesselsegError
 from . import arguments
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ pixels, _fov the share of the field of view's diameter. Needs the extra:
 pip install "vesselseg[measure]".
 
 exit code: 0 done; 1 some images failed, and have an error in the table; 2 wrong usage."""
+
+
+_UNITS = {name: f"{name}_px" for name in ("length", "chord", "width")}  # of segments
 
 
 def add_parsers(commands: Any) -> None:
@@ -45,9 +48,10 @@ def add_parsers(commands: Any) -> None:
     add("--segments", metavar="FILE",
         help="also write a table with a row for each segment (default: no)")  # fmt: skip
     add("--masks", action="store_true",
-        help="the images are masks, white on black; NAME_fov.png beside NAME.png is the field of "
-        "view, or else the whole frame (default: they are photographs)")  # fmt: skip
-    add("--mm-per-pixel", type=float, metavar="MM",
+        help="the images are masks, white on black; from folders, those that vesselseg wrote are "
+        "taken. NAME_fov.png beside NAME.png is the field of view, or else the whole frame "
+        "(default: they are photographs)")  # fmt: skip
+    add("--mm-per-pixel", type=arguments.factor, metavar="MM",
         help="size of a pixel on the retina, to add millimetres (default: unknown)")  # fmt: skip
     add("-r", "--recursive", action="store_true",
         help="search the folders in folders (default: no)")  # fmt: skip
@@ -63,12 +67,17 @@ def measure(options: argparse.Namespace) -> int:
     """Write the tables."""
     from tqdm import tqdm
 
-    from ..batch.jobs import find_local, make_folder
+    from ..batch.jobs import find_local, identity, make_folder
 
     find = find_masks if options.masks else find_local
     names = [name for text in options.inputs for name, _ in sorted(find(text, options.recursive))]
     if not names:
-        raise OptionError(f"There is nothing to measure in {', '.join(options.inputs)}.")
+        hint = ""
+        if options.masks:
+            hint = " From folders, masks that vesselseg wrote are taken; pass others as a pattern."
+        raise OptionError(f"There is nothing to measure in {', '.join(options.inputs)}.{hint}")
+    if options.segments and identity(options.segments) == identity(options.out):
+        raise OptionError(f"--out and --segments are both {options.out!r}. Name two files.")
     for table in filter(None, (options.out, options.segments)):
         make_folder(Path(table).parent)
     measure_one = measure_mask if options.masks else measure_photographs(options)
@@ -86,7 +95,7 @@ def measure(options: argparse.Namespace) -> int:
             rows.append({"input": name, "error": str(error)})
             continue
         rows.append({"input": name, **measures.to_dict()})
-        columns = measures.segments
+        columns = {_UNITS.get(name, name): measures.segments[name] for name in measures.segments}
         segments += (
             {"input": name, **dict(zip(columns, values, strict=True))}
             for values in zip(*columns.values(), strict=True)
@@ -111,24 +120,28 @@ def measure_photographs(options: argparse.Namespace) -> Callable[[str, float | N
 
 def measure_mask(name: str, mm_per_pixel: float | None) -> Measures:
     """Measure a mask, in the field of view beside it if there is one."""
-    from ..images import to_rgb
+    from ..evaluation.datasets import read_label
     from ..measures import measure
+    from ..result import read_provenance
 
     path = Path(name)
-    mask = to_rgb(path)[..., 0] > 127
+    kind = read_provenance(path).get("kind", "mask")
+    if kind != "mask":
+        raise ImageError(f"{name!r} is not a mask but the {kind} of one.")
     fov = path.with_name(f"{path.stem}_fov{path.suffix}")
-    inside = to_rgb(fov)[..., 0] > 127 if fov.exists() else None
-    return measure(mask, fov=inside, mm_per_pixel=mm_per_pixel)
+    inside = read_label(fov) if fov.exists() else None
+    return measure(read_label(path), fov=inside, mm_per_pixel=mm_per_pixel)
 
 
 def find_masks(text: str, recursive: bool) -> Iterator[tuple[str, Path]]:
-    """The masks that a path or pattern means: in folders, files that vesselseg wrote as masks."""
+    """The masks that a path or pattern means: of a folder, files that vesselseg wrote as masks."""
     from ..batch.jobs import find_files
     from ..result import read_provenance
 
+    is_folder = Path(text).is_dir()
     for path, place in find_files(text, recursive):
-        is_named = path == Path(text)
-        if is_named or read_provenance(path).get("kind") == "mask":
+        kind = read_provenance(path).get("kind")
+        if path == Path(text) or kind == "mask" or (kind is None and not is_folder):
             yield str(path), Path(place)
 
 
