@@ -33,6 +33,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from support.dicom import JPEG_2000, JPEG_LS, NATIVE, RLE, dataset
+from support.dicom import content as dicom_content
 from support.models import NARROW, published_narrow_file, tiny_weights
 from support.servers import File, Loopback, Status
 
@@ -87,6 +89,11 @@ def images(count: int, chance: random.Random, _: Path) -> Lost:
         stream = io.BytesIO()
         picture.save(stream, kind, **options)
         files[kind + "".join(options)] = stream.getvalue()
+    for syntax in (NATIVE, RLE, JPEG_LS, JPEG_2000):
+        photograph = dataset(np.asarray(picture))
+        if syntax != NATIVE:
+            photograph.compress(syntax)
+        files[f"DICOM {syntax}"] = dicom_content(photograph)
     types = [np.uint8, np.int8, np.uint16, np.int64, np.float16, np.float64, np.complex64, object]
     shapes = [(), (3,), (5, 6), (5, 6, 1), (5, 6, 2), (5, 6, 3), (5, 6, 4), (3, 5, 6), (1, 5, 6, 3),
               (0, 6, 3), (5, 6, 0)]  # fmt: skip

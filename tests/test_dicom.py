@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gdcm
 import highdicom
 import numpy as np
 import pydicom
@@ -21,9 +20,22 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.pixels import convert_color_space
 from pydicom.tag import Tag
-from support.dicom import SECRET, content, dataset, dicom_file, encapsulate, encode, secret_file
+from support.dicom import (
+    BASELINE,
+    JPEG_2000,
+    JPEG_LOSSLESS,
+    JPEG_LS,
+    RLE,
+    SECRET,
+    content,
+    dataset,
+    dicom_file,
+    encapsulate,
+    encode,
+    secret_file,
+)  # fmt: skip
 from support.drawn import photograph
-from support.models import tiny_model
+from support.models import GOLDENS, tiny_model
 
 import vesselseg
 from vesselseg import ImageError, MissingExtraError, OutputError, Segmentation, Segmenter
@@ -35,10 +47,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 RGB = photograph(1)
 GREY = RGB[..., 1].copy()
 GREY_12 = GREY.astype(np.uint16) * 16  # 12 bits of 16
-BASELINE = "1.2.840.10008.1.2.4.50"
-JPEG_LS = "1.2.840.10008.1.2.4.80"
-JPEG_2000 = "1.2.840.10008.1.2.4.90"
-RLE = "1.2.840.10008.1.2.5"
 SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -59,20 +67,9 @@ def compressed(transfer_syntax: str, values: np.ndarray = RGB) -> bytes:
 
 
 def jpeg_lossless(values: np.ndarray) -> bytes:
-    """Process 14, which gdcm encodes, from file to file."""
-    Path("native.dcm").write_bytes(dicom_file(values))
-    reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
-    change = gdcm.ImageChangeTransferSyntax()
-    reader.SetFileName("native.dcm")
-    assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer.SetFileName("compressed.dcm")
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    return Path("compressed.dcm").read_bytes()
+    name = "grey" if values.ndim == 2 else "rgb"
+    frame = (GOLDENS / f"jpeg-lossless-{name}.jpg").read_bytes()
+    return content(encapsulate(dataset(values), JPEG_LOSSLESS, frame))
 
 
 # Photographs
@@ -92,10 +89,8 @@ def jpeg_lossless(values: np.ndarray) -> bytes:
 )
 @pytest.mark.parametrize("values", [RGB, GREY], ids=["rgb", "grey"])
 def test_lossless_photographs_are_read_bit_for_bit(
-    make: Callable[[np.ndarray], bytes], values: np.ndarray, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
+    make: Callable[[np.ndarray], bytes], values: np.ndarray
+) -> None:
     assert np.array_equal(to_rgb(make(values)), to_rgb(values))
 
 
@@ -230,15 +225,19 @@ def larger(transfer_syntax: str) -> bytes:
         (damaged(NumberOfFrames=-1), "is empty"),
         (damaged(without="Rows"), "header cannot be read"),
         (damaged(without="PixelData"), "has no pixels"),
-        (damaged(Rows=99), r"pixels \(Explicit VR Little Endian\) cannot be decoded"),
-        (damaged(transfer_syntax="1.2.840.10008.1.2.4.100"), r"pixels \(MPEG2 Main Profile"),
+        (damaged(Rows=99), "pixels cannot be decoded"),
+        (damaged(transfer_syntax="1.2.840.10008.1.2.4.100"), "Convert it, .* dcmdjpeg"),
         (
             damaged().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"),
-            r"pixels \(of an unknown kind\) cannot be decoded",
+            "encoded in a way that vesselseg does not read",
         ),
-        (larger(BASELINE), r"pixels \(JPEG Baseline \(Process 1\)\) cannot be decoded"),
-        (larger(JPEG_2000), r"pixels \(JPEG 2000 .*\) cannot be decoded"),
-        (larger(JPEG_LS), r"pixels \(JPEG-LS .*\) cannot be decoded"),
+        (
+            content(encapsulate(dataset(GREY_12, bits=12), JPEG_LOSSLESS, b"\0\0")),
+            "encoded in a way that vesselseg does not read",
+        ),
+        (larger(BASELINE), "pixels cannot be decoded"),
+        (larger(JPEG_2000), "pixels cannot be decoded"),
+        (larger(JPEG_LS), "pixels cannot be decoded"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -40,6 +40,24 @@ PHOTOGRAPHS = {
 _PLAIN = "1.2.840.10008.5.1.4.1.1.77.1.4"
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+_DECODERS = {
+    "1.2.840.10008.1.2": "",  # not compressed
+    "1.2.840.10008.1.2.1": "",
+    "1.2.840.10008.1.2.2": "",
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE
+    "1.2.840.10008.1.2.4.50": "pillow",  # JPEG
+    "1.2.840.10008.1.2.4.51": "pillow",
+    **dict.fromkeys(_LOSSLESS_JPEG, "pillow"),
+    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg",  # high-throughput JPEG 2000
+    "1.2.840.10008.1.2.4.202": "pylibjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg",
+}
+"""Transfer syntax -> pydicom's decoder. It has gdcm too, whose errors can end the process."""
 _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _CHANNELS = ("Red", "Green", "Blue")
@@ -152,57 +170,62 @@ def check_pixels(photograph: Photograph, label: str) -> None:
 
 def decode(photograph: Photograph, label: str) -> tuple[NDArray[Any], int]:
     """Decode the first frame: values (H, W) or (H, W, 3), and the bits that they use."""
-    from pydicom.pixels import apply_color_lut, pixel_array
+    from pydicom.pixels import apply_color_lut
 
     header = photograph.header
     bits = int(header.BitsStored)
+    decoder = _DECODERS.get(photograph.transfer_syntax)
+    if decoder is None or (decoder == "pillow" and bits > 8):
+        raise ImageError(
+            f"{label} is a DICOM file whose pixels are encoded in a way that vesselseg does not "
+            f"read. Convert it, for example with dcmdjpeg of DCMTK."
+        )
     try:
-        check_frame_size(photograph)
-        header.file_meta.TransferSyntaxUID = photograph.transfer_syntax
-        values = pixel_array(header, index=0)
+        values = decode_frame(photograph, decoder)
         if header.PhotometricInterpretation == "PALETTE COLOR":
             values = apply_color_lut(values, header)
             bits = 8 * values.dtype.itemsize
         elif header.PhotometricInterpretation == "MONOCHROME1":
             values = values.dtype.type(2**bits - 1) - values
-        return values, bits
-    except Exception as error:  # so can pixels
-        from pydicom.uid import UID, UID_dictionary
-
-        known = photograph.transfer_syntax in UID_dictionary
-        syntax = UID(photograph.transfer_syntax).name if known else "of an unknown kind"
+    except Exception:  # so can pixels
         raise ImageError(
-            f"{label} is a DICOM file whose pixels ({syntax}) cannot be decoded. They may be "
-            f"truncated or damaged."
-        ) from (error if isinstance(error, ImageError) else None)
+            f"{label} is a DICOM file whose pixels cannot be decoded. They may be truncated or "
+            f"damaged."
+        ) from None
+    return values, bits
 
 
-def check_frame_size(photograph: Photograph) -> None:
-    """Raise ImageError if the first frame unpacks to another size than the header says."""
+def decode_frame(photograph: Photograph, decoder: str) -> Any:
+    """The first frame, grey or RGB. A frame that unpacks to another size is an error before."""
+    import numpy as np
     from PIL import Image
     from pydicom.encaps import get_frame
-    from pydicom.uid import UID, JPEGLSTransferSyntaxes, RLELossless
+    from pydicom.pixels import pixel_array
 
-    syntax = UID(photograph.transfer_syntax)
-    if not syntax.is_encapsulated or syntax == RLELossless:
-        return
     header = photograph.header
+    header.file_meta.TransferSyntaxUID = photograph.transfer_syntax
+    if decoder in ("", "pydicom"):
+        return pixel_array(header, index=0, decoding_plugin=decoder)
     offsets = None
     if "ExtendedOffsetTable" in header:
         offsets = header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths
     frame = get_frame(
         header.PixelData, 0, number_of_frames=photograph.pages, extended_offsets=offsets
     )
-    if syntax in JPEGLSTransferSyntaxes:  # which Pillow does not know
+    if decoder == "pyjpegls":  # Pillow does not know JPEG-LS
         start = 2
         while frame[start + 1] != 0xF7:  # the frame header, ISO 14495-1, C.2.2
             start += 2 + int.from_bytes(frame[start + 2 : start + 4], "big")
         height, width = struct.unpack(">HH", frame[start + 5 : start + 9])
+        size = (width, height)
     else:
-        with Image.open(io.BytesIO(frame)) as opened:
-            width, height = opened.size
-    if (width, height) != (photograph.width, photograph.height):
-        raise ImageError("The frame has another size than the header says.")
+        opened = Image.open(io.BytesIO(frame))
+        size = opened.size
+    if size != (photograph.width, photograph.height):
+        raise ValueError("The frame has another size than the header says.")
+    if photograph.transfer_syntax in _LOSSLESS_JPEG:
+        return np.asarray(opened)
+    return pixel_array(header, index=0, decoding_plugin=decoder)
 
 
 def read_source(source: str | os.PathLike[str] | bytes | IO[bytes]) -> tuple[bytes, str]:
