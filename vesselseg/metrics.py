@@ -6,7 +6,7 @@ vessels in both mask and label is NaN, not 0 or 1, while its specificity is stil
 ::
 
     counts = confusion(mask, label, fov)
-    dice(counts), sensitivity(counts), specificity(counts), accuracy(counts)
+    dice(counts), sensitivity(counts), precision(counts), specificity(counts), accuracy(counts)
     auc(probability, label, fov), cldice(mask, label, fov)
 
 Counts of several images can be added to pool their pixels: ``dice(first + second)``.
@@ -85,6 +85,11 @@ def dice(counts: Confusion) -> float:
 def sensitivity(counts: Confusion) -> float:
     """Share of the label's vessels that the mask has: ``TP / (TP + FN)``; NaN without any."""
     return ratio(counts.tp, counts.tp + counts.fn)
+
+
+def precision(counts: Confusion) -> float:
+    """Share of the mask's vessels that the label has: ``TP / (TP + FP)``; NaN without any."""
+    return ratio(counts.tp, counts.tp + counts.fp)
 
 
 def specificity(counts: Confusion) -> float:

@@ -48,8 +48,8 @@ def test_the_test_split_is_evaluated_and_named(tmp_path, weights, run):
     assert code == 0
     first, *lines = out.splitlines()
     assert first == "CHASE_DB1, test split: 8 of 8 images"
-    assert sum(line.startswith("tiny ") for line in lines) == 3
-    assert sum(line.startswith("second observer ") for line in lines) == 3
+    assert sum(line.startswith("tiny ") for line in lines) == 4
+    assert sum(line.startswith("second observer ") for line in lines) == 4
     assert "training" not in out
 
 
@@ -66,7 +66,7 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
     code, out, err = run(*arguments, "--split", "train", *files)
     assert code == 0
     assert out.startswith("CHASE_DB1, training images, not a test: 4 of 20 images")
-    assert out.count("training images, not a test") == 4  # and in the heading of each table
+    assert out.count("training images, not a test") == 5  # and in the heading of each table
     assert json.loads((tmp_path / "figures.json").read_text())["training_images"] is True
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "Training images, not a test." in html
@@ -100,7 +100,7 @@ def test_several_models_stand_in_one_table(tmp_path, weights, run, pairs):
 
     assert code == 0
     names = [line.split()[0] for line in out.splitlines() if line.startswith(("tiny ", "other "))]
-    assert names == ["tiny", "other"] * 3
+    assert names == ["tiny", "other"] * 4
     html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     for caption in ("Photograph", "Label", "tiny", "other"):
         assert html.count(f"<figcaption>{caption}</figcaption>") == 3

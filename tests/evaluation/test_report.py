@@ -105,7 +105,7 @@ def test_each_image_has_its_photograph_and_an_overlay(tmp_path):
         assert abs(shown - drawn.photograph(seed)).mean() < 6  # JPEG is not exact
         label = np.asarray(page.pictures[f"{name}: Label"].convert("L")) > 127
         assert (label != drawn.vessels(seed)).mean() < 0.02
-    assert page.texts["figcaption"] == kinds * 3
+    assert page.texts["figcaption"][2:] == kinds * 3
 
 
 def test_the_second_observer_has_figures_but_no_place_in_the_order(tmp_path):
@@ -116,9 +116,21 @@ def test_the_second_observer_has_figures_but_no_place_in_the_order(tmp_path):
 
     worst = sorted(evaluation.images, key=lambda image: image.figures.dice)
     assert page.texts["h3"] == [image.name for image in worst]
-    assert page.texts["th"].count("second observer") == 3 + 8  # tables, images
+    assert page.texts["th"].count("second observer") == 4 + 8  # tables, images
     assert not any("second observer" in name for name in page.pictures)
     assert "warning" not in str(page.tags)
+
+
+def test_curves_over_the_threshold_and_of_reliability_are_drawn(tmp_path):
+    _, page, evaluation = make(tmp_path, pairs(tmp_path))
+
+    lines = [values["points"] for tag, values in page.tags if tag == "polyline"]
+    assert len(lines) == 5  # Dice, sensitivity and precision; vessels and the ideal
+    dice = [tuple(map(float, point.split(","))) for point in lines[0].split()]
+    assert dice[50] == pytest.approx((50, 100 - 100 * evaluation.total.figures.dice), abs=0.01)
+    names = ["tiny: threshold", "tiny: reliability"]
+    assert page.texts["figcaption"][:2] == names
+    assert [values["aria-label"] for tag, values in page.tags if tag == "svg"] == names
 
 
 def test_training_images_are_called_so_in_large_letters(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,19 @@ import vesselseg
 from vesselseg import DatasetError, MissingExtraError, metrics
 from vesselseg.evaluation.datasets import (
     LAYOUTS,
+    Sample,
     read_dataset,
     read_label,
     read_pairs,
     read_photograph,
 )
-from vesselseg.evaluation.scores import evaluate, evaluate_other_observer
+from vesselseg.evaluation.scores import (
+    THRESHOLDS,
+    Case,
+    evaluate,
+    evaluate_other_observer,
+    score,
+)
 from vesselseg.metrics import confusion
 
 
@@ -188,3 +196,68 @@ def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monke
 
     with pytest.raises(MissingExtraError, match=r"vesselseg\[eval\]"):
         evaluate(model, read(drawn.pairs(tmp_path)).samples)
+
+
+def test_the_curve_has_the_counts_at_every_threshold(tmp_path, model):
+    dataset = read(drawn.pairs(tmp_path))
+    curve = evaluate(model, dataset.samples).curve
+    assert len(curve) == len(THRESHOLDS) == 101
+    for place in (0, 7, 50, 93, 100):
+        threshold = float(THRESHOLDS[place])
+        assert threshold == pytest.approx(place / 100)
+        assert evaluate(model, dataset.samples, threshold=threshold).total.inside == curve[place]
+
+
+def test_the_best_threshold_is_that_of_the_highest_dice(tmp_path, model):
+    evaluation = evaluate(model, read(drawn.pairs(tmp_path)).samples)
+    dices = [metrics.dice(counts) for counts in evaluation.curve]
+    threshold, dice = evaluation.best_threshold
+    assert dice == max(dices)
+    assert dices[round(100 * threshold)] == dice
+    assert dices[: round(100 * threshold)].count(dice) == 0  # the lowest of equal ones
+
+
+def test_reliability_and_its_error_are_those_of_the_pixels_one_by_one(tmp_path, model):
+    dataset = read(drawn.pairs(tmp_path))
+    evaluation = evaluate(model, dataset.samples)
+    probability, actual = [], []
+    for sample in dataset.samples:
+        found = model(read_photograph(sample.image))
+        probability.append(found.probability[found.field_of_view])
+        actual.append(read_label(sample.label)[found.field_of_view])
+    probability, actual = np.concatenate(probability), np.concatenate(actual)
+    place = np.ceil(probability.astype(np.float64) * 10).clip(1).astype(int) - 1
+    error = 0.0
+    for each, number in zip(evaluation.reliability, np.unique(place), strict=True):
+        here = place == number
+        assert each.pixels == here.sum()
+        assert each.probability == pytest.approx(probability[here].mean(), rel=1e-5)
+        assert each.vessels == actual[here].sum()
+        error += abs(actual[here].mean() - probability[here].mean()) * here.mean()
+    assert evaluation.calibration_error == pytest.approx(error, rel=1e-4)
+
+
+def test_centrelines_and_widths():
+    label, mask = np.zeros((2, 40, 60), dtype=bool)
+    label[18:23, 5:55] = True  # 5 wide
+    mask[17:24, 5:30] = True  # 7 wide, half as long
+    sample = Sample("bars", "", Path("bars.png"), Path("bars.png"))
+    photograph = np.zeros((40, 60, 3), dtype=np.uint8)
+    result = score(Case(sample, photograph, mask, label, np.ones_like(mask)), math.nan)
+    mask_width, label_width = result.widths
+    assert mask_width == pytest.approx(7, rel=0.35)  # skeletons are shorter than bars
+    assert label_width == pytest.approx(5, rel=0.15)
+    assert mask_width / label_width > 1.2
+    assert result.centreline_precision == 1
+    assert result.centreline_recall == pytest.approx(0.5, abs=0.1)
+    precision, recall = result.centreline_precision, result.centreline_recall
+    assert metrics.cldice(mask, label) == 2 * precision * recall / (precision + recall)
+
+
+def test_an_observer_has_no_curve_but_centrelines(tmp_path):
+    dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1")
+    observer = evaluate_other_observer(dataset)
+    assert observer.curve == observer.reliability == ()
+    assert math.isnan(observer.best_threshold[0])
+    assert math.isnan(observer.calibration_error)
+    assert 0 < observer.total.centreline_precision < 1

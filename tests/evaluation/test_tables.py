@@ -53,7 +53,7 @@ def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, sco
         f"known: weights {evaluation.provenance['sha256'][:8]}, scale native, float32 on cpu, "
         f"threshold 0.5",
     ]
-    whole, inside, each = (table.splitlines() for table in tables)
+    whole, inside, each, more = (table.splitlines() for table in tables)
     title, columns, model, observer = whole
     assert "published convention" in title
     assert columns.split() == ["Dice", "published"]
@@ -68,7 +68,14 @@ def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, sco
     spread = zip(*evaluation.mean_and_std(), strict=True)
     expected = " ".join(f"{100 * mean:.2f} ± {100 * std:.2f}" for mean, std in spread)
     assert each[2].split() == ["known", *expected.split()]
-    for _, *lines in (whole, inside, each):
+    total, (threshold, dice) = evaluation.total, evaluation.best_threshold
+    assert more[2].split() == [
+        "known", percent(total.centreline_precision), percent(total.centreline_recall),
+        *(f"{width:.2f}" for width in total.widths), f"{threshold:.2f}", percent(dice),
+        percent(evaluation.calibration_error),
+    ]  # fmt: skip
+    assert more[3].split()[-3:] == ["-", "-", "-"]  # an observer has no probabilities
+    for _, *lines in (whole, inside, each, more):
         assert len({len(line) for line in lines}) == 1  # aligned
 
 
@@ -78,8 +85,8 @@ def test_training_images_are_called_so_in_every_table(tmp_path, score):
     text = report.to_text(dataset, [score(dataset)])
 
     headings = [block.splitlines()[0] for block in text.split("\n\n")]
-    assert all("training images, not a test" in heading for heading in headings[:4])
-    assert headings[4] == (
+    assert all("training images, not a test" in heading for heading in headings[:5])
+    assert headings[5] == (
         "known: the published figure cannot be compared: it is for the test images, not for "
         "training images."
     )
@@ -155,6 +162,11 @@ def test_json_has_fractions_and_null_for_what_is_not_defined(tmp_path, score):
     assert inside["pooled"] == evaluation.total.figures._asdict()
     assert inside["mean"]["auc"] == evaluation.images[0].auc
     assert inside["standard_deviation"]["auc"] is None
+    assert inside["best_dice"] == evaluation.best_threshold[1]
+    assert inside["expected_calibration_error"] == evaluation.calibration_error
+    assert [row["threshold"] for row in inside["thresholds"]] == [n / 100 for n in range(101)]
+    assert inside["thresholds"][50]["tp"] == evaluation.total.inside.tp
+    assert inside["reliability"] == [each._asdict() for each in evaluation.reliability]
     assert [image["name"] for image in result["images"]] == ["a", "b"]
     assert result["images"][0]["inside_field_of_view"]["tp"] == evaluation.images[0].inside.tp
     assert result["images"][1]["inside_field_of_view"]["auc"] is None

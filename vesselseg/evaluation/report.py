@@ -24,7 +24,7 @@ from ..errors import OutputError
 from ..files import whole_file
 from ..images import RGB
 from .datasets import Dataset
-from .scores import Case, Evaluation, Figures
+from .scores import THRESHOLDS, Case, Evaluation, Figures
 
 Pictures: TypeAlias = dict[str, list[tuple[str, str]]]
 """Name of an image -> captions and data URIs: the photograph, the label, an overlay per model."""
@@ -123,7 +123,7 @@ def describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table]:
-    """The three ways of counting, in percent."""
+    """The three ways of counting, in percent, and what threshold and widths have to do with it."""
     end = f"percent ({dataset.caution})" if dataset.caution else "percent"
     whole = Table(
         f"Whole frames, all pixels together, the published convention, {end}",
@@ -132,6 +132,12 @@ def to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table
     pooled = Table(f"Inside the field of view, all pixels together, {end}", HEADINGS)
     each = Table(
         f"Inside the field of view, mean ± standard deviation over images, {end}", HEADINGS
+    )
+    more = Table(
+        "Inside the field of view, all pixels together: precision and recall of the centrelines, "
+        "mean widths of mask and label in pixels, the threshold of the highest Dice, this Dice, "
+        f"expected calibration error, {end}",
+        ["precision", "recall", "width", "label", "threshold", "Dice there", "calibration error"],
     )
     for evaluation in evaluations:
         name, total = evaluation.name, evaluation.total
@@ -142,7 +148,14 @@ def to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table
         for mean, std in zip(*evaluation.mean_and_std(), strict=True):
             cells.append(percent(mean) if math.isnan(std) else f"{percent(mean)} ± {percent(std)}")
         each.rows.append([name, *cells])
-    return [whole, pooled, each]
+        threshold, best = evaluation.best_threshold
+        mask_width, label_width = total.widths
+        more.rows.append([
+            name, percent(total.centreline_precision), percent(total.centreline_recall),
+            number(mask_width), number(label_width), number(threshold), percent(best),
+            percent(evaluation.calibration_error),
+        ])  # fmt: skip
+    return [whole, pooled, each, more]
 
 
 def compare_with_published(evaluation: Evaluation, dataset: Dataset) -> tuple[float, list[str]]:
@@ -167,6 +180,35 @@ def compare_with_published(evaluation: Evaluation, dataset: Dataset) -> tuple[fl
     return spec.dice / 100, differences
 
 
+def to_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """What the page draws of a model: curves over the threshold, and the reliability curve.
+
+    Points are (x, y) from 0 to 100, with y downwards. A value that is not defined has none.
+    """
+    if not evaluation.curve:
+        return []
+    measures = {
+        "Dice": metrics.dice, "sensitivity": metrics.sensitivity, "precision": metrics.precision
+    }  # fmt: skip
+    lines = {
+        name: [
+            (100 * float(threshold), 100 - 100 * measure(counts))
+            for threshold, counts in zip(THRESHOLDS, evaluation.curve, strict=True)
+            if not math.isnan(measure(counts))
+        ]
+        for name, measure in measures.items()
+    }
+    reliability = [
+        (100 * each.probability, 100 - 100 * each.vessels / each.pixels)
+        for each in evaluation.reliability
+    ]
+    share = {"vessels": reliability, "ideal": [(0, 100), (100, 0)]}
+    return [
+        {"title": f"{evaluation.name}: threshold", "axis": "threshold", "lines": lines},
+        {"title": f"{evaluation.name}: reliability", "axis": "probability", "lines": share},
+    ]
+
+
 def to_notes(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
     """A sentence for each published figure that cannot be compared."""
     notes = []
@@ -183,6 +225,11 @@ def to_text(dataset: Dataset, evaluations: Sequence[Evaluation]) -> str:
     head = "\n".join(describe(dataset, evaluations))
     tables = map(str, to_tables(dataset, evaluations))
     return "\n\n".join([head, *tables, *to_notes(dataset, evaluations)])
+
+
+def number(value: float) -> str:
+    """For example "4.50", or "-" for NaN."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def percent(fraction: float) -> str:
@@ -223,6 +270,20 @@ def to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
             "pooled": to_values(**total.figures._asdict()),
             "mean": to_values(**mean._asdict()),
             "standard_deviation": to_values(**std._asdict()),
+            **to_values(
+                centreline_precision=total.centreline_precision,
+                centreline_recall=total.centreline_recall,
+                mask_width=total.widths[0],
+                label_width=total.widths[1],
+                best_threshold=evaluation.best_threshold[0],
+                best_dice=evaluation.best_threshold[1],
+                expected_calibration_error=evaluation.calibration_error,
+            ),
+            "thresholds": [
+                {"threshold": round(float(threshold), 2), **to_counts(counts)}
+                for threshold, counts in zip(THRESHOLDS, evaluation.curve, strict=False)
+            ],
+            "reliability": [each._asdict() for each in evaluation.reliability],
         },
         "images": [
             {
@@ -292,6 +353,7 @@ def write_page(
         caution=dataset.caution.capitalize(),
         lines=lines,
         tables=to_tables(dataset, evaluations),
+        charts=[chart for evaluation in evaluations for chart in to_charts(evaluation)],
         notes=to_notes(dataset, evaluations),
         legend=LEGEND,
         images=[(name, tables[name], pictures.get(name, [])) for name in worst_first],

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import metrics
 from ..errors import DatasetError
@@ -24,6 +25,10 @@ from ..metrics import Confusion, Mask
 from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
 from .datasets import Dataset, Sample, read_label, read_photograph
+
+Scores: TypeAlias = NDArray[np.float32]
+
+THRESHOLDS = np.linspace(0, 1, 101, dtype=np.float32)
 
 
 class Figures(NamedTuple):
@@ -35,6 +40,14 @@ class Figures(NamedTuple):
     accuracy: float
     auc: float
     cldice: float
+
+
+class Bin(NamedTuple):
+    """Pixels of similar probability: how many, their mean probability, and how many are vessel."""
+
+    pixels: int
+    probability: float
+    vessels: int
 
 
 class Case(NamedTuple):
@@ -70,13 +83,33 @@ class Result:
             metrics.cldice_of_counts(self.mask_skeleton, self.label_skeleton),
         )
 
+    @property
+    def centreline_precision(self) -> float:
+        """Share of the mask's skeleton that lies in the label's vessels."""
+        return metrics.sensitivity(self.mask_skeleton)
+
+    @property
+    def centreline_recall(self) -> float:
+        """Share of the label's skeleton that lies in the mask's vessels."""
+        return metrics.sensitivity(self.label_skeleton)
+
+    @property
+    def widths(self) -> tuple[float, float]:
+        """Mean widths of mask and label in pixels: vessel pixels over pixels of the skeleton."""
+        inside, mask, label = self.inside, self.mask_skeleton, self.label_skeleton
+        return (
+            metrics.ratio(inside.tp + inside.fp, mask.tp + mask.fn),
+            metrics.ratio(inside.tp + inside.fn, label.tp + label.fn),
+        )
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """The results of a model, or of the other observer, whose `spec` is None, on a data set.
 
-    `pooled_auc` is of all pixels inside the fields of view together. `provenance` has what all
-    images share of ``Segmentation.provenance``.
+    `provenance` has what all images share of ``Segmentation.provenance``. All pixels inside the
+    fields of view together give `pooled_auc`, `curve` and `reliability`: the counts at each of
+    `THRESHOLDS`, and ten bins of equal width. Of an observer the last two are empty.
     """
 
     name: str
@@ -84,6 +117,8 @@ class Evaluation:
     pooled_auc: float
     spec: ModelSpec | None
     provenance: dict[str, Any]
+    curve: tuple[Confusion, ...] = ()
+    reliability: tuple[Bin, ...] = ()
 
     @property
     def total(self) -> Result:
@@ -96,6 +131,23 @@ class Evaluation:
             sum((image.label_skeleton for image in self.images), Confusion()),
             self.pooled_auc,
         )
+
+    @property
+    def best_threshold(self) -> tuple[float, float]:
+        """Of `THRESHOLDS`, that of the highest Dice inside the field of view, and this Dice."""
+        dices = [metrics.dice(counts) for counts in self.curve]
+        defined = [(value, -place) for place, value in enumerate(dices) if not math.isnan(value)]
+        if not defined:
+            return math.nan, math.nan
+        best, place = max(defined)
+        return float(THRESHOLDS[-place]), best
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 5)."""
+        total = sum(each.pixels for each in self.reliability)
+        error = sum(abs(each.vessels - each.pixels * each.probability) for each in self.reliability)
+        return error / total if total else math.nan
 
     def mean_and_std(self) -> tuple[Figures, Figures]:
         """Of the images' figures inside the field of view, leaving out NaN.
@@ -147,12 +199,43 @@ def evaluate(
     vessel, background = np.concatenate(vessel_scores), np.concatenate(background_scores)
     vessel_scores.clear()
     background_scores.clear()
+    vessel.sort()
+    background.sort()
     pooled_auc = metrics.auc_of_scores(vessel, background)
     shared = found.provenance.copy()
     for name in ("size", "network_size", "fov_diameter", "vessel_bias", "warning"):
         del shared[name]  # of one photograph
     shared["bits"] = bits  # photographs were decoded before the model got them
-    return Evaluation(model.spec.name, tuple(results), pooled_auc, model.spec, shared)
+    return Evaluation(
+        model.spec.name, tuple(results), pooled_auc, model.spec, shared,
+        to_curve(vessel, background), to_reliability(vessel, background),
+    )  # fmt: skip
+
+
+def to_curve(vessel: Scores, background: Scores) -> tuple[Confusion, ...]:
+    """The counts at each of `THRESHOLDS`, from the sorted probabilities of both classes."""
+    missed = np.searchsorted(vessel, THRESHOLDS, side="right").tolist()
+    right = np.searchsorted(background, THRESHOLDS, side="right").tolist()
+    return tuple(
+        Confusion(tp=vessel.size - fn, fp=background.size - tn, fn=fn, tn=tn)
+        for fn, tn in zip(missed, right, strict=True)
+    )
+
+
+def to_reliability(vessel: Scores, background: Scores) -> tuple[Bin, ...]:
+    """Ten bins of equal width, from the sorted probabilities of both classes."""
+    edges = THRESHOLDS[10:-1:10]
+    parts = zip(
+        np.split(vessel, np.searchsorted(vessel, edges, side="right")),
+        np.split(background, np.searchsorted(background, edges, side="right")),
+        strict=True,
+    )
+    bins = []
+    for positive, negative in parts:
+        pixels = positive.size + negative.size
+        total = float(positive.sum(dtype=np.float64) + negative.sum(dtype=np.float64))
+        bins.append(Bin(pixels, total / pixels if pixels else math.nan, positive.size))
+    return tuple(bin for bin in bins if bin.pixels)
 
 
 def evaluate_other_observer(dataset: Dataset) -> Evaluation | None:
