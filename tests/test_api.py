@@ -31,7 +31,7 @@ class TestLoadModel:
         with pytest.raises(CheckpointError, match="seems to have the head 'pspnet'"):
             vesselseg.load_model("unet_s5-d16_drive", weights=full_size_file)
 
-    def test_a_record_of_ones_own(self, published_file):
+    def test_a_spec_of_ones_own(self, published_file):
         spec = ModelSpec(name="mine", dataset="my clinic", crop=48, stride=32, width=8)
         assert vesselseg.load_model(spec, weights=str(published_file)).spec is spec
 
@@ -41,7 +41,7 @@ class TestLoadModel:
             assert vesselseg.load_model(path).spec.name == "narrow"
             assert vesselseg.load_model(weights=path).spec.name == "narrow"
 
-    def test_a_saved_model_may_follow_another_record(self, model, tmp_path):
+    def test_a_saved_model_may_follow_another_spec(self, model, tmp_path):
         model.save(tmp_path / "mine.pth")
         spec = dataclasses.replace(NARROW, name="other", stride=64)
         other = vesselseg.load_model(spec, weights=tmp_path / "mine.pth")

@@ -115,7 +115,7 @@ def test_a_backend_of_a_missing_device_says_so(published_file):
         pickle.loads(pickled)
 
 
-def test_a_record_and_a_result_come_back_from_a_pickle(model, photograph):
+def test_a_spec_and_a_result_come_back_from_a_pickle(model, photograph):
     assert pickle.loads(pickle.dumps(model.spec)) == model.spec
     result = model(photograph)
     again = pickle.loads(pickle.dumps(result))

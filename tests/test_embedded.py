@@ -18,7 +18,7 @@ FOLDER = Path(vesselseg.__file__).parent / "embedded"
 FILE = FOLDER / EMBEDDED.filename
 
 
-def test_is_the_file_that_the_record_pins():
+def test_is_the_file_that_the_spec_pins():
     assert sha256(FILE) == EMBEDDED.sources[0].sha256
     assert FILE.stat().st_size <= 4_000_000
 
@@ -57,7 +57,7 @@ def test_finds_the_vessels_of_the_example(result):
     assert green[result.mask].mean() < green[around].mean() - 15
 
 
-def test_follows_its_record(result):
+def test_follows_its_spec(result):
     assert result.provenance["scale"] == "fov"
     assert result.provenance["network_size"] == [1411, 1411]  # between least and largest size
     assert np.isfinite(result.probability).all()

@@ -200,6 +200,6 @@ def test_a_file_is_emptied_on_the_way_so_that_it_is_not_in_memory_twice(path):
         weights.build_network(file, SPEC)
 
 
-def test_narrow_records_do_not_fit_wide_files(published_file):
+def test_narrow_specs_do_not_fit_wide_files(published_file):
     with pytest.raises(CheckpointError, match="of another shape"):
         weights.build_network(weights.read(published_file), SPEC)

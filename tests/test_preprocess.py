@@ -68,7 +68,7 @@ class TestOtherScales:
     def test_factor(self):
         assert to_scale(blank(30, 41), 0.5, DRIVE, None).shape == (15, 21, 3)
 
-    def test_fov_brings_the_disc_to_the_diameter_of_the_record(self):
+    def test_fov_brings_the_disc_to_the_diameter_of_the_spec(self):
         assert DRIVE.fov_range == (538, 538)
         assert to_scale(blank(300, 400), "fov", DRIVE, 269.0).shape == (600, 800, 3)
         assert to_scale(blank(600, 800), "fov", DRIVE, 1076.0).shape == (300, 400, 3)
@@ -76,7 +76,7 @@ class TestOtherScales:
     @pytest.mark.parametrize(
         ("diameter", "height"), [(250, 1200), (1000, 300), (1234, 300), (2000, 300), (4000, 150)]
     )
-    def test_fov_brings_the_disc_into_the_range_of_the_record(self, diameter, height):
+    def test_fov_brings_the_disc_into_the_range_of_the_spec(self, diameter, height):
         assert EMBEDDED.fov_range == (1000, 2000)
         assert to_scale(blank(300, 300), "fov", EMBEDDED, diameter).shape[0] == height
 
@@ -96,7 +96,7 @@ class TestOtherScales:
 class TestColours:
     MEANS = (160.0, 80.0, 40.0)
 
-    def test_means_inside_the_field_of_view_are_brought_to_those_of_the_record(self):
+    def test_means_inside_the_field_of_view_are_brought_to_those_of_the_spec(self):
         image = blank(600, 600)
         image[:, 100:500] = (80, 160, 20)
         view = FieldOfView(image.any(axis=2), 400.0)
@@ -117,14 +117,14 @@ class TestColours:
         image = np.full((2, 2, 3), (100, 200, 7), dtype=np.uint8)
         assert apply_channel_gains(image, (2.0, 2.0, 0.5))[0, 0].tolist() == [200, 255, 4]
 
-    def test_a_record_without_means_leaves_colours_alone(self):
+    def test_a_spec_without_means_leaves_colours_alone(self):
         image = blank(30, 40)
         view = FieldOfView(np.ones((30, 40), dtype=np.bool_), None)
         assert preprocess(image, view, "native", DRIVE) is image
 
 
 class TestCheckScale:
-    def test_none_is_the_rule_of_the_record(self):
+    def test_none_is_the_rule_of_the_spec(self):
         assert check_scale(None, DRIVE) == "fit"
         assert check_scale(None, EMBEDDED) == "fov"
 
@@ -137,7 +137,7 @@ class TestCheckScale:
         with pytest.raises(OptionError, match="it must be 'fit', 'native', 'fov'"):
             check_scale(scale, DRIVE)
 
-    def test_a_rule_that_the_record_has_no_size_for(self):
+    def test_a_rule_that_the_spec_has_no_size_for(self):
         with pytest.raises(OptionError, match="has no size for scale='fit'"):
             check_scale("fit", EMBEDDED)
 

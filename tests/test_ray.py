@@ -139,7 +139,7 @@ def test_a_worker_that_is_killed_loses_nothing(first_run: Any, here: Path) -> No
 
 
 @on_ray
-def test_every_image_is_on_the_record_with_what_went_wrong(first_run: Any, here: Path) -> None:
+def test_every_image_is_in_the_manifest_with_what_went_wrong(first_run: Any, here: Path) -> None:
     summary, reported, files = first_run
     (here / "first.parquet").write_bytes(files["manifest.parquet"])
     rows = rows_of(here / "first.parquet")

@@ -12,7 +12,7 @@ PUBLISHED = json.loads((GOLDENS / "published.json").read_text())
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row["current"].rpartition("/")[2])
-def test_record_is_what_mmsegmentation_lists(row):
+def test_a_spec_has_what_mmsegmentation_lists(row):
     loss = "" if row["loss"] == "ce" else "ce-dice"
     head = "" if row["head"] == "fcn" else row["head"]
     name = "_".join(part for part in ("unet_s5-d16", head, loss, row["dataset"]) if part)
@@ -27,7 +27,7 @@ def test_record_is_what_mmsegmentation_lists(row):
         assert source.filename == source.url.rpartition("/")[2]
 
 
-def test_all_published_records_are_there_and_the_embedded_one_comes_first():
+def test_all_published_specs_are_there_and_the_embedded_one_comes_first():
     assert list_models()[0] is EMBEDDED
     assert len(list_models()) == len(REGISTRY) == len(PUBLISHED) + 1
 
@@ -49,7 +49,7 @@ def test_the_four_that_the_project_starts_from(name, fit_size, crop, stride, dic
     assert not spec.mask_outside_fov
 
 
-def test_every_record_states_its_licence_and_the_terms_of_its_data():
+def test_every_spec_states_its_licence_and_the_terms_of_its_data():
     for spec in list_models():
         assert spec.license == "Apache-2.0"
         assert spec.data_terms

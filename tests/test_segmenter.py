@@ -46,7 +46,7 @@ class TestResult:
         assert expected.std() > 0.01
         np.testing.assert_allclose(model(photograph).probability, expected, atol=1e-6)
 
-    def test_the_network_sees_the_colours_of_the_record(self, model, photograph, published_file):
+    def test_the_network_sees_the_colours_of_the_spec(self, model, photograph, published_file):
         means = (120.0, 90.0, 60.0)
         spec = dataclasses.replace(NARROW, fov_rgb_mean=means)
         balanced = vesselseg.load_model(spec, weights=published_file, device="cpu")
@@ -213,7 +213,7 @@ def test_wrong_threshold_is_rejected(threshold, model, photograph):
         model(photograph, threshold=threshold)
 
 
-def test_outside_the_field_of_view_is_background_where_the_record_says_so(
+def test_outside_the_field_of_view_is_background_where_the_spec_says_so(
     published_file, photograph
 ):
     spec = dataclasses.replace(NARROW, mask_outside_fov=True)

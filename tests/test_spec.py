@@ -10,7 +10,7 @@ from vesselseg.registry import list_models
 PLAIN = {"name": "mine", "dataset": "my clinic", "crop": 128, "stride": 85}
 
 
-def test_a_record_of_ones_own_needs_four_values():
+def test_a_spec_of_ones_own_needs_four_values():
     spec = ModelSpec(**PLAIN)
     assert (spec.head, spec.width, spec.depth) == ("fcn", 64, 5)
     assert spec.filename == "mine.pth"
@@ -72,7 +72,7 @@ def test_entries_of_a_newer_version_are_rejected():
 
 
 @pytest.mark.parametrize("change", [{"crop": "64"}, {"stride": 999}, {"name": None}])
-def test_damaged_records_are_rejected(change):
+def test_damaged_specs_are_rejected(change):
     with pytest.raises(CheckpointError, match="is not valid"):
         ModelSpec.from_dict({**PLAIN, **change})
 

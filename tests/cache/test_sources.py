@@ -139,7 +139,7 @@ class TestErrors:
         vesselseg.download(spec)
         assert server.requests
 
-    def test_a_record_without_an_address(self, home, content, tmp_path, monkeypatch):
+    def test_a_spec_without_an_address(self, home, content, tmp_path, monkeypatch):
         mine = ModelSpec(name="mine", dataset="my clinic", crop=64, stride=42, width=8)
         with pytest.raises(DownloadError, match="No address is known"):
             vesselseg.download(mine)
@@ -172,7 +172,7 @@ class TestPackaged:
         path.touch()
         assert vesselseg.download(EMBEDDED.name) == vesselseg.find_cached(EMBEDDED) == path
 
-    def test_is_the_file_that_the_record_pins(self):
+    def test_is_the_file_that_the_spec_pins(self):
         path = vesselseg.find_cached(EMBEDDED)
         if path is None:
             pytest.skip("the embedded weights are not in this working copy")
