@@ -39,6 +39,8 @@ def test_a_spec_of_ones_own_needs_four_values():
         ("fov_rgb_mean", (1.0, 2.0)),
         ("fov_rgb_mean", (1.0, 0.0, 2.0)),
         ("small_fov_bias", (0.0, 2.5)),
+        ("expected_dice", 0.0),
+        ("expected_dice", 1.1),
         ("small_fov_bias", (900.0, float("nan"))),
         ("mean", (1.0, 2.0)),
         ("std", (1.0, 0.0, 1.0)),

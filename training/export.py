@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.5, help="becomes 0.5")
     parser.add_argument("--diameter", type=float, nargs=2, metavar=("LEAST", "MOST"),
                         help="of the field of view in use, if not as in training")  # fmt: skip
+    parser.add_argument("--expected-dice", type=float,
+                        help="on known photographs, as familiarity.py prints it")  # fmt: skip
     options = parser.parse_args()
     if not 0 < options.threshold < 1:
         parser.error("--threshold has to lie between 0 and 1")
@@ -44,6 +46,7 @@ def main() -> None:
     spec = dataclasses.replace(
         EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=least,
         fov_diameter_max=most, fov_rgb_mean=state["fov_rgb_mean"], sources=(),
+        expected_dice=options.expected_dice,
     )  # fmt: skip
     save(options.output, network, spec, dtype=torch.float16)
     size = options.output.stat().st_size

@@ -137,11 +137,12 @@ EMBEDDED = ModelSpec(
     fov_diameter_max=2000,
     fov_rgb_mean=(160.0, 75.0, 30.0),
     small_fov_bias=(900.0, 2.5),
+    expected_dice=0.926,
     loss="ce+dice",
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf.pth",
-            sha256="cc54f55807d8d851b7f9412112d89d9f5418052bee84a0571d4f8eed2cf1be63",
+            sha256="dfaed88d3d901a4b372982d1f585166a3750340f5e63bc02f0a856d33a7bfaa1",
         ),
     ),
     license="Apache-2.0",

@@ -50,7 +50,7 @@ class Segmentation:
         How the result was computed, as plain values: ``vesselseg`` and ``torch`` (versions),
         ``model``, ``sha256`` of its weights, ``scale`` (the rule), ``network_size`` (height and
         width that the network saw), ``fov_diameter`` (pixels of the photograph, or None),
-        ``backend``, ``device``, ``precision`` and ``threshold``.
+        ``backend``, ``device``, ``precision``, ``threshold``, ``familiarity`` and ``warning``.
     """
 
     mask: NDArray[np.bool_]
@@ -232,6 +232,17 @@ class Segmentation:
             picture.save(stream, "PNG", pnginfo=text)
         return stream.getvalue()
 
+    @property
+    def familiarity(self) -> float | None:
+        """How far the model may be trusted here, in [0, 1]; None if its spec does not say.
+
+        The Dice that the probabilities expect of the mask, over that on photographs like those
+        trained on, at most 1. Photographs below 0.85 are warned of. It sees blur, noise and strong
+        compression, but not where a model is wrong and sure: 1 is no proof.
+        """
+        value: float | None = self.provenance.get("familiarity")
+        return value
+
     def measure(self, *, mm_per_pixel: float | None = None) -> Measures:
         """Measure the vessels in the field of view; see :func:`vesselseg.measure`.
 
@@ -296,6 +307,7 @@ class Segmentation:
             "field of view": f"{diameter:.0f} pixels across" if diameter else "not found",
             "vessels": "-" if share is None else f"{100 * share:.1f} % of the field of view",
             "threshold": self.provenance["threshold"],
+            "familiarity": self.familiarity,
             "warning": self.provenance.get("warning"),
         }
         rows = "".join(

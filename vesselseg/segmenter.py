@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import weights
@@ -34,6 +35,7 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 MAX_WINDOWS = 100_000  # of one photograph; more would take hours
+FAMILIARITY_LIMIT = 0.85  # a photograph below is warned of; chosen with training/familiarity.py
 
 
 @dataclass
@@ -455,6 +457,17 @@ class Segmenter:
         fov = photograph.fov
         if self.spec.mask_outside_fov:
             probability[~fov.mask] = 0
+        familiarity = None
+        warning = photograph.warning
+        if self.spec.expected_dice is not None:
+            familiarity = min(expected_dice(probability, fov.mask) / self.spec.expected_dice, 1.0)
+            if familiarity < FAMILIARITY_LIMIT:
+                doubt = (
+                    f"The photograph is unlike those that model {self.spec.name!r} was trained on "
+                    f"(familiarity {familiarity:.2f} of 1): look at the overlay."
+                )
+                logger.warning("%s", doubt)
+                warning = f"{warning} {doubt}".strip()
         provenance: dict[str, Any] = {
             "vesselseg": __version__,
             "torch": str(torch.__version__),
@@ -472,10 +485,23 @@ class Segmenter:
             "device": str(self.device),
             "precision": self.precision,
             "threshold": threshold,
-            "warning": photograph.warning,
+            "familiarity": None if familiarity is None else round(familiarity, 3),
+            "warning": warning,
         }
         mask = probability > np.float32(threshold)
         return Segmentation(mask, probability, fov.mask, provenance, photograph.rgb)
+
+
+def expected_dice(probability: NDArray[np.float32], fov: NDArray[np.bool_]) -> float:
+    """The Dice of the mask at 0.5, inside the field of view, if the probabilities are right.
+
+    This is 2 sum(p m) / (sum(p) + sum(m)) for the mask m, and 0 without vessels. Every fourth row
+    is enough.
+    """
+    rows, inside = probability[::4], fov[::4]
+    mask = inside & (rows > 0.5)
+    total = np.sum(rows, where=inside, dtype=np.float64) + np.count_nonzero(mask)
+    return float(2 * np.sum(rows, where=mask, dtype=np.float64) / total) if total > 0 else 0.0
 
 
 def show_progress(results: Iterator[Result], count: int | None) -> Iterator[Result]:

@@ -90,6 +90,9 @@ class ModelSpec:
         vessel logit, which grows to b at D / 2, with the logarithm of the diameter, and stays
         there. An observer draws no vessel thinner than a pixel, and so draws them wider on small
         photographs than a network does that learned from large ones.
+    expected_dice : float or None
+        Mean Dice that the model expects of its own masks on photographs like those trained on, in
+        (0, 1]; see `Segmentation.familiarity`.
     mask_outside_fov : bool
         Whether the probability is set to 0 outside the field of view.
     mean, std : (float, float, float)
@@ -139,6 +142,7 @@ class ModelSpec:
     fov_diameter_max: float | None = None
     fov_rgb_mean: tuple[float, float, float] | None = None
     small_fov_bias: tuple[float, float] | None = None
+    expected_dice: float | None = None
     mask_outside_fov: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -235,6 +239,9 @@ def checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
     if spec.small_fov_bias is not None:
         is_bias = is_tuple(spec.small_fov_bias, 2) and spec.small_fov_bias[0] > 0
         yield "small_fov_bias", is_bias, "(diameter in pixels, bias), two finite numbers"
+    if spec.expected_dice is not None:
+        is_share = is_factor(spec.expected_dice) and spec.expected_dice <= 1
+        yield "expected_dice", is_share, "above 0 and at most 1, or None"
     for field in ("mask_outside_fov", "unverified"):
         yield field, isinstance(getattr(spec, field), bool), "True or False"
     for field in ("loss", "license", "data_terms", "config"):

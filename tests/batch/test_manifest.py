@@ -51,6 +51,7 @@ def test_a_row_says_what_was_segmented_and_how_and_can_be_recovered_from_the_res
         "threshold": 0.25,
         "size": list(result.mask.shape),
         "fov_diameter": result.provenance["fov_diameter"],
+        "familiarity": None,
         "warning": result.provenance["warning"],
         "seconds": 1.235,
         "vessel_fraction": round(float(result.mask[result.field_of_view].mean()), 6),
@@ -121,8 +122,8 @@ needs_pyarrow = pytest.mark.skipif(parquet is None, reason="pyarrow comes with v
 ROW = {
     "input": "b.png", "outputs": {"mask": "out/b.png"}, "model": "tiny", "sha256": "00",
     "unverified": False, "scale": 0.5, "bits": None, "backend": "torch", "device": "cpu",
-    "precision": "float32", "threshold": 0.5, "size": [40, 48], "fov_diameter": None, "warning": "",
-    "seconds": 0.1, "vessel_fraction": 0.2,
+    "precision": "float32", "threshold": 0.5, "size": [40, 48], "fov_diameter": None,
+    "familiarity": None, "warning": "", "seconds": 0.1, "vessel_fraction": 0.2,
 }  # fmt: skip
 
 

@@ -323,12 +323,15 @@ def test_unreadable_images_are_reported_and_the_rest_goes_on(
     ]
 
 
-def test_warnings_name_their_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_name_their_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_weights(tmp_path / "wide.pth", replace(TINY, fov_diameter=600.0))
     photographs(Path("p"), ["100%s.png", "b.png"])
     assert main(["p", "-o", "out", "--model", "wide.pth"]) == 0
-    told = [record.getMessage().partition(" The field of view is")[0] for record in caplog.records]
-    assert told == ["p/100%s.png:", "p/b.png:"]
+    *said, _ = capsys.readouterr().err.splitlines()
+    assert [line.partition(" The field of view is")[0] for line in said] == [
+        "WARNING: p/100%s.png:",
+        "WARNING: p/b.png:",
+    ]
 
 
 def test_skip_existing_leaves_out_what_is_complete(

@@ -69,7 +69,9 @@ def test_photographs_of_12_bits(tmp_path, model):
     evaluation = evaluate(model, read(deep).samples, bits=12)
     assert evaluation.images == expected.images
     assert evaluation.provenance == {**expected.provenance, "bits": 12}
-    per_photograph = {"size", "network_size", "fov_diameter", "vessel_bias", "warning"}
+    per_photograph = {
+        "size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "warning"
+    }  # fmt: skip
     assert not per_photograph & evaluation.provenance.keys()
 
 

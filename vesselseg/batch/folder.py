@@ -196,7 +196,6 @@ def run_jobs(
     manifest: Path | None = None,
     on_plan: Callable[[int, int, int], None] = lambda *_: None,
     on_row: Callable[[Row], None] = lambda _: None,
-    on_start: Callable[[Job], None] = lambda _: None,
     stop_on_error: bool = False,
     scale: Scale | None = None,
     threshold: float = 0.5,
@@ -258,7 +257,7 @@ def run_jobs(
         on_row(row)
 
     run(
-        until_failure(), model, finish, on_start=on_start, on_failure=failures.append,
+        until_failure(), model, finish, on_failure=failures.append,
         scale=scale, threshold=threshold, bits=bits, **settings,
     )  # fmt: skip
     if manifest:

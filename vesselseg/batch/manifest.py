@@ -25,7 +25,7 @@ Row: TypeAlias = "dict[str, Any]"
 
 SETTINGS = (
     "model", "sha256", "unverified", "scale", "bits", "backend", "device", "precision",
-    "threshold", "size", "fov_diameter", "warning",
+    "threshold", "size", "fov_diameter", "familiarity", "warning",
 )  # fmt: skip
 _START = '{"input":'
 _COLUMNS = ("input", "error", *KINDS, *SETTINGS, "seconds", "vessel_fraction")
@@ -112,7 +112,7 @@ class ParquetManifest:
         import pyarrow as pa
 
         types = dict.fromkeys(_COLUMNS, pa.string())
-        for name in ("threshold", "fov_diameter", "seconds", "vessel_fraction"):
+        for name in ("threshold", "fov_diameter", "familiarity", "seconds", "vessel_fraction"):
             types[name] = pa.float64()
         types.update(unverified=pa.bool_(), bits=pa.int64(), size=pa.list_(pa.int64()))
         self.schema = pa.schema(types.items())

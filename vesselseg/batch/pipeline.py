@@ -44,16 +44,14 @@ def run(
     folder: str = "",
     stdin: bytes = b"",
     bits: int | None = None,
-    on_start: Callable[[Job], None] = lambda _: None,
     on_failure: Callable[[Exception], None] = lambda _: None,
 ) -> None:
     """Segment photographs and write their outputs; one that fails does not stop the others.
 
-    `on_start` is called with a job when its photograph reaches the network, `on_row` with a job and
-    its row of the manifest when all its files are written or it failed; then the row has an
-    "error", and `on_failure` is called with the exception first. All are called in this thread.
-    Rows come roughly in the order of the jobs. "seconds" is the time since the network's result
-    before, so that seconds add up to the run.
+    `on_row` is called with a job and its row of the manifest when all its files are written or it
+    failed; then the row has an "error", and `on_failure` is called with the exception first. Both
+    are called in this thread. Rows come roughly in the order of the jobs. "seconds" is the time
+    since the network's result before, so that seconds add up to the run.
 
     `folder` is where relative paths start, by default the working directory; `stdin` is the content
     of the job ``-``. After a KeyboardInterrupt, results that the network finished are still written
@@ -89,7 +87,6 @@ def run(
                 fail(job, error)
                 continue
             in_network.append((job, rgb))
-            on_start(job)
             yield job, rgb
 
     def write(job: Job, result: Segmentation) -> None:

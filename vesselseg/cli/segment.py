@@ -14,7 +14,6 @@ from ..errors import OptionError, OutputError
 from . import arguments
 
 if TYPE_CHECKING:
-    from ..batch.jobs import Job
     from ..batch.manifest import Row
 
 _DESCRIPTION = """\
@@ -145,7 +144,7 @@ def segment_files(options: argparse.Namespace, out: str, kinds: Sequence[str]) -
     stdin = sys.stdin.buffer.read() if any(job.name == "-" for job in jobs) else b""
     progress = Progress()
     warnings = logging.getLogger("vesselseg.segmenter")
-    warnings.addFilter(progress.name_image)
+    warnings.addFilter(in_manifest)
     try:
         with progress.bar, logging_redirect_tqdm([] if progress.bar.disable else None):
             run_jobs(
@@ -156,12 +155,11 @@ def segment_files(options: argparse.Namespace, out: str, kinds: Sequence[str]) -
                 manifest=Path(options.manifest) if options.manifest else None,
                 on_plan=progress.plan,
                 on_row=progress.add,
-                on_start=progress.start,
                 stdin=stdin,
                 **{name: getattr(options, name) for name in _SETTINGS},
             )
     finally:
-        warnings.removeFilter(progress.name_image)
+        warnings.removeFilter(in_manifest)
         progress.summarize(out)
     return 1 if progress.failed else 0
 
@@ -220,8 +218,13 @@ def segment_to_standard_output(options: argparse.Namespace, others: Sequence[str
     return 0
 
 
+def in_manifest(_: logging.LogRecord) -> bool:
+    """A filter for warnings that the rows of the manifest have, with the name of the image."""
+    return False
+
+
 class Progress:
-    """A bar that counts images, messages that name them, and a summary at the end."""
+    """A bar that counts images, their warnings and errors, and a summary at the end."""
 
     def __init__(self) -> None:
         from tqdm import tqdm
@@ -229,7 +232,6 @@ class Progress:
         self.bar = tqdm(unit="image", disable=None, file=sys.stderr)
         self.begun: float | None = None
         self.done = self.failed = self.repeated = self.skipped = 0
-        self.prefix = ""
 
     def plan(self, count: int, repeated: int, skipped: int) -> None:
         """Begin to count; see :func:`vesselseg.batch.folder.run_jobs`."""
@@ -237,20 +239,13 @@ class Progress:
         self.begun = time.perf_counter()
         self.repeated, self.skipped = repeated, skipped
 
-    def start(self, job: Job) -> None:
-        """Remember which image is next."""
-        self.prefix = f"{job.name}: ".replace("%", "%%")
-
-    def name_image(self, record: logging.LogRecord) -> bool:
-        """Put the image's name in front of a warning, as a filter of its logger."""
-        record.msg = f"{self.prefix}{record.msg}"
-        return True
-
     def add(self, row: Row) -> None:
         """Count an image that is finished."""
         error = row.get("error")
         if error is None:
             self.done += 1
+            if row["warning"]:
+                self.bar.write(f"WARNING: {row['input']}: {row['warning']}", file=sys.stderr)
         else:
             self.failed += 1
             named = error if row["input"] in error else f"{row['input']}: {error}"

@@ -203,7 +203,7 @@ def evaluate(
     background.sort()
     pooled_auc = metrics.auc_of_scores(vessel, background)
     shared = found.provenance.copy()
-    for name in ("size", "network_size", "fov_diameter", "vessel_bias", "warning"):
+    for name in ("size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "warning"):
         del shared[name]  # of one photograph
     shared["bits"] = bits  # photographs were decoded before the model got them
     return Evaluation(
