@@ -495,13 +495,14 @@ class Segmenter:
 def expected_dice(probability: NDArray[np.float32], fov: NDArray[np.bool_]) -> float:
     """The Dice of the mask at 0.5, inside the field of view, if the probabilities are right.
 
-    This is 2 sum(p m) / (sum(p) + sum(m)) for the mask m, and 0 without vessels. Every fourth row
-    is enough.
+    This is 2 sum(p m) / (sum(p) + sum(m)) for the mask m, and 0 without vessels. Some 400 rows
+    are enough.
     """
-    rows, inside = probability[::4], fov[::4]
-    mask = inside & (rows > 0.5)
-    total = np.sum(rows, where=inside, dtype=np.float64) + np.count_nonzero(mask)
-    return float(2 * np.sum(rows, where=mask, dtype=np.float64) / total) if total > 0 else 0.0
+    step = 1 + len(fov) // 400
+    inside = probability[::step][fov[::step]]
+    vessels = inside[inside > 0.5]
+    total = inside.sum(dtype=np.float64) + vessels.size
+    return float(2 * vessels.sum(dtype=np.float64) / total) if total > 0 else 0.0
 
 
 def show_progress(results: Iterator[Result], count: int | None) -> Iterator[Result]:
