@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import drawn, models
+from support.dicom import dicom_file
 
 import vesselseg
 from vesselseg import DatasetError, MissingExtraError, metrics
@@ -73,6 +74,14 @@ def test_photographs_of_12_bits(tmp_path, model):
         "size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "warning"
     }  # fmt: skip
     assert not per_photograph & evaluation.provenance.keys()
+
+
+def test_photographs_in_dicom_files(tmp_path, model):
+    folder = drawn.pairs(tmp_path, names=("a",))
+    expected = evaluate(model, read(folder).samples)
+    (folder / "images" / "a.png").unlink()
+    (folder / "images" / "a.dcm").write_bytes(dicom_file(drawn.photograph(0)))
+    assert evaluate(model, read(folder).samples) == expected
 
 
 def test_figures_of_whole_frames_and_inside_the_field_of_view_are_pooled_over_pixels(

@@ -29,7 +29,7 @@ from ..images import RGB, to_rgb
 
 SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are searched
-_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".bmp", ".gif")
+_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".bmp", ".dcm", ".gif")
 
 
 @dataclass(frozen=True)
