@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
+from support.dicom import dicom_file
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
@@ -280,6 +281,16 @@ def test_a_photograph_whose_sender_has_gone_is_not_computed(held, content):
         first.result()
         assert segmented(url, content)
     assert len(seen) == 2
+
+
+def test_dicom_photographs_are_segmented_like_others(url, photograph):
+    part = photograph[:150, :130]
+    png, dicom = segmented(url, encoded(part)), segmented(url, dicom_file(part, PatientID="4711"))
+    assert dicom["provenance"] == png["provenance"]
+    assert "4711" not in str(dicom)
+    answer = requests.post(f"{url}/segment", data=dicom_file(part)[:400], timeout=30)
+    assert answer.status_code == 400
+    assert "DICOM file whose header cannot be read" in answer.text
 
 
 def test_warnings_of_the_library_are_answered(url):
