@@ -1,5 +1,9 @@
 """What many tests share: a narrow model, its file in the published layout, a photograph."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,10 @@ from support.servers import content, home, other, server, spec  # noqa: F401 (fi
 
 import vesselseg
 from vesselseg import Segmenter
+
+if not os.access(Path.home(), os.W_OK):  # Numba, of the extra measure, keeps what it compiles
+    os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.mkdtemp(prefix="numba-"))
+    atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

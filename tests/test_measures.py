@@ -115,6 +115,14 @@ class TestTable:
         assert "length_mm" not in measure(vessels(1)).to_dict()
 
 
+def test_a_skan_that_cannot_keep_what_it_compiles_says_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "skan.py").write_text("raise RuntimeError('cannot cache function')")
+    monkeypatch.delitem(sys.modules, "skan")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError, match=r"cannot cache function\. .*NUMBA_CACHE_DIR"):
+        measure(vessels(0))
+
+
 class TestArguments:
     def test_an_empty_mask_has_no_widths(self):
         measures = measure(np.zeros((40, 50), dtype=np.uint8))

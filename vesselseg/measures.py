@@ -132,7 +132,7 @@ def measure(
     OptionError
         If an argument is outside what is described here, or the field of view is empty.
     MissingExtraError
-        If the extra ``vesselseg[measure]`` is not installed.
+        If the extra ``vesselseg[measure]`` is not installed, or cannot be imported.
 
     Notes
     -----
@@ -176,6 +176,11 @@ def measure(
         import skimage  # noqa: F401
     except ImportError as error:
         raise MissingExtraError('Measures need skan: pip install "vesselseg[measure]".') from error
+    except RuntimeError as error:  # of Numba, which keeps what it compiles
+        raise MissingExtraError(
+            f"skan cannot be imported: {error}. If neither its folder nor your home can be written, "
+            f"set the environment variable NUMBA_CACHE_DIR to a folder that can."
+        ) from error
     vessels, inside, orientation = canonical(mask & inside, inside)
     area = int(inside.sum())
     diameter = float(2 * np.sqrt(area / np.pi))
