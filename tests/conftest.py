@@ -18,8 +18,9 @@ from support.servers import content, home, other, server, spec  # noqa: F401 (fi
 import vesselseg
 from vesselseg import Segmenter
 
-if not os.access(Path.home(), os.W_OK):  # Numba, of the extra measure, keeps what it compiles
-    os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.mkdtemp(prefix="numba-"))
+if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path.home(), os.W_OK):
+    # Numba, of the extra measure, needs a place for what it compiles.
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="numba-")
     atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
 
 

@@ -178,8 +178,8 @@ def measure(
         raise MissingExtraError('Measures need skan: pip install "vesselseg[measure]".') from error
     except RuntimeError as error:  # of Numba, which keeps what it compiles
         raise MissingExtraError(
-            f"skan cannot be imported: {error}. If neither its folder nor your home can be written, "
-            f"set the environment variable NUMBA_CACHE_DIR to a folder that can."
+            f"skan cannot be imported: {error}. If neither its folder nor your home can be "
+            f"written, set the environment variable NUMBA_CACHE_DIR to a folder that can."
         ) from error
     vessels, inside, orientation = canonical(mask & inside, inside)
     area = int(inside.sum())
