@@ -86,7 +86,8 @@ def main() -> None:
     options = parser.parse_args()
     model = vesselseg.load_model(options.model)
     if options.known:
-        values = [expected(model(image)) for image, _ in read(options.known)]
+        known = [model(image) for image, _ in read(options.known)]
+        values = [expected_dice(each.probability, each.field_of_view) for each in known]
         print(f"expected Dice on {len(values)} known photographs: {np.mean(values):.3f}")
     if not options.unknown:
         return
@@ -109,10 +110,6 @@ def main() -> None:
     below, others = 100 * dice[low].mean(), 100 * dice[~low].mean()
     print(f"Dice of the {low.sum()} of {low.size} below {FAMILIARITY_LIMIT}: {below:.1f}")
     print(f"Dice of the others: {others:.1f}")
-
-
-def expected(result: vesselseg.Segmentation) -> float:
-    return expected_dice(result.probability, result.field_of_view)
 
 
 if __name__ == "__main__":

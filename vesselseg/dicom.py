@@ -6,7 +6,6 @@ quote no header, and what pydicom says about a damaged one is not passed on.
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import logging
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import ImageError, MissingExtraError
+from .errors import ImageError, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +96,7 @@ def is_dicom(head: bytes) -> bool:
 
 def open_photograph(stream: IO[bytes], label: str) -> Photograph:
     """Read the header of a photograph; ImageError if it is damaged or no photograph."""
-    require("pydicom")
+    require("pydicom", "dicom")
     from pydicom import dcmread
 
     try:
@@ -187,7 +186,7 @@ def decode(photograph: Photograph, label: str) -> tuple[NDArray[Any], int]:
             bits = 8 * values.dtype.itemsize
         elif header.PhotometricInterpretation == "MONOCHROME1":
             values = values.dtype.type(2**bits - 1) - values
-    except Exception:  # so can pixels
+    except Exception:  # pixels from outside can make a decoder raise anything
         raise ImageError(
             f"{label} is a DICOM file whose pixels cannot be decoded. They may be truncated or "
             f"damaged."
@@ -258,8 +257,8 @@ def encode_segmentation(
     It has the patient's and the study's attributes, the laterality and the pixel spacing. The
     provenance is in the parameters of the algorithm.
     """
-    require("pydicom")
-    require("highdicom")
+    require("pydicom", "dicom")
+    require("highdicom", "dicom")
     photograph = open_photograph(io.BytesIO(content), label)
     if mask.shape != (photograph.height, photograph.width):
         raise ImageError(
@@ -441,13 +440,3 @@ def silence() -> None:
     for module in ("pydicom", "highdicom"):
         warnings.filterwarnings("ignore", module=module)
         logging.getLogger(module).setLevel(logging.CRITICAL)
-
-
-def require(module: str) -> None:
-    """Raise MissingExtraError if a module of the extra is not installed."""
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f'DICOM files need {error.name}: pip install "vesselseg[dicom]".'
-        ) from error

@@ -21,7 +21,9 @@ not exist raises the built-in :class:`FileNotFoundError`.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class VesselsegError(Exception):
@@ -75,3 +77,14 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     if not similar and len(word) > 2:
         similar = [name for name in names if word in name.lower()][:2]
     return f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module of an optional extra; raise MissingExtraError if that fails."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"This needs {module}, which cannot be imported here ({error}). "
+            f'Install it: pip install "vesselseg[{extra}]".'
+        ) from error

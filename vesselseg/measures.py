@@ -510,7 +510,7 @@ def box_dimension(branches: list[Branch], diameter: float) -> float | None:
 
     if not branches:
         return None
-    # Drawn anew, so that the field of view has the same number of pixels in every photograph.
+    # Drawn again, so that the field of view has the same number of pixels in every photograph.
     factor = _CANVAS / diameter
     reach = _REACH * _CANVAS
     lines = []

@@ -23,12 +23,11 @@ from typing import Any
 
 from . import dicom
 from .api import BackendName, Model, load_model
-from .backends import require
 from .batch.folder import Summary
 from .batch.jobs import KINDS, Job, join, plan_jobs
 from .batch.manifest import ParquetManifest, Row
 from .batch.pipeline import run
-from .errors import DeviceError, OptionError
+from .errors import DeviceError, OptionError, require
 from .preprocess import check_scale
 from .result import STYLES, Style, check_threshold
 from .segmenter import Segmenter
@@ -101,7 +100,8 @@ def segment_dataset(
         Parquet file, or its address, with a row for each photograph: input, error, the files
         written (mask, probability, overlay, fov, dicom), model, sha256 of its weights and whether
         they are unverified, scale, bits, backend, device, precision, threshold, size, diameter of
-        the field of view, warning, seconds, and the fraction of the field of view that is vessel.
+        the field of view, familiarity, warning, seconds, and the fraction of the field of view that
+        is vessel.
         None means ``manifest.parquet`` in `out`.
     resume : bool
         Whether to skip photographs that the manifest has as done with the same weights, scale,

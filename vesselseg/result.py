@@ -234,7 +234,7 @@ class Segmentation:
 
     @property
     def familiarity(self) -> float | None:
-        """How far the model may be trusted here, in [0, 1]; None if its spec does not say.
+        """How like those trained on the photograph is, in [0, 1]; None if the spec has no figure.
 
         The Dice that the probabilities expect of the mask, over that on photographs like those
         trained on, at most 1. Photographs below 0.85 are warned of. It sees blur, noise and strong

@@ -61,7 +61,7 @@ def test_masks_of_others_are_named_or_match_a_pattern_and_pictures_of_ours_are_n
     assert [row["input"] for row in rows] == ["m/1.png", "m/255.png", "m/a.png"]
     assert float(rows[0]["density"]) == pytest.approx(vessels(0).mean())
     assert main(["measure", "m/a_probability.png", "--masks", "-o", "wrong.csv"]) == 1
-    assert "not a mask but the probability of one" in table("wrong.csv")[0]["error"]
+    assert "is not a mask: vesselseg wrote it as probability." in table("wrong.csv")[0]["error"]
 
 
 def test_an_image_that_fails_is_recorded_and_the_rest_goes_on(capsys):

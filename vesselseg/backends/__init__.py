@@ -6,13 +6,11 @@ To add one, write a class with this protocol in a module of its own, name it in 
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..errors import MissingExtraError
 from ..unet import UNet
 
 
@@ -37,14 +35,3 @@ class Backend(Protocol):
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
-
-
-def require(module: str, extra: str) -> Any:
-    """Import a module of an optional extra; raise MissingExtraError if that fails."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"This needs {module}, which cannot be imported here ({error}). "
-            f'Install it: pip install "vesselseg[{extra}]".'
-        ) from error

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..errors import OutputError
+from ..errors import OutputError, require
 from ..files import whole_file
 from ..spec import ModelSpec
 from ..unet import POOL_SCALES, FCNHead, PSPHead, UNet
-from . import require
 
 OPSET, IR_VERSION = 17, 8  # of 2022, so that older runtimes read the files
 MAX_BYTES = 2**31 - 2**20  # a protocol buffer holds at most 2 GiB

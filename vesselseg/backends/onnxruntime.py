@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DeviceError, OptionError, ResourceError
+from ..errors import CheckpointError, DeviceError, OptionError, ResourceError, require
 from ..files import sha256
 from ..spec import ModelSpec
-from . import pytorch, require
+from . import pytorch
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TENSORS = [

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DeviceError, OptionError, ResourceError, did_you_mean
+from ..errors import DeviceError, OptionError, ResourceError, did_you_mean, require
 from ..spec import ModelSpec
 from ..unet import UNet
-from . import onnx_export, pytorch, require
+from . import onnx_export, pytorch
 
 PRECISIONS = ("float32", "bfloat16", "int8", "auto")
 COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights

@@ -21,14 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from .. import cache
-from ..errors import MissingExtraError, OptionError, ResourceError
+from ..errors import MissingExtraError, OptionError, ResourceError, require
 from ..fov import find_field_of_view
 from ..images import RGB, ImageLike, to_rgb
 from ..preprocess import check_scale, preprocess
 from ..sliding import round_up, windows
 from ..spec import ModelSpec
 from ..unet import UNet
-from . import require
 from .openvino import load_openvino, read_network
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from .. import dicom
-from ..errors import ImageError, MissingExtraError, OptionError, OutputError
+from ..errors import ImageError, MissingExtraError, OptionError, OutputError, require
 from ..result import FORMATS, read_provenance
 from ..result import KINDS as PICTURES
 
@@ -55,7 +55,7 @@ def is_address(place: str) -> bool:
     return "://" in place
 
 
-def is_dicom(place: str) -> bool:
+def names_dicom(place: str) -> bool:
     """Whether a place is that of a DICOM file, by its ending."""
     return place.lower().endswith(".dcm")
 
@@ -97,8 +97,8 @@ def plan_jobs(
         if not photographs:
             logger.warning("There are no photographs in %r.", text)
         found += photographs
-    if "dicom" in kinds or is_dicom(out):
-        dicom.require("highdicom")
+    if "dicom" in kinds or names_dicom(out):
+        require("highdicom", "dicom")
     if not found:
         hint = "" if recursive else " --recursive searches the folders in folders as well."
         raise OptionError(
@@ -126,7 +126,7 @@ def plan_jobs(
         suffix = ".png"
         if is_file:
             stem, suffix = os.path.splitext(out)  # noqa: PTH122
-        picture_suffix = ".png" if is_dicom(suffix) else suffix
+        picture_suffix = ".png" if names_dicom(suffix) else suffix
         outputs = {kind: f"{stem}_{kind}{picture_suffix}" for kind in kinds}
         outputs["mask"] = f"{stem}{suffix}"
         if "dicom" in kinds:
@@ -184,7 +184,7 @@ def is_photograph(path: Path) -> bool:
     suffix = path.suffix.lower()
     if path.name.startswith("."):
         return False
-    if suffix not in SUFFIXES or is_dicom(path.name):
+    if suffix not in SUFFIXES or names_dicom(path.name):
         return path.is_file() and dicom.is_photograph(path)
     if suffix in FORMATS and read_provenance(path):
         logger.info("%r was written by vesselseg and is left out.", str(path))

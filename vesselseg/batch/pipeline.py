@@ -22,7 +22,7 @@ from ..images import RGB, to_rgb
 from ..result import FORMATS, Segmentation, Style
 from ..segmenter import Segmenter
 from ..spec import Scale
-from .jobs import Job, is_address, is_dicom, make_folder, read_bytes, write_bytes
+from .jobs import Job, is_address, make_folder, names_dicom, read_bytes, write_bytes
 from .manifest import Row, describe
 
 _THREADS = 4  # readers, and writers; decoders and encoders release the interpreter
@@ -70,7 +70,7 @@ def run(
 
     def read(job: Job) -> RGB:
         file = source(job)
-        if any(map(is_dicom, job.outputs.values())):
+        if any(map(names_dicom, job.outputs.values())):
             dicom.read_source(file)  # an error before any work
         return to_rgb(file, bits=bits)
 
@@ -151,7 +151,7 @@ def write_outputs(
     """Write all files of a job; `source` gives its photograph, to which DICOM files refer."""
 
     def write_to(target: Path | io.BytesIO, kind: str, suffix: str) -> None:
-        if is_dicom(suffix):
+        if names_dicom(suffix):
             result.save_dicom(target, source())
         else:
             result.save(target, kind, format=FORMATS[suffix], style=style)  # type: ignore[arg-type]

@@ -127,7 +127,7 @@ def measure_mask(name: str, mm_per_pixel: float | None) -> Measures:
     path = Path(name)
     kind = read_provenance(path).get("kind", "mask")
     if kind != "mask":
-        raise ImageError(f"{name!r} is not a mask but the {kind} of one.")
+        raise ImageError(f"{name!r} is not a mask: vesselseg wrote it as {kind}.")
     fov = path.with_name(f"{path.stem}_fov{path.suffix}")
     inside = read_label(fov) if fov.exists() else None
     return measure(read_label(path), fov=inside, mm_per_pixel=mm_per_pixel)

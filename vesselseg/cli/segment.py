@@ -68,9 +68,9 @@ def add_parsers(commands: Any) -> None:
         "lie in one folder (default: eye.png)")  # fmt: skip
     add("--manifest", metavar="FILE", help="write a row of JSON for each image: input, outputs, "
         "model, sha256 of its weights and whether they are unverified, scale, backend, device, "
-        "precision, threshold, size, diameter of the field of view, warning, seconds, fraction of "
-        "the field of view that is vessel; or the error. Runs at the same time need a FILE each "
-        "(default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
+        "precision, threshold, size, diameter of the field of view, familiarity, warning, seconds, "
+        "fraction of the field of view that is vessel; or the error. Runs at the same time need a "
+        "FILE each (default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
     add = arguments.add_model_options(parser).add_argument
     add("--scale", type=arguments.scale, metavar="RULE",
         help="fit (into the size of the model's data set), native, fov (field of view brought to "

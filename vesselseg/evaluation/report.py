@@ -123,7 +123,7 @@ def describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table]:
-    """The three ways of counting, in percent, and what threshold and widths have to do with it."""
+    """The three ways of counting, and a table of centrelines, widths and thresholds."""
     end = f"percent ({dataset.caution})" if dataset.caution else "percent"
     whole = Table(
         f"Whole frames, all pixels together, the published convention, {end}",
