@@ -79,6 +79,19 @@ def mmsegmentation(case: Case) -> Candidate:
     return Candidate("float32", run, cost(case).nominal)
 
 
+def mmsegmentation_autocast(case: Case) -> Candidate:
+    """The same in float16, as far as PyTorch's autocast chooses it."""
+    if case.device == "cpu":
+        raise LeftOutError("float16 is for GPUs")
+    each = mmsegmentation(case)
+
+    def run() -> NDArray[np.bool_]:
+        with torch.autocast(case.device, dtype=torch.float16):
+            return each.run()
+
+    return Candidate("float16", run, each.flop)
+
+
 def monai(case: Case) -> Candidate:
     """MONAI's sliding window around mmsegmentation's network."""
     from monai.inferers.utils import sliding_window_inference
@@ -190,6 +203,7 @@ def vesselseg_openvino(precision: str, case: Case) -> Candidate:
 # Each raises ImportError or LeftOutError if it cannot be measured.
 CANDIDATES: dict[str, Callable[[Case], Candidate]] = {
     BASE: mmsegmentation,
+    "mmsegmentation-autocast": mmsegmentation_autocast,
     "monai": monai,
     "onnxruntime": onnxruntime,
     "openvino-float32": partial(openvino, "float32"),

@@ -60,7 +60,7 @@ backends.pytorch
 backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
-api
+api finetune.augmentation
 batch.jobs evaluation.datasets app.server finetune.losses finetune.windows finetune.state
 batch.manifest evaluation.scores finetune.trainer
 batch.pipeline evaluation.report finetune.photographs finetune.scores

@@ -14,7 +14,9 @@ from support.drawn import photograph, vessels, write
 
 from vesselseg import load_model
 from vesselseg.finetune import losses
-from vesselseg.finetune.windows import Augmentation, Sizes, Windows
+from vesselseg.finetune.augmentation import Augmentation
+from vesselseg.finetune.windows import Sizes, Windows
+from vesselseg.unet import fold_batch_norm
 
 TRAINING = Path(__file__).parents[1] / "training"
 FOLDS = [f"fold{number}" for number in range(1, 6)]
@@ -103,10 +105,9 @@ def test_both_eyes_of_a_child_are_one_group(tmp_path, data):
 def test_windows_keep_label_and_image_together(tmp_path, data):
     # Colours are left alone, so that a vessel's pixels can be told by their darkness.
     sources = data.photographs(folders(chase_db1=chase_db1(tmp_path)))
-    rng = np.random.default_rng(0)
     sizes = Sizes((918, 918), (1.0, 1.01))  # one drawn pixel is one of the window's
     drawn = data.windows(
-        sources, sizes, rng, balance=False, augmentation=Augmentation(0, local=False)
+        sources, sizes, 0, balance=False, augmentation=Augmentation(0, local=False), biases={}
     )
     images, labels, _ = drawn.batch(16)
     assert images.shape == (16, 3, 256, 256)
@@ -134,9 +135,11 @@ def test_windows_are_drawn_from_the_seed_alone(tmp_path, data):
     )
 
     def batch(seed: int) -> torch.Tensor:
-        rng, sizes = np.random.default_rng(seed), Sizes((1000, 1500), (0.8, 1.2))
+        sizes = Sizes((1000, 1500), (0.8, 1.2))
         augmentation = Augmentation(1.5, local=True)
-        windows = data.windows(sources, sizes, rng, balance=True, augmentation=augmentation)
+        windows = data.windows(
+            sources, sizes, seed, balance=True, augmentation=augmentation, biases={}
+        )
         images = windows.batch(3).images
         assert 0 <= images.min() <= images.max() <= 1
         return images
@@ -150,10 +153,10 @@ def test_changes_are_of_the_image_alone_and_each_has_its_switch(tmp_path, data):
 
     def window(colour: float, local: bool) -> tuple[torch.Tensor, torch.Tensor]:
         # The first of a seed: what is drawn for its colours moves only those after it.
-        rng, sizes = np.random.default_rng(1), Sizes((918, 918), (1.0, 1.01))
+        sizes = Sizes((918, 918), (1.0, 1.01))
         augmentation = Augmentation(colour, local=local)
         images, labels, _ = data.windows(
-            sources, sizes, rng, balance=True, augmentation=augmentation
+            sources, sizes, 1, balance=True, augmentation=augmentation, biases={}
         ).batch(1)
         return images[0], labels[0]
 
@@ -173,12 +176,11 @@ def test_windows_are_turned_and_mirrored_unless_they_must_not_be(tmp_path, data,
     brighter_to_the_right = np.tile(np.linspace(40, 240, 960)[None, :, None], (960, 1, 3))
     write(tmp_path / "images" / "Image_01L.jpg", brighter_to_the_right.astype(np.uint8))
     write(tmp_path / "labels" / "Image_01L_1stHO.png", np.eye(960, dtype=bool))
-    rng, sizes = np.random.default_rng(3), Sizes((918, 918), (1.0, 1.01))
+    sizes = Sizes((918, 918), (1.0, 1.01))
     augmentation = Augmentation(0, local=False, turn=turn)
     sources = data.photographs(folders(chase_db1=tmp_path))
-    images = (
-        data.windows(sources, sizes, rng, balance=False, augmentation=augmentation).batch(8).images
-    )
+    drawn = data.windows(sources, sizes, 3, balance=False, augmentation=augmentation, biases={})
+    images = drawn.batch(8).images
     middle = images[:, 0, 96:160, 96:160]  # inside the photograph, wherever the window lies
     rightwards = middle[..., 48:].mean(dim=(1, 2)) - middle[..., :16].mean(dim=(1, 2))
     assert (rightwards > 0.01).all() == (not turn)
@@ -188,7 +190,7 @@ def test_losses_are_least_where_the_label_is_met():
     coverage = torch.zeros(1, 32, 32)
     coverage[:, 14:18] = 1
     sure = 20 * torch.stack([0.5 - coverage, coverage - 0.5], dim=1)
-    for loss in (losses.entropy_and_dice, losses.centreline_dice):
+    for loss in (losses.cross_entropy, losses.soft_dice, losses.centreline_dice):
         assert loss(sure, coverage) == pytest.approx(0, abs=1e-2)
         assert loss(-sure, coverage) > 0.9
     shifted = losses.centreline_dice(sure.roll(1, dims=2), coverage)
@@ -244,13 +246,15 @@ def test_train_export_evaluate(tmp_path, script):
     out = script("evaluate", *which, "--model", model, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert set(figures) == {"chase_db1", "hrf"}
-    assert 0 <= figures["hrf"]["0.5"]["dice"] <= 100
+    assert 0 <= figures["hrf"]["pooled"]["dice"] <= figures["hrf"]["pooled"]["best_dice"] <= 1
+    assert figures["hrf"]["dice_at"]["0.50"] == figures["hrf"]["pooled"]["dice"]
+    assert sum(bin["pixels"] for bin in figures["hrf"]["reliability"]) == 40 * 44
     assert "hrf/01_h" in out
     assert "Image_03L" in out
     assert "Image_01L" not in out
     other = ["--mask", "--windows", 64, 48, "--diameter", 700, 800]
     masked = script("evaluate", *which, "--model", model, *other)
-    assert "chase_db1, threshold 0.5: Dice" in masked
+    assert 'chase_db1 {"dice"' in masked
 
     # The bias that is moved lets 0.3 pass where 0.5 did.
     script("export", "--run", run, "--output", model, "--threshold", 0.3)
@@ -280,27 +284,50 @@ def test_a_small_camera_sees_reduced_photographs_and_labels(tmp_path, script, da
     def figures(*options: object) -> dict:
         json_file = tmp_path / "figures.json"
         script("evaluate", "--fives", folder, "--json", json_file, *options)
-        return json.loads(json_file.read_text())["fives"]["0.5"]
+        return json.loads(json_file.read_text())["fives"]["pooled"]
 
     without, with_bias = figures("--small-fov-bias", 900, 0), figures("--small-fov-bias", 900, 2.5)
     assert with_bias["sensitivity"] > without["sensitivity"]
 
 
-def test_a_row_may_go_on_from_another_and_is_computed_once(tmp_path, script, monkeypatch):
-    compare = importlib.import_module("compare")
+@pytest.fixture
+def compare(script, monkeypatch, tmp_path):
+    """compare.py with scripts that only write what it reads; what it printed, and the commands."""
+    module = importlib.import_module("compare")
     commands: list[list[str]] = []
+    pooled = {
+        "dice": 0.8, "best_threshold": 0.45, "best_dice": 0.81, "sensitivity": 0.7,
+        "precision": 0.9, "centreline_precision": 0.85, "centreline_recall": 0.75,
+        "width": 3.14, "observer_width": 4, "calibration_error": 0.02,
+    }  # fmt: skip
 
-    def done(command: list[str], **_: object) -> None:
+    def run(command: list[str], **_: object) -> None:
         commands.append(command)
         if "--json" in command:
-            figures = {"0.5": {"dice": 80, "sensitivity": 0.8, "precision": 0.8}}
-            Path(command[-1]).write_text(json.dumps({"hrf": figures}))
+            figures = {"hrf": {"pooled": pooled}}
+            Path(command[command.index("--json") + 1]).write_text(json.dumps(figures))
+        if "--output" in command:
+            Path(command[command.index("--output") + 1]).touch()
 
-    monkeypatch.setattr(compare.subprocess, "run", done)
-    rows = ["--runs", tmp_path, "--chase-db1", "C", "--hrf", "H", "--rows", "recipe"]
-    out = script("compare", *rows, "--splits", "fold1", "fold2")
-    assert "| recipe | fold2 | hrf | 80.00 | 0.800 | 0.800 | 80.00 at 0.5 |" in out
-    trained = [x for x in commands if x[1].endswith("train.py")]
+    monkeypatch.setattr(module.subprocess, "run", run)
+
+    def compared(*options: object) -> tuple[str, list[list[str]]]:
+        commands.clear()
+        folders = ["--chase-db1", "C", "--hrf", "H", "--fives", "F"]
+        return script("compare", "--runs", tmp_path, *folders, *options), [*commands]
+
+    return compared
+
+
+def of_script(name: str, commands: list[list[str]]) -> list[list[str]]:
+    return [command for command in commands if command[1].endswith(name)]
+
+
+def test_a_row_may_go_on_from_another_and_is_computed_once(tmp_path, compare):
+    out, commands = compare("--rows", "recipe", "--splits", "fold1", "fold2")
+    cells = "80.00 | 81.00 at 0.45 | 0.700 | 0.900 | 0.850 | 0.750 | 3.1 | 4.0 | 0.020"
+    assert f"| recipe | fold2 | hrf | own | {cells} |" in out
+    trained = of_script("train.py", commands)
     chain = ("size", "cameras", "recipe")
     assert [x[x.index("--run") + 1] for x in trained] == [
         str(tmp_path / fold / row) for fold in ("fold1", "fold2") for row in chain
@@ -308,9 +335,59 @@ def test_a_row_may_go_on_from_another_and_is_computed_once(tmp_path, script, mon
     assert "--start" not in trained[0]
     for number, before in enumerate(chain[:2], start=1):
         assert trained[number][-2:] == ["--start", str(tmp_path / "fold1" / before)]
-    exported = [x for x in commands if x[1].endswith("export.py")]
-    assert exported[2][-3:] == ["--diameter", "1000", "2000"]
+    assert of_script("export.py", commands)[2][-2:] == ["1000", "2000"]
 
-    commands.clear()
-    script("compare", *rows, "--splits", "fold1")
+    _, commands = compare("--rows", "recipe", "--splits", "fold1")
     assert not commands
+
+
+def test_a_camera_that_is_left_out_is_also_measured_as_a_small_one(compare):
+    out, commands = compare("--rows", "small-and-wide", "--splits", "without-hrf")
+    assert [line.split(" | ")[3] for line in out.splitlines()[2:]] == ["own", "540"]
+    evaluated = of_script("evaluate.py", commands)
+    assert ["--reduce" in command for command in evaluated] == [False, True]
+    trained = of_script("train.py", commands)
+    assert ["--small-bias" in command for command in trained] == [False, True]
+    assert len(of_script("export.py", commands)) == 2  # the row that it goes on from, too
+
+
+@pytest.mark.parametrize("left_out", ["chase_db1", "hrf", "fives"])
+def test_a_camera_is_left_out_as_a_whole(left_out):
+    sides = split(f"without-{left_out}")
+    assert sides["test"] == [left_out]
+    assert sorted(sides["train"] + sides["test"]) == sorted(split("three-cameras")["train"])
+
+
+def test_a_training_goes_on_from_a_model_file_or_a_run(tmp_path, script):
+    (tmp_path / "split.json").write_text('{"train": ["chase_db1/01"], "test": []}')
+    which = ["--chase-db1", chase_db1(tmp_path / "c"), "--split", tmp_path / "split.json"]
+    small = ["--batch-size", 1, "--iterations", 1]
+
+    def trained(run: str, *options: object) -> dict[str, torch.Tensor]:
+        script("train", *which, "--run", tmp_path / run, *small, *options)
+        return torch.load(tmp_path / run / "state.pth", weights_only=True)["average"]
+
+    first = trained("first", "--width", 8, "--depth", 2)
+    script("export", "--run", tmp_path / "first", "--output", tmp_path / "model.pth")
+    for number, start in enumerate((tmp_path / "first", tmp_path / "model.pth")):
+        tiny = trained(f"next{number}", "--width", 8, "--depth", 2, "--rate", 1e-9,
+                       "--start", start)  # fmt: skip
+        key = "head.unit.conv.weight"
+        folded = fold_batch_norm({name: value.clone() for name, value in first.items()})
+        expected = first if number == 0 else folded
+        assert torch.allclose(tiny[key], expected[key], atol=1e-3)
+        # A run that goes on without batch norms can itself be gone on from.
+        trained(f"last{number}", "--width", 8, "--depth", 2, "--start", tmp_path / f"next{number}")
+
+
+def test_what_is_added_to_a_data_set_is_learned_with(tmp_path, data):
+    sources = data.photographs(
+        folders(chase_db1=chase_db1(tmp_path / "c"), fives=fives(tmp_path / "f"))
+    )
+    plain = Augmentation(0, local=False)
+    drawn = data.windows(
+        sources, Sizes((100, 100), (1, 1.1)), 0, balance=False, augmentation=plain,
+        biases={"fives": 2.0},
+    )  # fmt: skip
+    assert drawn.biases.tolist() == [0.0] * 6 + [2.0] * 2
+    assert set(drawn.batch(32).biases.tolist()) == {0.0, 2.0}

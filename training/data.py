@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from vesselseg.finetune.windows import Augmentation, LabelledPhotograph, Sizes, Windows
+from vesselseg.finetune.augmentation import Augmentation
+from vesselseg.finetune.windows import LabelledPhotograph, Sizes, Windows
 
 FOV_MEAN = (160.0, 75.0, 30.0)  # R, G, B; of both data sets together, with more blue
 
@@ -24,6 +26,11 @@ class Source:
     image: Path
     label: Path
     diameter: float  # of the field of view in the file, in pixels
+
+    @property
+    def dataset(self) -> str:
+        """The data set that it is from, as in splits."""
+        return self.name.split("/")[0]
 
 
 def chase_db1(folder: Path) -> list[Source]:
@@ -75,32 +82,39 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 
 def of_groups(sources: list[Source], groups: list[str]) -> list[Source]:
     """Those whose group, or whose whole data set ("hrf"), is named; ValueError for no such one."""
-    known = {name for source in sources for name in (source.group, source.group.split("/")[0])}
+    known = {name for source in sources for name in (source.group, source.dataset)}
     if unknown := sorted(set(groups) - known):
         raise ValueError(f"no such group: {', '.join(unknown)}")
-    return [s for s in sources if s.group in groups or s.group.split("/")[0] in groups]
+    return [s for s in sources if s.group in groups or s.dataset in groups]
 
 
-def read(source: Source) -> LabelledPhotograph:
+def read(source: Source, bias: float = 0.0) -> LabelledPhotograph:
     """A photograph and its label, binarised at half of the label's maximum."""
     rgb = np.asarray(Image.open(source.image).convert("RGB"))
     label = np.asarray(Image.open(source.label).convert("L"))
-    return LabelledPhotograph(rgb, label > label.max() / 2, source.diameter)
+    return LabelledPhotograph(rgb, label > label.max() / 2, source.diameter, bias)
 
 
 def windows(
     sources: list[Source],
     sizes: Sizes,
-    rng: np.random.Generator,
+    seed: int,
     *,
     balance: bool,
     augmentation: Augmentation,
+    biases: Mapping[str, float],
+    device: torch.device | None = None,
 ) -> Windows:
-    """Windows of `sources`; `balance` brings their colours to :data:`FOV_MEAN`."""
+    """Windows of `sources`; `balance` brings their colours to :data:`FOV_MEAN`.
+
+    `biases` are added to the vessel logits of a data set's windows.
+    """
 
     def photographs() -> Iterator[LabelledPhotograph]:
         for source in sources:
-            yield read(source)
+            yield read(source, biases.get(source.dataset, 0.0))
 
     rgb_mean = FOV_MEAN if balance else None
-    return Windows(photographs(), sizes, rng, rgb_mean=rgb_mean, augmentation=augmentation)
+    return Windows(
+        photographs(), sizes, seed, rgb_mean=rgb_mean, augmentation=augmentation, device=device
+    )

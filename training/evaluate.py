@@ -1,4 +1,4 @@
-"""Vessel Dice of a model on labelled photographs: whole frames.
+"""How well a model does on labelled photographs: whole frames.
 
     python training/evaluate.py --model FILE.pth --chase-db1 FOLDER --hrf FOLDER \
         --split training/splits/fold1.json
@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,8 @@ from data import Source, add_folders, of_groups, photographs
 from PIL import Image
 
 import vesselseg
-
-THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
+from vesselseg import metrics
+from vesselseg.evaluation.scores import THRESHOLDS, Evaluation, Result, to_curve, to_reliability
 
 
 def main() -> None:
@@ -59,37 +57,64 @@ def main() -> None:
     if changes:
         spec = dataclasses.replace(model.spec, **changes)
         model = vesselseg.load_model(spec, weights=options.model)
-    pooled = evaluate(model, sources, mask=options.mask, reduce=options.reduce)
-    for dataset, counts in pooled.items():
-        for threshold, row in zip(THRESHOLDS, counts, strict=True):
-            print(f"{dataset}, threshold {threshold}: {report(row)}")
-        best = max(range(len(THRESHOLDS)), key=lambda n: scores(counts[n])["dice"])
-        print(f"{dataset}, best threshold {THRESHOLDS[best]}: {report(counts[best])}")
+    figures = {}
+    for dataset in dict.fromkeys(source.dataset for source in sources):
+        chosen = [source for source in sources if source.dataset == dataset]
+        evaluation = evaluate(model, chosen, mask=options.mask, reduce=options.reduce)
+        figures[dataset] = to_figures(evaluation)
+        print(dataset, json.dumps(figures[dataset]["pooled"]), flush=True)
     if options.json:
-        figures = {
-            dataset: {str(t): scores(row) for t, row in zip(THRESHOLDS, counts, strict=True)}
-            for dataset, counts in pooled.items()
-        }
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def evaluate(
     model: vesselseg.Segmenter, sources: list[Source], *, mask: bool, reduce: float | None
-) -> dict[str, np.ndarray]:
-    """For each data set true, false and missed vessel pixels at each threshold."""
-    pooled: dict[str, np.ndarray] = defaultdict(
-        lambda: np.zeros((len(THRESHOLDS), 3), dtype=np.int64)
-    )
+) -> Evaluation:
+    """The counts of each photograph, and the curves of all together."""
+    results, vessel, background = [], [], []
     for source in sources:
         image, label = read(source, reduce)
         result = model(image)
-        probability = result.probability * result.field_of_view if mask else result.probability
-        masks = [probability > np.float32(threshold) for threshold in THRESHOLDS]
-        counts = np.array([[(x & label).sum(), (x & ~label).sum(), (~x & label).sum()]
-                           for x in masks])  # fmt: skip
-        pooled[source.name.split("/")[0]] += counts
-        print(f"{source.name:20} {report(counts[THRESHOLDS.index(0.5)])}", flush=True)
-    return pooled
+        probability = result.probability
+        if mask:
+            probability = probability * result.field_of_view
+        found = probability > np.float32(0.5)
+        counts = metrics.confusion(found, label)
+        skeletons = metrics.skeleton_counts(found, label)
+        results.append(Result(source.name, counts, counts, *skeletons, auc=float("nan")))
+        vessel.append(probability[label])
+        background.append(probability[~label])
+        print(f"{source.name:20} Dice {metrics.dice(counts):.4f}", flush=True)
+    sorted_scores = [np.sort(np.concatenate(parts)) for parts in (vessel, background)]
+    return Evaluation(
+        sources[0].dataset, tuple(results), float("nan"), model.spec, {},
+        to_curve(*sorted_scores), to_reliability(*sorted_scores),
+    )  # fmt: skip
+
+
+def to_figures(evaluation: Evaluation) -> dict[str, Any]:
+    """Pooled figures, the curve over thresholds, and the reliability curve."""
+    total = evaluation.total
+    best_threshold, best_dice = evaluation.best_threshold
+    width, observer_width = total.widths
+    pooled = {
+        "dice": metrics.dice(total.whole),
+        "best_threshold": best_threshold,
+        "best_dice": best_dice,
+        "sensitivity": metrics.sensitivity(total.whole),
+        "precision": metrics.precision(total.whole),
+        "centreline_precision": total.centreline_precision,
+        "centreline_recall": total.centreline_recall,
+        "width": width,
+        "observer_width": observer_width,
+        "calibration_error": evaluation.calibration_error,
+    }
+    curve = zip(THRESHOLDS, evaluation.curve, strict=True)
+    return {
+        "pooled": {name: round(value, 4) for name, value in pooled.items()},
+        "dice_at": {f"{threshold:.2f}": round(metrics.dice(c), 4) for threshold, c in curve},
+        "reliability": [bin._asdict() for bin in evaluation.reliability],
+    }
 
 
 def read(source: Source, diameter: float | None) -> tuple[Image.Image, np.ndarray]:
@@ -108,22 +133,6 @@ def read(source: Source, diameter: float | None) -> tuple[Image.Image, np.ndarra
     area = Image.Resampling.BOX
     coverage = np.asarray(Image.fromarray(label).convert("L").resize(size, area))
     return image.resize(size, area), coverage >= 0.2 * 255
-
-
-def scores(counts: np.ndarray) -> dict[str, float]:
-    true, false, missed = (int(count) for count in counts)
-    return {
-        "dice": 100 * 2 * true / (2 * true + false + missed),
-        "sensitivity": true / (true + missed),
-        "precision": true / (true + false) if true + false else math.nan,
-    }
-
-
-def report(counts: np.ndarray) -> str:
-    values = scores(counts)
-    return "Dice {dice:5.2f}  sensitivity {sensitivity:.3f}  precision {precision:.3f}".format(
-        **values
-    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def main() -> None:
     if not 0 < options.threshold < 1:
         parser.error("--threshold has to lie between 0 and 1")
 
-    state = torch.load(options.run / "state.pth", weights_only=True)
+    state = torch.load(options.run / "state.pth", map_location="cpu", weights_only=True)
     network = UNet(state["width"], state["depth"])
     trained = state["average" if options.average == "yes" else "net"]
     network.load_state_dict(fold_batch_norm(trained))
@@ -45,7 +45,8 @@ def main() -> None:
     least, most = options.diameter or state["diameter"]
     spec = dataclasses.replace(
         EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=least,
-        fov_diameter_max=most, fov_rgb_mean=state["fov_rgb_mean"], sources=(),
+        fov_diameter_max=most, fov_rgb_mean=state["fov_rgb_mean"],
+        small_fov_bias=state["small_fov_bias"], sources=(),
         expected_dice=options.expected_dice,
     )  # fmt: skip
     save(options.output, network, spec, dtype=torch.float16)

@@ -11,14 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from data import FOV_MEAN, add_folders, of_groups, photographs, windows
+from torch import Tensor
 
+from vesselseg.finetune.augmentation import Augmentation
 from vesselseg.finetune.trainer import Trainer
-from vesselseg.finetune.windows import Augmentation, Sizes
+from vesselseg.finetune.training import load_start
+from vesselseg.finetune.windows import Sizes, Windows
 from vesselseg.unet import UNet
 
 SAVE_EVERY = 200  # iterations
@@ -39,13 +42,21 @@ def main() -> None:
     add("--colour", type=float, default=1.5, help="how much colour, light, noise are changed; or 0")
     add("--local", choices=["yes", "no"], default="yes", help="uneven light, local contrast")
     add("--turn", choices=["yes", "no"], default="yes", help="any rotation, and mirroring")
+    add("--blur", type=float, default=0.25, help="share of windows that are blurred")
+    add("--small", type=float, default=0.4, help="share of windows seen through a small camera")
+    add("--small-bias", type=float, nargs=2, metavar=("DIAMETER", "BIAS"),
+        help="small_fov_bias of the model spec, trained with")  # fmt: skip
+    add("--wide", nargs=2, action="append", default=[], metavar=("DATASET", "BIAS"),
+        help="a data set whose observers draw wider: added to its vessel logits")  # fmt: skip
+    add("--dice", type=float, default=1, help="weight of soft Dice beside the cross-entropy")
     add("--centreline", type=float, default=0, help="weight of the centreline loss, 0 to 1")
     add("--iterations", type=int, default=6000)
     add("--batch-size", type=int, default=8)
     add("--rate", type=float, default=2e-3, help="highest learning rate")
     add("--average", type=float, default=0.998, help="decay of the moving average")
     add("--seed", type=int, default=0)
-    add("--start", type=Path, help="folder of a run whose weights this one starts from")
+    add("--device", default="cpu", help='"cpu" or "cuda"')
+    add("--start", type=Path, help="model file, or folder of a run, that this one goes on from")
     options = parser.parse_args()
     if options.colour < 0:
         parser.error(f"--colour {options.colour}: 0 or more")
@@ -60,47 +71,111 @@ def main() -> None:
 
 def train(options: argparse.Namespace, sources: list) -> None:
     options.run.mkdir(parents=True, exist_ok=True)
+    device = torch.device(options.device)
     torch.manual_seed(options.seed)
-    net = UNet(options.width, options.depth, norm=True)
-    if options.start:
-        net.load_state_dict(torch.load(options.start / "state.pth", weights_only=True)["average"])
+    net = starting_network(options)
     trainer = Trainer(
         net,
         iterations=options.iterations,
         rate=options.rate,
         decay=options.average,
+        dice=options.dice,
         centreline=options.centreline,
+        device=device,
     )
+    small_bias = tuple(options.small_bias) if options.small_bias else None
     drawn = windows(
         sources,
         Sizes(tuple(options.diameter), tuple(options.zoom)),
-        np.random.default_rng(options.seed),
+        options.seed,
         balance=options.balance == "yes",
-        augmentation=Augmentation(options.colour, options.local == "yes", options.turn == "yes"),
-    )
+        augmentation=Augmentation(
+            options.colour, options.local == "yes", options.turn == "yes",
+            blur=options.blur, small=options.small, small_bias=small_bias,
+            least=options.diameter[0],
+        ),
+        biases={dataset: float(bias) for dataset, bias in options.wide},
+        device=device,
+    )  # fmt: skip
     state_file = options.run / "state.pth"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         trainer.load_state_dict(state)
-        drawn.rng.bit_generator.state = json.loads(state["rng"])
+        drawn.generator.set_state(state["generator"])
     start = trainer.iteration
     print(f"{len(sources)} photographs, from iteration {start}", flush=True)
 
-    losses: list[float] = []
+    step = captured_step if device.type == "cuda" else plain_step
+    take_step = step(trainer, drawn, options.batch_size)
+    total = torch.zeros((), device=device)
     began = time.monotonic()
     while trainer.iteration < options.iterations:
-        losses.append(trainer.step(drawn.batch(options.batch_size)))
+        total += take_step()
         done = trainer.iteration
         if done % SAVE_EVERY == 0 or done == options.iterations:
+            loss = total.item() / ((done - 1) % SAVE_EVERY + 1)
             speed = (time.monotonic() - began) / (done - start)
-            loss = round(float(np.mean(losses)), 4)
-            print(json.dumps({"iteration": done, "loss": loss, "s": round(speed, 3)}), flush=True)
-            losses.clear()
+            print(json.dumps({"iteration": done, "loss": round(loss, 4), "s": round(speed, 4)}),
+                  flush=True)  # fmt: skip
+            total.zero_()
             save(state_file, {
-                **trainer.state_dict(), "rng": json.dumps(drawn.rng.bit_generator.state),
+                **trainer.state_dict(), "generator": drawn.generator.get_state(),
                 "width": options.width, "depth": options.depth, "diameter": list(options.diameter),
                 "fov_rgb_mean": FOV_MEAN if options.balance == "yes" else None,
+                "small_fov_bias": small_bias,
             })  # fmt: skip
+
+
+def starting_network(options: argparse.Namespace) -> UNet:
+    """A network with random weights, or with those that ``--start`` names."""
+    if options.start and options.start.is_file():
+        network, _, _ = load_start(options.start)
+        return network
+    network = UNet(options.width, options.depth, norm=True)
+    if options.start:
+        state = torch.load(options.start / "state.pth", map_location="cpu", weights_only=True)
+        has_norm = "head.unit.norm.weight" in state["average"]
+        network = UNet(options.width, options.depth, norm=has_norm)
+        network.load_state_dict(state["average"])
+    return network
+
+
+def plain_step(trainer: Trainer, drawn: Windows, size: int) -> Callable[[], Tensor]:
+    """What draws a batch, takes a step and returns the loss."""
+
+    def step() -> Tensor:
+        trainer.prepare()
+        loss = trainer.descend(drawn.batch(size))
+        trainer.iteration += 1
+        return loss
+
+    return step
+
+
+def captured_step(trainer: Trainer, drawn: Windows, size: int) -> Callable[[], Tensor]:
+    """The same as a CUDA graph: its hundreds of small kernels are started at once.
+
+    Three steps are taken first, in which PyTorch chooses algorithms and allocates its buffers.
+    """
+    step = plain_step(trainer, drawn, size)
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(drawn.generator)
+    with torch.cuda.graph(graph):
+        loss = trainer.descend(drawn.batch(size))
+
+    def replay() -> Tensor:
+        trainer.prepare()
+        graph.replay()
+        trainer.iteration += 1
+        return loss
+
+    return replay
 
 
 def save(path: Path, state: dict) -> None:

@@ -16,9 +16,10 @@ from support.fine_tuning import START
 import vesselseg
 from vesselseg import CheckpointError, OptionError, OutputError, finetune, metrics
 from vesselseg.finetune import training
+from vesselseg.finetune.augmentation import Augmentation
 from vesselseg.finetune.scores import THRESHOLDS, HeldOutScores
 from vesselseg.finetune.trainer import Trainer, add_biases
-from vesselseg.finetune.windows import Augmentation, LabelledPhotograph, Sizes, Windows
+from vesselseg.finetune.windows import LabelledPhotograph, Sizes, Windows, pyramid
 from vesselseg.metrics import Confusion
 from vesselseg.weights import read
 
@@ -112,7 +113,7 @@ def test_nobody_is_both_trained_on_and_held_out(train, tmp_path, monkeypatch):
     persons = [{name[:-2] for name in side} for side in (result.training, result.held_out)]
     assert not persons[0] & persons[1]
     assert len(result.training) + len(result.held_out) == 5
-    assert len(made[0].pyramids) == len(result.training)
+    assert len(made[0].levels) == len(result.training)
 
 
 def test_the_result_depends_on_the_seed_alone(train, tmp_path, monkeypatch):
@@ -331,7 +332,7 @@ def test_a_training_that_could_not_be_written_is_written_by_the_next_call(
         ({"seed": -1}, "seed is -1; it must be an integer, 0 or more"),
         ({"name": "unet_s5-d16_drive"}, "a model that vesselseg knows already"),
         ({"name": ""}, "name is ''"),
-        ({"model": "unet_s5-d16_drive"}, "rule 'fit'; only.*unet_s5-c16_chase-hrf"),
+        ({"model": "unet_s5-d16_drive"}, "rule 'fit'; only.*unet_s5-c16_chase-hrf-fives"),
         ({"model": "some.onnx"}, "ONNX file, which cannot be trained"),
     ],
 )
@@ -374,7 +375,7 @@ def test_the_bias_of_small_photographs_is_learned_with():
 
     photograph = LabelledPhotograph(drawn.photograph(1), drawn.vessels(1), 40.0, bias=2.0)
     windows = Windows(
-        [photograph], Sizes((40, 80), (0.7, 1.4)), np.random.default_rng(0),
+        [photograph], Sizes((40, 80), (0.7, 1.4)), 0,
         rgb_mean=None, augmentation=Augmentation(0, local=False),
     )  # fmt: skip
     batch = windows.batch(2)
@@ -383,11 +384,10 @@ def test_the_bias_of_small_photographs_is_learned_with():
 
 def test_a_photograph_much_smaller_than_the_model_expects_has_one_level():
     photograph = LabelledPhotograph(drawn.photograph(1), drawn.vessels(1), 38.0)
-    windows = Windows(
-        [photograph], Sizes((1000, 2000), (0.7, 1.4)), np.random.default_rng(0),
-        rgb_mean=None, augmentation=Augmentation(1.0, local=True),
-    )  # fmt: skip
-    assert [level.diameter for level in windows.pyramids[0]] == [38.0]
+    sizes = Sizes((1000, 2000), (0.7, 1.4))
+    assert [level.diameter for level in pyramid(photograph, sizes, None)] == [38.0]
+    augmentation = Augmentation(1.0, local=True)
+    windows = Windows([photograph], sizes, 0, rgb_mean=None, augmentation=augmentation)
     assert windows.batch(1).images.shape == (1, 3, 256, 256)
 
 

@@ -9,12 +9,16 @@ from torch import Tensor
 _THINNING = 6  # rounds: vessels of up to twice as many pixels are thinned to a line
 
 
-def entropy_and_dice(logits: Tensor, coverage: Tensor) -> Tensor:
-    """Cross-entropy against the coverage plus soft Dice over the batch."""
+def cross_entropy(logits: Tensor, coverage: Tensor) -> Tensor:
+    """Mean over all pixels."""
     target = torch.stack([1 - coverage, coverage], dim=1)
+    return F.cross_entropy(logits, target)
+
+
+def soft_dice(logits: Tensor, coverage: Tensor) -> Tensor:
+    """One minus the Dice of probabilities and coverage, over the whole batch."""
     vessel = logits.softmax(dim=1)[:, 1]
-    dice = (2 * (vessel * coverage).sum() + 1) / (vessel.sum() + coverage.sum() + 1)
-    return F.cross_entropy(logits, target) + 1 - dice
+    return 1 - (2 * (vessel * coverage).sum() + 1) / (vessel.sum() + coverage.sum() + 1)
 
 
 def centreline_dice(logits: Tensor, coverage: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..spec import IMAGENET_MEAN, IMAGENET_STD
 from ..unet import UNet
-from .losses import centreline_dice, entropy_and_dice
+from .losses import centreline_dice, cross_entropy, soft_dice
 from .windows import Batch
 
 _WEIGHT_DECAY = 1e-2
@@ -21,8 +21,9 @@ class Trainer:
     """AdamW over `iterations` steps with a learning rate that peaks at `rate`.
 
     `average` is the moving average of the weights, with decay `decay`, that is used in the end.
-    `precision` is that of the maps: "float32" or "bfloat16". `centreline` is the weight of
-    :func:`vesselseg.finetune.losses.centreline_dice`.
+    `precision` is that of the maps: "float32" or "bfloat16". `dice` and `centreline` are the
+    weights of :func:`vesselseg.finetune.losses.soft_dice` and
+    :func:`vesselseg.finetune.losses.centreline_dice` beside the cross-entropy.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Trainer:
         std: tuple[float, float, float] = IMAGENET_STD,
         device: torch.device | None = None,
         precision: str = "bfloat16",
+        dice: float = 1.0,
         centreline: float = 0.0,
     ) -> None:
         self.device = device or torch.device("cpu")
@@ -43,34 +45,52 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.requires_grad_(True).train()
         self.average = {key: value.clone() for key, value in network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)
+        # Tensors, so that a captured step reads what they are at the time.
+        self.current_rate = torch.zeros((), device=self.device)
+        self.renewal = torch.zeros((), device=self.device)  # of the moving average
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), self.current_rate, weight_decay=_WEIGHT_DECAY,
+            fused=True, capturable=self.device.type == "cuda",
+        )  # fmt: skip
         self.iteration = 0
         self.iterations, self.rate, self.decay = iterations, rate, decay
-        self.mean, self.std = mean, std
-        self.precision, self.centreline = precision, centreline
+        colours = torch.tensor([mean, std], device=self.device)[..., None, None] / 255
+        self.mean, self.std = colours
+        self.precision, self.dice, self.centreline = precision, dice, centreline
 
     def step(self, batch: Batch) -> float:
         """Take one step and return the loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.iteration, self.iterations, self.rate)
-        images, labels, biases = (part.to(self.device) for part in batch)
-        x = normalise(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+        self.prepare()
+        loss = self.descend(Batch(*(part.to(self.device) for part in batch)))
+        self.iteration += 1
+        return loss.item()
+
+    def prepare(self) -> None:
+        """Set the learning rate and the decay of the next step."""
+        self.current_rate.fill_(learning_rate(self.iteration, self.iterations, self.rate))
+        # The first steps count less, so that the average leaves the starting weights behind.
+        self.renewal.fill_(1 - min(self.decay, (1 + self.iteration) / (10 + self.iteration)))
+
+    def descend(self, batch: Batch) -> Tensor:
+        """Move the weights and their average; the loss, still on the device."""
+        x = (batch.images - self.mean) / self.std
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
         ):
             logits = self.network(x)
-        loss = entropy_and_dice(add_biases(logits, biases), labels)
+        logits = add_biases(logits, batch.biases)
+        loss = cross_entropy(logits, batch.labels)
+        if self.dice:
+            loss = loss + self.dice * soft_dice(logits, batch.labels)
         if self.centreline:
-            loss = loss + self.centreline * centreline_dice(add_biases(logits, biases), labels)
+            loss = loss + self.centreline * centreline_dice(logits, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
         self.optimizer.step()
-        # The first steps count less, so that the average leaves the starting weights behind.
-        decay = min(self.decay, (1 + self.iteration) / (10 + self.iteration))
-        move_average(self.average, self.network.state_dict(), decay)
-        self.iteration += 1
-        return loss.item()
+        move_average(self.average, self.network.state_dict(), self.renewal)
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, but for the windows."""
@@ -85,15 +105,10 @@ class Trainer:
         """Go on from what :meth:`state_dict` returned."""
         self.network.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.param_groups[0]["lr"] = self.current_rate
         for key, value in self.average.items():
             value.copy_(state["average"][key])
         self.iteration = state["iteration"]
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] -> what a network takes; `mean` and `std` are of 0 to 255."""
-    colours = torch.tensor([mean, std], device=images.device)[..., None, None] / 255
-    return (images - colours[0]) / colours[1]
 
 
 def add_biases(logits: Tensor, biases: Tensor) -> Tensor:
@@ -111,10 +126,10 @@ def learning_rate(iteration: int, iterations: int, highest: float) -> float:
 
 
 @torch.no_grad()
-def move_average(average: dict[str, Tensor], state: dict[str, Tensor], decay: float) -> None:
-    """Move each average towards the current value; whole numbers are copied."""
+def move_average(average: dict[str, Tensor], state: dict[str, Tensor], renewal: Tensor) -> None:
+    """Move each average towards the current value by the share `renewal`; copy whole numbers."""
     for key, value in state.items():
         if value.is_floating_point():
-            average[key].lerp_(value, 1 - decay)
+            average[key].lerp_(value, renewal)
         else:
             average[key].copy_(value)

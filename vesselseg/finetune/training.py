@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -26,12 +24,13 @@ from ..metrics import Confusion
 from ..registry import REGISTRY
 from ..spec import ModelSpec, is_integer
 from ..unet import UNet
+from .augmentation import Augmentation
 from .card import write_card
 from .photographs import Split, read_labelled, split_by_person
 from .scores import HeldOutScores, measure
 from .state import read_state, write_state
 from .trainer import Trainer
-from .windows import Augmentation, LabelledPhotograph, Sizes, Windows
+from .windows import LabelledPhotograph, Sizes, Windows
 
 logger = logging.getLogger(__name__)
 
@@ -275,9 +274,10 @@ class Run:
         self.windows = Windows(
             photographs(),
             Sizes(spec.fov_range, _ZOOM),
-            np.random.default_rng(options["seed"]),
+            options["seed"],
             rgb_mean=spec.fov_rgb_mean,
             augmentation=_AUGMENTATION,
+            device=self.device,
         )
         has_bfloat16 = "bfloat16" in native_precisions(self.device)
         self.trainer = Trainer(
@@ -329,7 +329,7 @@ class Run:
         """Plain values and tensors from which :meth:`load_state_dict` goes on."""
         return {
             "trainer": self.trainer.state_dict(),
-            "rng": json.dumps(self.windows.rng.bit_generator.state),
+            "generator": self.windows.generator.get_state(),
             "history": [
                 {"iteration": scores.iteration, "counts": [list(x) for x in scores.counts]}
                 for scores in self.history
@@ -341,7 +341,7 @@ class Run:
         """Go on from a state; CheckpointError if it is not one of this training."""
         try:
             self.trainer.load_state_dict(state["trainer"])
-            self.windows.rng.bit_generator.state = json.loads(state["rng"])
+            self.windows.generator.set_state(state["generator"])
             self.history = [
                 HeldOutScores(x["iteration"], tuple(Confusion(*counts) for counts in x["counts"]))
                 for x in state["history"]
