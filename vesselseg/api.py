@@ -320,8 +320,8 @@ def find_cached(model: str | ModelSpec) -> Path | None:
     Examples
     --------
     >>> import vesselseg
-    >>> vesselseg.find_cached("unet_s5-c16_chase-hrf").name
-    'unet_s5-c16_chase-hrf.pth'
+    >>> vesselseg.find_cached("unet_s5-c16_chase-hrf-fives").name
+    'unet_s5-c16_chase-hrf-fives.pth'
     """
     cached = cache.find_cached(to_spec(model), load)
     return None if cached is None else cached.path

@@ -43,7 +43,7 @@ def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
     process, url = command("--port", "0")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
     settings = requests.get(f"{url}settings", timeout=30).json()
-    assert settings["models"][0] == "unet_s5-c16_chase-hrf"
+    assert settings["models"][0] == "unet_s5-c16_chase-hrf-fives"
     assert settings["max_upload"] == 50_000_000
     assert requests.get(url, headers={"Host": "example.org"}, timeout=30).status_code == 400
     assert "server" not in requests.get(url, timeout=30).headers
