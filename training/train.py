@@ -141,15 +141,8 @@ def starting_network(options: argparse.Namespace) -> UNet:
 
 
 def plain_step(trainer: Trainer, drawn: Windows, size: int) -> Callable[[], Tensor]:
-    """What draws a batch, takes a step and returns the loss."""
-
-    def step() -> Tensor:
-        trainer.prepare()
-        loss = trainer.descend(drawn.batch(size))
-        trainer.iteration += 1
-        return loss
-
-    return step
+    """A function that draws a batch, takes a step and returns the loss."""
+    return lambda: trainer.step(drawn.batch(size))
 
 
 def captured_step(trainer: Trainer, drawn: Windows, size: int) -> Callable[[], Tensor]:
@@ -157,12 +150,11 @@ def captured_step(trainer: Trainer, drawn: Windows, size: int) -> Callable[[], T
 
     Three steps are taken first, in which PyTorch chooses algorithms and allocates its buffers.
     """
-    step = plain_step(trainer, drawn, size)
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(3):
-            step()
+            trainer.step(drawn.batch(size))
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(drawn.generator)

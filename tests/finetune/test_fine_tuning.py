@@ -113,7 +113,7 @@ def test_nobody_is_both_trained_on_and_held_out(train, tmp_path, monkeypatch):
     persons = [{name[:-2] for name in side} for side in (result.training, result.held_out)]
     assert not persons[0] & persons[1]
     assert len(result.training) + len(result.held_out) == 5
-    assert len(made[0].levels) == len(result.training)
+    assert len(made[0].ranges) == len(result.training)
 
 
 def test_the_result_depends_on_the_seed_alone(train, tmp_path, monkeypatch):

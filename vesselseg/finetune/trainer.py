@@ -58,12 +58,12 @@ class Trainer:
         self.mean, self.std = colours
         self.precision, self.dice, self.centreline = precision, dice, centreline
 
-    def step(self, batch: Batch) -> float:
-        """Take one step and return the loss."""
+    def step(self, batch: Batch) -> Tensor:
+        """Take one step and return the loss, still on the device."""
         self.prepare()
         loss = self.descend(Batch(*(part.to(self.device) for part in batch)))
         self.iteration += 1
-        return loss.item()
+        return loss
 
     def prepare(self) -> None:
         """Set the learning rate and the decay of the next step."""
@@ -72,7 +72,7 @@ class Trainer:
         self.renewal.fill_(1 - min(self.decay, (1 + self.iteration) / (10 + self.iteration)))
 
     def descend(self, batch: Batch) -> Tensor:
-        """Move the weights and their average; the loss, still on the device."""
+        """Move the weights and their average, and return the loss."""
         x = (batch.images - self.mean) / self.std
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(

@@ -277,7 +277,6 @@ class Run:
             options["seed"],
             rgb_mean=spec.fov_rgb_mean,
             augmentation=_AUGMENTATION,
-            device=self.device,
         )
         has_bfloat16 = "bfloat16" in native_precisions(self.device)
         self.trainer = Trainer(

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..fov import Mask, find_field_of_view
 from ..images import RGB
@@ -122,21 +123,23 @@ class Windows:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.augmentation = augmentation
         store = bytearray()
-        ranges, biases, shapes = [], [], []
+        ranges, biases, diameters, places = [], [], [], []
         for photograph in photographs:
-            ranges.append(sizes.drawn_from(photograph.diameter))
+            ranges.append(torch.tensor(sizes.drawn_from(photograph.diameter)))
             biases.append(photograph.bias)
-            levels = []
-            for pixels, diameter in pyramid(photograph, sizes, rgb_mean):
-                levels.append((diameter, len(store) // 4, *pixels.shape[:2]))
-                store += pixels.tobytes()
-            shapes.append(levels)
-        most = max(map(len, shapes))
-        # (photographs, levels, 4): diameter, start in `pixels`, height, width; the largest first.
-        padded = [levels + levels[-1:] * (most - len(levels)) for levels in shapes]
-        self.levels = torch.tensor(padded, dtype=torch.float64, device=self.device)
-        self.ranges = torch.tensor(ranges, dtype=torch.float32, device=self.device)
-        self.biases = torch.tensor(biases, dtype=torch.float32, device=self.device)
+            levels = pyramid(photograph, sizes, rgb_mean)
+            diameters.append(torch.tensor([level.diameter for level in levels]))
+            starts = []
+            for level in levels:
+                starts.append((len(store) // 4, *level.pixels.shape[:2]))
+                store += level.pixels.tobytes()
+            places.append(torch.tensor(starts))
+        # Of each photograph's levels, the largest first: diameters (P, L), 0 where there is none,
+        # and (P, L, 3) where they start in `pixels`, their heights and widths.
+        self.diameters = pad_sequence(diameters, batch_first=True).to(self.device)
+        self.places = pad_sequence(places, batch_first=True).to(self.device)
+        self.ranges = torch.stack(ranges).to(self.device)
+        self.biases = torch.tensor(biases, device=self.device)
         self.pixels = torch.frombuffer(store, dtype=torch.int32).to(self.device)
 
     def batch(self, size: int) -> Batch:
@@ -145,10 +148,11 @@ class Windows:
         chosen = draws.index(len(self.ranges))
         smallest, largest = self.ranges[chosen].unbind(dim=1)
         target = smallest * (largest / smallest) ** draws.uniform(0, 1).flatten()
-        large_enough = self.levels[chosen, :, 0] >= target[:, None]
+        large_enough = self.diameters[chosen] >= target[:, None]
         level = (large_enough.sum(dim=1) - 1).clamp(min=0)
+        diameter, places = self.diameters[chosen, level], self.places[chosen, level]
         windows = cut(
-            self.pixels, self.levels[chosen, level], target, draws, turn=self.augmentation.turn
+            self.pixels, places, diameter, diameter / target, draws, turn=self.augmentation.turn
         )
         images, labels, biases = windows[:, :3], windows[:, 3], self.biases[chosen]
         if self.augmentation.colour:
@@ -158,30 +162,31 @@ class Windows:
         return Batch(images, labels, biases)
 
 
-def cut(pixels: Tensor, levels: Tensor, target: Tensor, draws: Draws, *, turn: bool) -> Tensor:
+def cut(
+    pixels: Tensor, places: Tensor, diameter: Tensor, step: Tensor, draws: Draws, *, turn: bool
+) -> Tensor:
     """Turned, mirrored windows (N, 4, S, S) in [0, 1].
 
-    `levels` (N, 4) are rows of :attr:`Windows.levels`; at the diameters `target` (N,) the windows
-    show them.
+    They are cut from levels at `places` (N, 3), rows of :attr:`Windows.places`, with fields of view
+    of `diameter` (N,) pixels; `step` (N,) is their pixels per pixel of the window.
     """
-    diameter, start, height, width = (x.reshape(-1, 1, 1) for x in levels.unbind(dim=1))
-    diameter, start = diameter.float(), start.long()
+    start, height, width = (x.reshape(-1, 1, 1) for x in places.unbind(dim=1))
+    diameter, step = diameter.reshape(-1, 1, 1), step.reshape(-1, 1, 1)
     reach = 0.45 * diameter * draws.uniform(0, 1).sqrt()[..., 0]  # centre inside the disc
     at = draws.uniform(0, 2 * math.pi)[..., 0]
     x = width / 2 + reach * at.cos()
-    y = (height / 2 + reach * at.sin()).clamp(min=torch.zeros_like(height), max=height)
+    y = (height / 2 + reach * at.sin()).clamp(min=0).minimum(height)
     stretch = draws.normal(0.08)[..., 0].exp()  # unequal scale of the two axes
     angle, mirror = torch.zeros_like(stretch), torch.ones_like(stretch)
     if turn:
         angle = draws.uniform(0, 2 * math.pi)[..., 0]
         mirror = torch.where(draws.chance(0.5)[..., 0], -1.0, 1.0)
-    step = diameter / target.reshape(-1, 1, 1)
-    places = torch.arange(SIDE, device=pixels.device) - (SIDE - 1) / 2
-    u = step * stretch * mirror * places[None, None, :]
-    v = step / stretch * places[None, :, None]
-    across = (x + u * angle.cos() - v * angle.sin() - 0.5).float()
-    down = (y + u * angle.sin() + v * angle.cos() - 0.5).float()
-    return interpolate(pixels, start, height.long(), width.long(), down, across)
+    offsets = torch.arange(SIDE, device=pixels.device) - (SIDE - 1) / 2
+    u = step * stretch * mirror * offsets
+    v = step / stretch * offsets[:, None]
+    across = x + u * angle.cos() - v * angle.sin() - 0.5
+    down = y + u * angle.sin() + v * angle.cos() - 0.5
+    return interpolate(pixels, start, height, width, down, across)
 
 
 def interpolate(
