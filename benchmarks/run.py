@@ -23,6 +23,7 @@ import machine
 import memory
 import speed
 import start
+import steps
 import throughput
 from candidates import CANDIDATES
 from cases import DEFAULT, PLANS
@@ -111,6 +112,18 @@ def run_scaling(options: argparse.Namespace, results: dict[str, Any]) -> None:
     print(markdown(results["scaling"], throughput.SCALING_COLUMNS))
 
 
+def run_steps(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    results["steps"], results["layers"] = steps.measure(options.repeats), {}
+    print(markdown(results["steps"], steps.COLUMNS))
+    copied = results["copied"] = steps.copy_speed()
+    for precision, gflops in limit.best(results.get("limit", [])).items():
+        for name in steps.LAYERED if precision != "float16" else ():
+            rows = steps.measure_layers(PLANS[name], precision, options.repeats, gflops, copied)
+            results["layers"][f"{name}, {precision}"] = rows
+            print(f"\n{name}, {precision}; at most {gflops:.0f} GFLOP/s or {copied:.1f} GB/s:\n")
+            print(markdown(rows, steps.LAYER_COLUMNS), flush=True)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], None]] = {
     "limit": run_limit,
     "speed": run_speed,
@@ -118,6 +131,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], None]] = {
     "start": run_start,
     "throughput": run_throughput,
     "scaling": run_scaling,
+    "steps": run_steps,
 }
 
 if __name__ == "__main__":

@@ -303,6 +303,39 @@ class TestCases:
         assert np.array_equal(cases.noise((4, 6)), cases.noise((4, 6)))
 
 
+class TestSteps:
+    def test_a_step_does_not_count_what_runs_inside_it(self, monkeypatch):
+        steps = load("steps")
+        clock = iter([0.0, 1.0, 4.0, 10.0])  # outer begins, inner begins and ends, outer ends
+        monkeypatch.setattr(steps.time, "perf_counter", lambda: next(clock))
+        watch = steps.Stopwatch()
+        with watch.step("outer"):
+            watch.timed("inner", lambda: None)()
+        assert watch.seconds == {"outer": 7.0, "inner": 3.0}
+
+    def test_every_step_takes_some_of_the_time(self, monkeypatch):
+        steps = load("steps")
+        monkeypatch.setattr(steps, "native_precisions", lambda _: ["float32", "float16"])
+        rows = steps.measure(repeats=1, models=("embedded-drive",))
+        assert [row["step"] for row in rows] == [*steps.STEPS, steps.REST, "all"]
+        assert {row["precision"] for row in rows} == {"float32"}
+        assert all(row["ms"] > 0 for row in rows)
+        assert sum(row["share"] for row in rows[:-1]) == pytest.approx(1)
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_the_layers_do_all_operations(self, packed, monkeypatch):
+        if not packed:
+            monkeypatch.setattr(onednn, "available", lambda: False)
+        steps, plan = load("steps"), load("cases").Plan(EMBEDDED.name, (64, 64))
+        spec = dataclasses.replace(EMBEDDED, crop=64, stride=64)
+        monkeypatch.setattr(type(plan), "spec", spec)
+        monkeypatch.setattr(steps, "choose_batch_size", lambda *_: 1)
+        rows = steps.measure_layers(plan, "float32", 1, gflops=100, gigabytes=10)
+        flop = sum(row["gflops"] * row["ms"] * 1e6 for row in rows)
+        assert flop == pytest.approx(load("flops").window_flop(spec, 64, 64)[1])
+        assert all(row["least"] > 0 for row in rows)
+
+
 class TestCommand:
     def test_wrong_arguments_are_rejected(self, capsys):
         run = load("run")
