@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support import EXAMPLE
 
-from vesselseg.fov import find_field_of_view
+from vesselseg.fov import find_field_of_view, largest_region
 
 SIZE, RADIUS = 600, 280
 
@@ -134,3 +134,15 @@ def test_the_masks_of_hrf():
         with Image.open(path) as image, Image.open(masks[path.stem]) as mask:
             truth = np.asarray(mask.convert("L")) > 127
             assert iou(find_field_of_view(np.asarray(image)).mask, truth) >= 0.98, path.name
+
+
+def test_a_winding_region_is_one():
+    # It goes back and forth between the edges, which takes many steps to follow.
+    mask = np.zeros((160, 160), dtype=bool)
+    for number, top in enumerate(range(0, 160, 16)):
+        mask[top : top + 8] = True
+        turn = slice(152, 160) if number % 2 else slice(0, 8)
+        mask[top : top + 24, turn] = True
+    assert np.array_equal(largest_region(mask), mask)
+    mask[:, 40:48] = False  # cuts every line
+    assert 0 < largest_region(mask).sum() < mask.sum()

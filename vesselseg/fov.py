@@ -54,13 +54,13 @@ def find_field_of_view(image: NDArray[np.uint8]) -> FieldOfView:
 def smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
     """The brightest channel of the reduced image, smoothed, since noise raises a maximum."""
     reduced = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
-    channels = np.asarray(reduced).transpose(2, 0, 1).astype(np.float32, order="C")
+    channels = np.asarray(reduced).transpose(2, 0, 1).astype(np.uint16, order="C")
     # Binomial smoothing over three pixels, the edge repeated: down the columns, along the rows.
     padded = np.pad(channels, ((0, 0), (1, 1), (0, 0)), mode="edge")
-    channels = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / np.float32(4)
+    channels = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
     padded = np.pad(channels, ((0, 0), (0, 0), (1, 1)), mode="edge")
-    channels = (padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]) / np.float32(4)
-    return np.asarray(channels.max(axis=0))
+    channels = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    return np.asarray(channels.max(axis=0) / np.float32(16))
 
 
 def border_level(bright: NDArray[np.float32]) -> float | None:
@@ -82,12 +82,12 @@ def largest_region(mask: Mask) -> Mask:
     rows, columns = -(-height // _CELL), -(-width // _CELL)
     padded = np.pad(mask, ((0, rows * _CELL - height), (0, columns * _CELL - width)), mode="edge")
     cells = padded.reshape(rows, _CELL, columns, _CELL).mean(axis=(1, 3)) > 0.5
-    # Each cell starts with a number of its own and takes the largest number of its neighbours
-    # until nothing changes. Then the cells of a region share one number.
+    # Each cell starts with a number of its own and takes the largest number of its neighbours and
+    # of its row and column until nothing changes. Then the cells of a region share one number.
     labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
     while True:
-        spread = spread_labels(labels)
-        spread[~cells] = 0
+        spread = spread_along_rows(spread_labels(labels) * cells, cells)
+        spread = spread_along_rows(spread.T, cells.T).T
         if np.array_equal(spread, labels):
             break
         labels = spread
@@ -104,6 +104,15 @@ def spread_labels(values: NDArray[Any]) -> NDArray[Any]:
     padded = np.pad(values, 1)
     tall = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
     return np.asarray(np.maximum(np.maximum(tall[:, :-2], tall[:, 1:-1]), tall[:, 2:]))
+
+
+def spread_along_rows(values: NDArray[Any], cells: Mask) -> NDArray[Any]:
+    """Replace each value by the largest of its run, which ends where `cells` change in its row."""
+    is_start = np.ones_like(cells)
+    is_start[:, 1:] = cells[:, 1:] != cells[:, :-1]
+    starts = np.flatnonzero(is_start)
+    lengths = np.diff(starts, append=cells.size)
+    return np.maximum.reduceat(values.ravel(), starts).repeat(lengths).reshape(cells.shape)
 
 
 def fill_between(mask: Mask) -> Mask:

@@ -128,30 +128,34 @@ def see_through(
     at least a share of the pixel is covered, and both are enlarged again at the end. In between,
     at the sensor's own size, come its noise and the losses of JPEG.
     """
-    much, side = augmentation.colour, images.shape[-1]
+    side = images.shape[-1]
+    deviation = draws.uniform(0.3, 0.5 + augmentation.colour)
+    deviation = torch.where(draws.chance(augmentation.blur), deviation, 0.01)[:, 0]
+    blur = gaussian(side, deviation)
+    biases = torch.zeros(len(images), device=images.device)
+    if not augmentation.small:
+        return record(apply(blur, images), draws, augmentation), labels, biases
     is_small = draws.chance(augmentation.small)
     low, high = (math.log(x) for x in augmentation.small_diameter)
     diameter = draws.uniform(low, high).exp()
     factor = torch.where(is_small, diameter / augmentation.least, 1.0)[:, 0]
     reducing, enlarging = reduction(side, factor), enlargement(side, factor)
-    deviation = draws.uniform(0.3, 0.5 + much)
-    deviation = torch.where(draws.chance(augmentation.blur), deviation, 0.01)[:, 0]
-    optics = reducing @ gaussian(side, deviation)
-    images = apply(optics, images)
-    noise = draws.uniform(0, 0.05 * much) * draws.normal(1.0, *images.shape[1:])
-    images = (images + torch.where(draws.chance(0.4), noise, 0.0)).clamp(0, 1)
-    compressed = compress(images, draws.uniform(40, 95))
-    images = torch.where(draws.chance(0.25), compressed, images)
-    images = apply(enlarging, images)
-
+    images = apply(enlarging, record(apply(reducing @ blur, images), draws, augmentation))
     covered = apply(reducing, labels[:, None])
     drawn = (covered >= draws.uniform(*augmentation.small_coverage)).float()
     labels = torch.where(is_small, apply(enlarging, drawn), labels[:, None])[:, 0]
-    biases = torch.zeros_like(diameter)
     if augmentation.small_bias is not None:
         largest, bias = augmentation.small_bias
-        biases = bias * (largest / diameter).log2().clamp(0, 1) * is_small
-    return images, labels, biases.flatten()
+        biases = (bias * (largest / diameter).log2().clamp(0, 1) * is_small).flatten()
+    return images, labels, biases
+
+
+def record(images: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:
+    """Add a sensor's noise, and take away what a file loses."""
+    noise = draws.uniform(0, 0.05 * augmentation.colour) * draws.normal(1.0, *images.shape[1:])
+    images = (images + torch.where(draws.chance(0.4), noise, 0.0)).clamp(0, 1)
+    compressed = compress(images, draws.uniform(40, 95))
+    return torch.where(draws.chance(0.25), compressed, images)
 
 
 def apply(matrix: Tensor, images: Tensor) -> Tensor:

@@ -193,13 +193,21 @@ def interpolate(
     pixels: Tensor, start: Tensor, height: Tensor, width: Tensor, down: Tensor, across: Tensor
 ) -> Tensor:
     """Bilinear values (N, 4, S, S) in [0, 1] at places (N, S, S) of levels; 0 outside of them."""
-    top, left = down.floor(), across.floor()
+    rows = [(row * width + start, share) for row, share in neighbours(down, height)]
+    columns = neighbours(across, width)
     total = torch.zeros(1, device=pixels.device)
-    for row, lower in ((top, 1 - (down - top)), (top + 1, down - top)):
-        for column, right in ((left, 1 - (across - left)), (left + 1, across - left)):
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            place = start + row.long().clamp(min=0).minimum(height - 1) * width
-            place += column.long().clamp(min=0).minimum(width - 1)
-            values = pixels[place].view(torch.uint8).reshape(*place.shape, 4)
-            total = total + (lower * right * inside)[..., None] * values
-    return (total.movedim(-1, 1) / 255).clamp(max=1)  # shares are rounded
+    for row, vertical in rows:
+        for column, horizontal in columns:
+            values = pixels[row + column].view(torch.uint8).reshape(*down.shape, 4)
+            total = total + (vertical * horizontal)[:, None] * values.movedim(-1, 1).contiguous()
+    return (total / 255).clamp(max=1)  # shares are rounded
+
+
+def neighbours(at: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The pixels before and after places on an axis, and their shares, 0 outside of the axis."""
+    before = at.floor()
+    found = []
+    for pixel, share in ((before, 1 - (at - before)), (before + 1, at - before)):
+        inside = (pixel >= 0) & (pixel < length)
+        found.append((pixel.long().clamp(min=0).minimum(length - 1), share * inside))
+    return found
