@@ -40,7 +40,8 @@ STEPS: dict[str, tuple[Any, str]] = {
     "network": (TorchBackend, "__call__"),
     "average logits": (sliding.Stitcher, "mean"),
     "logits at the photograph's size": (segmenter, "restore"),
-    "familiarity": (segmenter, "expected_dice"),
+    "sharpness": (segmenter, "measure_sharpness"),
+    "familiarity": (segmenter, "familiarity"),
     "write the PNG file": (Segmentation, "save"),
 }
 COLUMNS = [

@@ -50,7 +50,7 @@ errors _version
 spec files sliding opencv_resize unet dicom
 registry fov safe_load metrics
 images weights measures
-result preprocess cache.verify
+result preprocess familiarity cache.verify
 cache.transfer
 cache
 backends

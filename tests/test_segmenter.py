@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from support import EXAMPLE
 from support.models import NARROW
 
@@ -21,7 +21,6 @@ from vesselseg import (
     fov,
     preprocess,
 )
-from vesselseg.segmenter import FAMILIARITY_LIMIT, expected_dice
 
 
 def identical(first, second):
@@ -86,51 +85,6 @@ class TestResult:
                 "expects 500: it may miss vessels. scale='fov' would match it."
             ),
         }
-
-
-class TestFamiliarity:
-    def test_is_the_expected_dice_over_that_of_known_photographs(self, published_file, photograph):
-        spec = dataclasses.replace(NARROW, expected_dice=0.8)
-        model = vesselseg.load_model(spec, weights=published_file, device="cpu")
-        result = model(photograph)
-        inside = result.probability[result.field_of_view].astype(np.float64)
-        mask = inside > 0.5
-        expected = 2 * inside[mask].sum() / (inside.sum() + mask.sum())
-        assert 0 < expected < 0.8
-        assert result.familiarity == round(expected / 0.8, 3)
-        assert model(photograph, threshold=0.9).familiarity == result.familiarity
-
-    def test_is_at_most_1_and_none_without_statistics(self, model, published_file, photograph):
-        assert model(photograph).familiarity is None
-        spec = dataclasses.replace(NARROW, expected_dice=0.01)
-        known = vesselseg.load_model(spec, weights=published_file, device="cpu")
-        assert known(photograph).familiarity == 1
-        assert "unlike" not in known(photograph).provenance["warning"]
-
-    def test_a_photograph_unlike_those_trained_on_is_warned_of(
-        self, published_file, photograph, caplog
-    ):
-        spec = dataclasses.replace(NARROW, fov_diameter=None, expected_dice=1.0)
-        model = vesselseg.load_model(spec, weights=published_file, device="cpu")
-        result = model(photograph)
-        assert result.familiarity < FAMILIARITY_LIMIT
-        warning = result.provenance["warning"]
-        assert warning.startswith("The photograph is unlike those that model 'narrow' was trained")
-        assert warning in caplog.messages
-
-    def test_without_any_vessel_it_is_0(self):
-        nothing = np.zeros((9, 9), np.float32)
-        assert expected_dice(nothing, np.ones((9, 9), bool)) == 0
-        assert expected_dice(nothing + 1, np.zeros((9, 9), bool)) == 0
-
-    def test_the_embedded_model_knows_the_example_and_not_a_blurred_one(self):
-        with Image.open(EXAMPLE) as image:
-            small = image.reduce(2)
-        known = vesselseg.segment(small, device="cpu")
-        blurred = vesselseg.segment(small.filter(ImageFilter.GaussianBlur(10)), device="cpu")
-        assert known.familiarity > 0.95
-        assert known.provenance["warning"] == ""
-        assert blurred.familiarity < FAMILIARITY_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_a_spec_of_ones_own_needs_four_values():
         ("small_fov_bias", (0.0, 2.5)),
         ("expected_dice", 0.0),
         ("expected_dice", 1.1),
+        ("least_sharpness", 0.0),
         ("small_fov_bias", (900.0, float("nan"))),
         ("mean", (1.0, 2.0)),
         ("std", (1.0, 0.0, 1.0)),

@@ -31,6 +31,8 @@ def main() -> None:
                         help="of the field of view in use, if not as in training")  # fmt: skip
     parser.add_argument("--expected-dice", type=float,
                         help="on known photographs, as familiarity.py prints it")  # fmt: skip
+    parser.add_argument("--least-sharpness", type=float,
+                        help="as familiarity.py prints it")  # fmt: skip
     options = parser.parse_args()
     if not 0 < options.threshold < 1:
         parser.error("--threshold has to lie between 0 and 1")
@@ -47,7 +49,7 @@ def main() -> None:
         EMBEDDED, width=state["width"], depth=state["depth"], fov_diameter=least,
         fov_diameter_max=most, fov_rgb_mean=state["fov_rgb_mean"],
         small_fov_bias=state["small_fov_bias"], sources=(),
-        expected_dice=options.expected_dice,
+        expected_dice=options.expected_dice, least_sharpness=options.least_sharpness,
     )  # fmt: skip
     save(options.output, network, spec, dtype=torch.float16)
     size = options.output.stat().st_size

@@ -138,11 +138,12 @@ EMBEDDED = ModelSpec(
     fov_rgb_mean=(160.0, 75.0, 30.0),
     small_fov_bias=(900.0, 2.5),
     expected_dice=0.923,
+    least_sharpness=0.48,
     loss="ce+dice",
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf-fives.pth",
-            sha256="36f21a0a29ce82bc6ed0095603548fbabd254ec12d9f97c2c9f5982ca1489618",
+            sha256="8e1ae37629c62dc5d58f565958fef13e43fb3a79dd215b47e82665a58edc7d2e",
         ),
     ),
     license="Apache-2.0",

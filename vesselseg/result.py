@@ -237,8 +237,9 @@ class Segmentation:
         """How like those trained on the photograph is, in [0, 1]; None if the spec has no figure.
 
         The Dice that the probabilities expect of the mask, over that on photographs like those
-        trained on, at most 1. Photographs below 0.85 are warned of. It sees blur, noise and strong
-        compression, but not where a model is wrong and sure: 1 is no proof.
+        trained on, times the photograph's sharpness over the least that the model needs; both
+        factors are at most 1. Photographs below 0.85 are warned of. It sees blur, noise and
+        strong compression, but not where a model is wrong and sure: 1 is no proof.
         """
         value: float | None = self.provenance.get("familiarity")
         return value

@@ -12,7 +12,6 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from . import weights
@@ -21,6 +20,7 @@ from .backends import Backend
 from .backends.pytorch import choose_batch_size
 from .backends.transfers import HostCopy, to_device, to_host
 from .errors import OptionError, VesselsegError
+from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness
 from .fov import FieldOfView, find_field_of_view
 from .images import MAX_PIXELS, RGB, ImageLike, check_max_pixels, to_rgb
 from .preprocess import check_scale, preprocess, restore, unfamiliar_size, vessel_bias
@@ -35,7 +35,6 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 MAX_WINDOWS = 100_000  # of one photograph; more would take hours
-FAMILIARITY_LIMIT = 0.85  # a photograph below is warned of; chosen with training/familiarity.py
 
 
 @dataclass
@@ -47,6 +46,7 @@ class Photograph(Generic[Key]):
     fov: FieldOfView
     network_size: tuple[int, int]
     bias: float  # of the vessel logit
+    sharpness: float | None  # at the network's scale, if the model's familiarity depends on it
     warning: str
     failed_before: list[tuple[Key, Exception]]  # images that could not be used, since the last one
 
@@ -427,6 +427,9 @@ class Segmenter:
                     continue
                 pixels = to_device(torch.from_numpy(scaled), self.device).permute(2, 0, 1)
                 bias = vessel_bias(fov.diameter, self.spec)
+                sharpness = None
+                if self.spec.least_sharpness is not None:
+                    sharpness = measure_sharpness(scaled, fov.mask)
                 factor = max(scaled.shape[:2]) / max(rgb.shape[:2])
                 warning = unfamiliar_size(fov.diameter, factor, rule, self.spec)
                 if warning:
@@ -434,7 +437,8 @@ class Segmenter:
                 before = list(failed or [])
                 if failed:
                     failed.clear()
-                yield Photograph(key, rgb, fov, scaled.shape[:2], bias, warning, before), pixels
+                size = scaled.shape[:2]
+                yield Photograph(key, rgb, fov, size, bias, sharpness, warning, before), pixels
 
         return slide(
             preprocessed(),
@@ -457,17 +461,15 @@ class Segmenter:
         fov = photograph.fov
         if self.spec.mask_outside_fov:
             probability[~fov.mask] = 0
-        familiarity = None
         warning = photograph.warning
-        if self.spec.expected_dice is not None:
-            familiarity = min(expected_dice(probability, fov.mask) / self.spec.expected_dice, 1.0)
-            if familiarity < FAMILIARITY_LIMIT:
-                doubt = (
-                    f"The photograph is unlike those that model {self.spec.name!r} was trained on "
-                    f"(familiarity {familiarity:.2f} of 1): look at the overlay."
-                )
-                logger.warning("%s", doubt)
-                warning = f"{warning} {doubt}".strip()
+        familiar = familiarity(probability, fov.mask, photograph.sharpness, self.spec)
+        if familiar is not None and familiar < FAMILIARITY_LIMIT:
+            doubt = (
+                f"The photograph is unlike those that model {self.spec.name!r} was trained on "
+                f"(familiarity {familiar:.2f} of 1): look at the overlay."
+            )
+            logger.warning("%s", doubt)
+            warning = f"{warning} {doubt}".strip()
         provenance: dict[str, Any] = {
             "vesselseg": __version__,
             "torch": str(torch.__version__),
@@ -485,24 +487,11 @@ class Segmenter:
             "device": str(self.device),
             "precision": self.precision,
             "threshold": threshold,
-            "familiarity": None if familiarity is None else round(familiarity, 3),
+            "familiarity": None if familiar is None else round(familiar, 3),
             "warning": warning,
         }
         mask = probability > np.float32(threshold)
         return Segmentation(mask, probability, fov.mask, provenance, photograph.rgb)
-
-
-def expected_dice(probability: NDArray[np.float32], fov: NDArray[np.bool_]) -> float:
-    """The Dice of the mask at 0.5, inside the field of view, if the probabilities are right.
-
-    This is 2 sum(p m) / (sum(p) + sum(m)) for the mask m, and 0 without vessels. Some 400 rows
-    are enough.
-    """
-    step = 1 + len(fov) // 400
-    inside = probability[::step][fov[::step]]
-    vessels = inside[inside > 0.5]
-    total = inside.sum(dtype=np.float64) + vessels.size
-    return float(2 * vessels.sum(dtype=np.float64) / total) if total > 0 else 0.0
 
 
 def show_progress(results: Iterator[Result], count: int | None) -> Iterator[Result]:

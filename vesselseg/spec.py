@@ -93,6 +93,8 @@ class ModelSpec:
     expected_dice : float or None
         Mean Dice that the model expects of its own masks on photographs like those trained on, in
         (0, 1]; see `Segmentation.familiarity`.
+    least_sharpness : float or None
+        Photographs that are less sharp than this, at the network's scale, become unfamiliar.
     mask_outside_fov : bool
         Whether the probability is set to 0 outside the field of view.
     mean, std : (float, float, float)
@@ -143,6 +145,7 @@ class ModelSpec:
     fov_rgb_mean: tuple[float, float, float] | None = None
     small_fov_bias: tuple[float, float] | None = None
     expected_dice: float | None = None
+    least_sharpness: float | None = None
     mask_outside_fov: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -242,6 +245,8 @@ def checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
     if spec.expected_dice is not None:
         is_share = is_factor(spec.expected_dice) and spec.expected_dice <= 1
         yield "expected_dice", is_share, "above 0 and at most 1, or None"
+    if spec.least_sharpness is not None:
+        yield "least_sharpness", is_factor(spec.least_sharpness), "a positive number, or None"
     for field in ("mask_outside_fov", "unverified"):
         yield field, isinstance(getattr(spec, field), bool), "True or False"
     for field in ("loss", "license", "data_terms", "config"):

@@ -187,7 +187,7 @@ def train(
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
-        expected_dice=None, sources=(), config="",
+        expected_dice=None, least_sharpness=None, sources=(), config="",
     )  # fmt: skip
     dataset = read_pairs(Path(images), Path(labels))
     split = split_by_person(dataset.samples, group, held_out, seed)
