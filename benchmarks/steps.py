@@ -12,8 +12,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import cases
@@ -54,6 +55,7 @@ COLUMNS = [
 LAYER_COLUMNS = [
     Column("layer", "layer"),
     Column("maps", "maps"),
+    Column("calls", "calls"),
     Column("ms", "ms", "{:.2f}"),
     Column("GFLOP/s", "gflops", "{:.0f}"),
     Column("GB/s", "gigabytes", "{:.1f}"),
@@ -127,13 +129,30 @@ def seconds_of_steps(model: Segmenter, file: Path) -> dict[str, float]:
     return watch.seconds
 
 
-class Layer(NamedTuple):
-    """One call of a layer: its name, its maps, their bytes, and its operations."""
+@dataclass
+class Layer:
+    """A layer on one batch: the maps of a call, and all calls together."""
 
-    name: str
-    maps: str
-    bytes: int
-    flop: float
+    maps: str = ""
+    calls: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    flop: float = 0.0
+
+    def add(self, seconds: float, module: nn.Module, maps: tuple[Tensor, ...], out: Tensor) -> None:
+        """Count a call of a convolution: what it reads, computes and writes."""
+        channels = sum(each.shape[1] for each in maps)
+        kernel = 1
+        if isinstance(module, PackedUnit):
+            kernel = 2 * module.geometry[0][0] + 1
+        elif isinstance(module, nn.Conv2d):
+            kernel = module.kernel_size[0]
+        count, _, height, width = out.shape
+        self.maps = f"{count} x {channels} to {out.shape[1]}, {height} x {width}"
+        self.calls += 1
+        self.seconds += seconds
+        self.bytes += sum(each.nbytes for each in (*maps, out))
+        self.flop += 2.0 * kernel**2 * channels * out.numel()
 
 
 def measure_layers(
@@ -149,7 +168,7 @@ def measure_layers(
     count = choose_batch_size(None, plan.spec, backend.device, precision)
     batch = torch.zeros(count, 3, plan.spec.crop, plan.spec.crop, dtype=torch.uint8)
     batch = batch.contiguous(memory_format=torch.channels_last)
-    times: dict[Layer, list[float]] = {}
+    runs: list[dict[str, Layer]] = []
     begun: list[float] = []
 
     def before(*_: Any) -> None:
@@ -157,7 +176,7 @@ def measure_layers(
 
     def after(name: str, module: nn.Module, maps: tuple[Tensor, ...], out: Tensor) -> None:
         taken = time.perf_counter() - begun.pop()
-        times.setdefault(describe(name, module, maps, out), []).append(taken)
+        runs[-1].setdefault(name, Layer()).add(taken, module, maps, out)
 
     handles = []
     for name, module in backend.placed.named_modules():
@@ -167,34 +186,20 @@ def measure_layers(
                 lambda module, maps, out, name=name: after(name, module, maps, out)
             ))  # fmt: skip
     for _ in range(repeats + 1):
+        runs.append({})
         backend(batch)
     for handle in handles:
         handle.remove()
     rows = []
-    for layer, every in times.items():
-        seconds = statistics.median(every[1:])
+    for name, layer in runs[0].items():
+        seconds = statistics.median(run[name].seconds for run in runs[1:])
         least = max(layer.flop / gflops, layer.bytes / gigabytes) / 1e9
         rows.append({
-            "layer": layer.name, "maps": layer.maps, "ms": 1e3 * seconds,
+            "layer": name, "maps": layer.maps, "calls": layer.calls, "ms": 1e3 * seconds,
             "gflops": layer.flop / seconds / 1e9, "gigabytes": layer.bytes / seconds / 1e9,
             "least": 1e3 * least, "share": least / seconds,
         })  # fmt: skip
     return rows
-
-
-def describe(name: str, module: nn.Module, maps: tuple[Tensor, ...], out: Tensor) -> Layer:
-    """What a convolution reads, computes and writes."""
-    channels = sum(each.shape[1] for each in maps)
-    kernel = 1
-    if isinstance(module, PackedUnit):
-        kernel = 2 * module.geometry[0][0] + 1
-    elif isinstance(module, nn.Conv2d):
-        kernel = module.kernel_size[0]
-    flop = 2.0 * kernel**2 * channels * out.numel()
-    size = sum(each.nbytes for each in (*maps, out))
-    count, _, height, width = out.shape
-    text = f"{count} x {channels} to {out.shape[1]}, {height} x {width}"
-    return Layer(name, text, size, flop)
 
 
 def copy_speed(megabytes: int = 256, runs: int = 5) -> float:

@@ -168,13 +168,21 @@ class UNet(nn.Module):
         skips: list[Tensor] = []
         for stage, block in enumerate(self.encoder):
             if stage:
-                x = F.max_pool2d(x, 2)
+                x = self.halve(x)
             x = block(x)  # (N, width * 2**stage, H / 2**stage, W / 2**stage)
             skips.append(x)
         skips.pop()  # the deepest map is the decoder's input, not a skip
-        for up in reversed(self.decoder):
+        for up in reversed(self.decoder[1:]):
             x = up(x, skips.pop())
-        logits: Tensor = self.head(x)
+        return self.finish(x, skips.pop())
+
+    def halve(self, x: Tensor) -> Tensor:
+        """The largest values of 2 x 2 pixels."""
+        return F.max_pool2d(x, 2)
+
+    def finish(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The last stage of the decoder, and the head: all that follows at the input's size."""
+        logits: Tensor = self.head(self.decoder[0](x, skip))
         return logits
 
 

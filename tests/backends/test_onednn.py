@@ -33,6 +33,43 @@ def test_computes_the_same(head, size):
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(1, 3, 80, 48), (2, 3, 96, 64), (1, 3, 16, 16)])
+@pytest.mark.parametrize("kilobytes", [8, 64])
+@pytest.mark.parametrize("head", HEADS)
+@torch.inference_mode()
+def test_bands_change_no_bit(head, kilobytes, size, monkeypatch):
+    x = images(*size)
+    whole = onednn.pack(seeded(head), torch.float32)(x)
+    monkeypatch.setattr(onednn, "_BAND_BYTES", 1024 * kilobytes)
+    assert torch.equal(onednn.pack(seeded(head), torch.float32)(x), whole)
+
+
+@torch.inference_mode()
+def test_large_maps_are_computed_in_bands(monkeypatch):
+    packed, rows = onednn.pack(seeded(), torch.float32), []
+    packed.head.register_forward_pre_hook(lambda _, maps: rows.append(maps[0].shape[2]))
+    monkeypatch.setattr(onednn, "_BAND_BYTES", 16 * 48 * 4 * 40)  # 40 rows of a map
+    packed(images(1, 3, 80, 48))
+    assert rows == [44, 44]  # half of 80, and four rows beyond the cut
+
+
+@pytest.mark.parametrize("size", [(2, 8, 6, 10), (1, 3, 2, 2)])
+def test_halving_takes_the_largest_values(size):
+    x = images(*size)
+    packed = onednn.pack(seeded(), torch.float32)
+    assert torch.equal(packed.halve(x), torch.nn.functional.max_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("size", [(2, 8, 6, 5), (1, 3, 1, 4), (1, 3, 1, 1)])
+def test_doubling_is_bilinear_interpolation(size):
+    x = images(*size)
+    count, channels, height, width = size
+    wide = onednn.double(x, 3, torch.empty(count, channels, height, 2 * width))
+    both = onednn.double(wide, 2, torch.empty(count, channels, 2 * height, 2 * width))
+    expected = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear")
+    torch.testing.assert_close(both, expected)
+
+
 def test_the_widest_layers_are_winograds():
     units = dict(onednn.pack(seeded(), torch.float32).named_modules())
     assert isinstance(units["encoder.4.1"], onednn.WinogradUnit)  # 256 -> 256 channels
