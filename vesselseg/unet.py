@@ -165,23 +165,27 @@ class UNet(nn.Module):
         self.size_divisor = 2 ** (depth - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        skips: list[Tensor] = []
-        for stage, block in enumerate(self.encoder):
-            if stage:
-                x = self.halve(x)
-            x = block(x)  # (N, width * 2**stage, H / 2**stage, W / 2**stage)
+        x = self.begin(x)
+        skips = [x]
+        for block in self.encoder[1:]:
+            x = block(self.halve(x))  # channels double as sides halve
             skips.append(x)
         skips.pop()  # the deepest map is the decoder's input, not a skip
         for up in reversed(self.decoder[1:]):
             x = up(x, skips.pop())
         return self.finish(x, skips.pop())
 
+    def begin(self, x: Tensor) -> Tensor:
+        """The first stage of the encoder: (N, 3, H, W) -> (N, width, H, W)."""
+        out: Tensor = self.encoder[0](x)
+        return out
+
     def halve(self, x: Tensor) -> Tensor:
         """The largest values of 2 x 2 pixels."""
         return F.max_pool2d(x, 2)
 
     def finish(self, x: Tensor, skip: Tensor) -> Tensor:
-        """The last stage of the decoder, and the head: all that follows at the input's size."""
+        """The last stage of the decoder, and the head: (N, 2 * width, H / 2, W / 2) -> logits."""
         logits: Tensor = self.head(self.decoder[0](x, skip))
         return logits
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..sliding import starts
-from ..unet import Classifier, ConvUnit, FCNHead, UNet, Up
+from ..unet import ConvUnit, FCNHead, UNet, Up
 from . import winograd
 
 _OPS: Any = torch.ops.mkldnn
@@ -75,16 +75,40 @@ def pack(network: UNet, dtype: torch.dtype, *, winograd: bool | None = None) -> 
             packed.set_submodule(name, kind(unit, dtype))
     if dtype != torch.float32:
         packed.decoder = nn.ModuleList(HalfUp(cast(Up, up)) for up in packed.decoder)
-        packed.head.set_submodule("classifier", WideningClassifier(network.head.classifier))
     return packed
 
 
-class PackedUNet(UNet):
-    """A copy of a U-Net that computes its last layers in bands of rows. Weights are shared.
+class Band(NamedTuple):
+    """Rows of a map that are computed at once, from `top` to `bottom`; right from first to last."""
 
-    The maps of these layers are the largest. As wholes, they made the C library return their
-    memory to the system after each window, and get it back page by page: 49,000 page faults for a
-    photograph of DRIVE's size in float32. Logits are the same bit for bit.
+    top: int
+    bottom: int
+    first: int
+    last: int
+
+
+def bands(height: int, row_bytes: int) -> list[Band]:
+    """The bands of a map with so many bytes in a row; their tops are even."""
+    count = math.ceil(height * row_bytes / _BAND_BYTES)
+    stride = 2 * math.ceil(max(height - 2 * _HALO, 1) / (2 * count))
+    rows = min(stride + 2 * _HALO, height)
+    return [
+        Band(
+            top,
+            top + rows,
+            top + _HALO if top > 0 else 0,
+            top + rows - _HALO if top + rows < height else height,
+        )
+        for top in starts(height, rows, stride)
+    ]
+
+
+class PackedUNet(UNet):
+    """A copy of a U-Net that computes its first and last layers in bands. Weights are shared.
+
+    The maps of these layers are the largest. As wholes, they make the C library return their
+    memory to the system after each window, and get it back page by page: up to 80,000 page faults
+    for a photograph of DRIVE's size. Logits are the same bit for bit.
     """
 
     def __init__(self, network: UNet) -> None:
@@ -93,6 +117,19 @@ class PackedUNet(UNet):
         shared = {id(parameter): parameter for parameter in network.parameters()}
         self.encoder, self.decoder, self.head = copy.deepcopy(parts, shared)
         self.size_divisor = network.size_divisor
+        self.width = len(next(network.encoder.parameters()))  # filters of the first convolution
+
+    def begin(self, x: Tensor) -> Tensor:
+        count, _, height, width = x.shape
+        divided = bands(height, self.width * width * x.element_size())
+        if len(divided) == 1:
+            return super().begin(x)
+        out = x.new_empty(count, height, width, self.width).permute(0, 3, 1, 2)
+        for image, target in zip(torch.split(x, 1), torch.split(out, 1), strict=True):
+            for top, bottom, first, last in divided:
+                band = super().begin(image[:, :, top:bottom])
+                target[:, :, first:last] = band[:, :, first - top : last - top]
+        return out
 
     def halve(self, x: Tensor) -> Tensor:
         # Twice as fast as max_pool2d, which also writes where each largest value was.
@@ -100,23 +137,18 @@ class PackedUNet(UNet):
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
     def finish(self, x: Tensor, skip: Tensor) -> Tensor:
-        count = math.ceil(skip[0].nbytes / _BAND_BYTES)
-        if count == 1 or not isinstance(self.head, FCNHead):  # the others pool the whole map
+        count, channels, height, width = skip.shape
+        divided = bands(height, channels * width * skip.element_size())
+        if len(divided) == 1 or not isinstance(self.head, FCNHead):  # others pool the whole map
             return super().finish(x, skip)
-        height = skip.shape[2]
-        stride = 2 * math.ceil((height - 2 * _HALO) / (2 * count))  # even: `x` has half the rows
-        logits = skip.new_empty(len(skip), 2, *skip.shape[2:], dtype=torch.float32)
-        for image in range(len(skip)):
-            for top in starts(height, stride + 2 * _HALO, stride):
-                bottom = min(top + stride + 2 * _HALO, height)
-                first = top + _HALO if top > 0 else 0
-                last = bottom - _HALO if bottom < height else height
-                band = super().finish(
-                    x[image : image + 1, :, top // 2 : bottom // 2],
-                    skip[image : image + 1, :, top:bottom],
-                )
-                logits[image, :, first:last] = band[0, :, first - top : last - top]
-        return logits
+        out = skip.new_empty(count, 2, height, width, dtype=torch.float32)
+        parts = (torch.split(maps, 1) for maps in (x, skip, out))
+        for image, beside, target in zip(*parts, strict=True):
+            for top, bottom, first, last in divided:
+                rows = image[:, :, top // 2 : bottom // 2]
+                band = super().finish(rows, beside[:, :, top:bottom])
+                target[:, :, first:last] = band[:, :, first - top : last - top]
+        return out
 
 
 class HalfUp(Up):
@@ -208,23 +240,3 @@ class WinogradUnit(PackedUnit):
             tiles = count * height * width // 4
             self.filters = winograd.transform_filters(self.weight.detach(), tiles, self.dtype)
         return winograd.convolve(parts, self.filters, self.bias)
-
-
-class WideningClassifier(nn.Module):
-    """The last 1x1 convolution, in float32, on a map in half precision.
-
-    It converts so few pixels at a time that they stay in the processor's cache.
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        assert classifier.bias is not None
-        self.weight, self.bias = classifier.weight.flatten(1).t(), classifier.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
-        logits = x.new_empty(*x.shape[:3], len(self.bias), dtype=torch.float32)
-        pixels, places = (torch.split(values.flatten(0, 2), 2**14) for values in (x, logits))
-        for some, place in zip(pixels, places, strict=True):
-            torch.addmm(self.bias, some.float(), self.weight, out=place)
-        return logits.permute(0, 3, 1, 2)
