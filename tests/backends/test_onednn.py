@@ -47,10 +47,11 @@ def test_bands_change_no_bit(head, kilobytes, size, monkeypatch):
 @torch.inference_mode()
 def test_large_maps_are_computed_in_bands(monkeypatch):
     packed, rows = onednn.pack(seeded(), torch.float32), []
-    packed.head.register_forward_pre_hook(lambda _, maps: rows.append(maps[0].shape[2]))
+    for module in (packed.encoder[0], packed.head):
+        module.register_forward_pre_hook(lambda _, maps: rows.append(maps[0].shape[2]))
     monkeypatch.setattr(onednn, "_BAND_BYTES", 16 * 48 * 4 * 40)  # 40 rows of a map
     packed(images(1, 3, 80, 48))
-    assert rows == [44, 44]  # half of 80, and four rows beyond the cut
+    assert rows == [44, 44, 44, 44]  # half of 80, and four rows beyond the cut
 
 
 @pytest.mark.parametrize("size", [(2, 8, 6, 10), (1, 3, 2, 2)])
