@@ -230,7 +230,7 @@ class Segmentation:
             text = PngImagePlugin.PngInfo()
             text.add_text("Software", software)
             text.add_text("vesselseg", provenance)
-            # For masks, runs of equal pixels alone are found twice as fast, and files are smaller.
+            # A mask is mostly runs of equal pixels. Looking for these alone is faster.
             is_binary = kind in ("mask", "fov")
             method = zlib.Z_RLE if is_binary else zlib.Z_DEFAULT_STRATEGY
             picture.save(stream, "PNG", pnginfo=text, compress_type=method)

@@ -79,7 +79,7 @@ def pack(network: UNet, dtype: torch.dtype, *, winograd: bool | None = None) -> 
 
 
 class Band(NamedTuple):
-    """Rows of a map that are computed at once, from `top` to `bottom`; right from first to last."""
+    """Rows of a map that are computed at once, `top` to `bottom`; `first` to `last` are right."""
 
     top: int
     bottom: int
@@ -107,8 +107,8 @@ class PackedUNet(UNet):
     """A copy of a U-Net that computes its first and last layers in bands. Weights are shared.
 
     The maps of these layers are the largest. As wholes, they make the C library return their
-    memory to the system after each window, and get it back page by page: up to 80,000 page faults
-    for a photograph of DRIVE's size. Logits are the same bit for bit.
+    memory to the system after each window, and get it back page by page. Logits are the same bit
+    for bit.
     """
 
     def __init__(self, network: UNet) -> None:
@@ -132,7 +132,7 @@ class PackedUNet(UNet):
         return out
 
     def halve(self, x: Tensor) -> Tensor:
-        # Twice as fast as max_pool2d, which also writes where each largest value was.
+        # Faster than max_pool2d, which also writes where each largest value was.
         rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
@@ -155,7 +155,7 @@ class HalfUp(Up):
     """A stage of the decoder in half precision.
 
     PyTorch's interpolation is slow there, the more so the fewer the channels. Here the map is
-    enlarged along rows, then along columns, straight to its place beside the skip.
+    enlarged along rows in float32, then along columns, straight to its place beside the skip.
     """
 
     def __init__(self, up: Up) -> None:
@@ -167,7 +167,8 @@ class HalfUp(Up):
         count, height, width, channels = x.shape
         joined = x.new_empty(count, 2 * height, 2 * width, 2 * channels)
         joined[..., :channels] = skip.permute(0, 2, 3, 1)
-        wide = double(x, 2, x.new_empty(count, height, 2 * width, channels))
+        wide = x.new_empty(count, height, 2 * width, channels, dtype=torch.float32)
+        double(x.float(), 2, wide)
         double(wide, 1, joined[..., channels:]).clamp_(min=0)
         join, unit = self.block
         out: Tensor = unit(join(joined.permute(0, 3, 1, 2)))
