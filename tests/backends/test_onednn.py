@@ -37,11 +37,12 @@ def test_computes_the_same(head, size):
 @pytest.mark.parametrize("kilobytes", [8, 64])
 @pytest.mark.parametrize("head", HEADS)
 @torch.inference_mode()
-def test_bands_change_no_bit(head, kilobytes, size, monkeypatch):
+def test_bands_change_the_last_digit_at_most(head, kilobytes, size, monkeypatch):
     x = images(*size)
     whole = onednn.pack(seeded(head), torch.float32)(x)
     monkeypatch.setattr(onednn, "_BAND_BYTES", 1024 * kilobytes)
-    assert torch.equal(onednn.pack(seeded(head), torch.float32)(x), whole)
+    banded = onednn.pack(seeded(head), torch.float32)(x)
+    torch.testing.assert_close(banded, whole, rtol=1e-6, atol=1e-7)
 
 
 @torch.inference_mode()

@@ -107,8 +107,8 @@ class PackedUNet(UNet):
     """A copy of a U-Net that computes its first and last layers in bands. Weights are shared.
 
     The maps of these layers are the largest. As wholes, they make the C library return their
-    memory to the system after each window, and get it back page by page. Logits are the same bit
-    for bit.
+    memory to the system after each window, and get it back page by page. Logits are the same, but
+    for the last digit on some processors.
     """
 
     def __init__(self, network: UNet) -> None:
