@@ -2,14 +2,24 @@
 
 import dataclasses
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from support import EXAMPLE
 from support.models import NARROW, SHAPES, seeded_state
 
 import vesselseg
-from vesselseg import CheckpointError, ModelSpec, OptionError, UnknownModelError, api, files
+from vesselseg import (
+    CheckpointError,
+    ModelSpec,
+    OptionError,
+    UnknownModelError,
+    VesselsegError,
+    api,
+    files,
+)
 from vesselseg.registry import EMBEDDED
 
 
@@ -75,6 +85,12 @@ class TestLoadModel:
     def test_other_types_are_rejected(self, model):
         with pytest.raises(OptionError, match="a name, a path or a ModelSpec"):
             vesselseg.load_model(model)
+
+    @pytest.mark.parametrize("option", ["device", "precision", "backend"])
+    @pytest.mark.parametrize("call", [vesselseg.load_model, partial(vesselseg.segment, EXAMPLE)])
+    def test_so_are_options_of_other_types(self, call, option):
+        with pytest.raises(VesselsegError, match=option):
+            call(**{option: ["cpu"]})
 
     def test_batch_size_is_the_callers(self, published_file):
         model = vesselseg.load_model(NARROW, weights=published_file, batch_size=5)

@@ -46,6 +46,8 @@ class TestOverlay:
             ({"opacity": 1.5}, "from 0 to 1"),
             ({"color": (1, 2)}, "three numbers"),
             ({"color": (1, 2, 300)}, "three numbers from 0 to 255"),
+            ({"color": "red"}, "three numbers from 0 to 255"),
+            ({"opacity": "half"}, "from 0 to 1"),
         ],
     )
     def test_wrong_options(self, option, match, result):

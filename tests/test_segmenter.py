@@ -21,6 +21,7 @@ from vesselseg import (
     fov,
     preprocess,
 )
+from vesselseg.result import read_provenance
 
 
 def identical(first, second):
@@ -206,6 +207,18 @@ class TestSegmentMany:
     def test_wrong_options_raise_at_once(self, model):
         with pytest.raises(OptionError, match="threshold"):
             model.segment_many([], threshold=2)
+        with pytest.raises(OptionError, match="bits"):
+            model.segment_many([], bits=4, on_error="yield")
+
+
+def test_options_can_be_numbers_of_numpy(model, photograph, tmp_path):
+    image = np.uint16(photograph) * 257
+    options = {"scale": np.float64(0.5), "threshold": np.float32(0.25), "bits": np.int64(16)}
+    result = model(image, **options)
+    assert np.array_equal(result.mask, model(photograph, scale=0.5, threshold=0.25).mask)
+    result.save(tmp_path / "mask.png")
+    provenance = read_provenance(tmp_path / "mask.png")
+    assert [provenance[name] for name in options] == [0.5, 0.25, 16]
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5", True, None])

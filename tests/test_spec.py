@@ -1,7 +1,8 @@
-"""Records: what they accept, and how they travel in a saved file."""
+"""Model specs: what they accept, and how they travel in a saved file."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from vesselseg import CheckpointError, ModelSpec, OptionError, Source
@@ -45,11 +46,31 @@ def test_a_spec_of_ones_own_needs_four_values():
         ("small_fov_bias", (900.0, float("nan"))),
         ("mean", (1.0, 2.0)),
         ("std", (1.0, 0.0, 1.0)),
+        ("sources", "https://weights.example.org/net.pth"),
+        ("sources", ("https://weights.example.org/net.pth",)),
     ],
 )
 def test_values_outside_the_allowed_are_rejected_by_name(field, value):
     with pytest.raises(OptionError, match=f"ModelSpec {field} is"):
         ModelSpec(**{**PLAIN, field: value})
+
+
+def test_numbers_of_numpy_and_lists_are_stored_as_plain_values():
+    source = Source("https://weights.example.org/net.pth")
+    spec = ModelSpec(
+        name="mine",
+        dataset="my clinic",
+        crop=np.int64(128),
+        stride=np.uint8(85),
+        scale=np.float32(0.5),
+        mean=list(np.ones(3)),
+        fit_size=[584, 565],
+        sources=[source],
+    )
+    values = [spec.crop, spec.stride, spec.scale, *spec.mean]
+    assert [type(value) for value in values] == [int, int, float, float, float, float]
+    assert (spec.fit_size, spec.sources) == ((584, 565), (source,))
+    assert hash(spec) == hash(dataclasses.replace(spec))
 
 
 @pytest.mark.parametrize(("scale", "field"), [("fit", "fit_size"), ("fov", "fov_diameter")])

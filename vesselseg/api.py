@@ -205,13 +205,13 @@ def segment(
     """
     if isinstance(model, Segmenter):
         return model(image, scale=scale, threshold=threshold, bits=bits)
+    spec, file = resolve_model(model, None)
     file_state = None
-    if isinstance(model, (str, os.PathLike)) and is_path(model) and Path(model).exists():
-        stat = Path(model).stat()  # a file that was replaced is loaded again
-        model = Path(model).resolve()
-        file_state = (stat.st_mtime_ns, stat.st_size)
+    if file is not None and file.exists():
+        stat = file.stat()  # a file that was replaced is loaded again
+        file_state = (file.resolve(), stat.st_mtime_ns, stat.st_size)
     loaded = _MODELS.get(
-        (model, file_state, str(device), precision, backend),
+        (spec, file, file_state, str(device), str(precision), repr(backend)),
         lambda: load_model(model, device=device, precision=precision, backend=backend),
     )
     return loaded(image, scale=scale, threshold=threshold, bits=bits)
@@ -371,7 +371,7 @@ def is_path(model: PathLike) -> bool:
 
 def choose_backend(backend: str | None, spec: ModelSpec | None, file: Path | None) -> str:
     """The backend to use; raise OptionError if it does not fit the file."""
-    if backend is not None and backend not in BACKENDS:
+    if backend is not None and backend not in tuple(BACKENDS):
         raise OptionError(
             f"backend is {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}, or None."
             f"{did_you_mean(backend, BACKENDS)}"

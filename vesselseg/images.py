@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from . import dicom
 from .errors import ImageError, OptionError
 from .fov import find_field_of_view
-from .spec import is_integer
+from .spec import is_integer, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +44,7 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
     any size. (Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``.) `bits` is the number
     of bits that 16-bit values use, if not all.
     """
-    if bits is not None and not is_integer(bits, 8, 16):
-        raise OptionError(f"bits is {bits!r}; it must be an integer from 8 to 16, or None.")
+    bits = check_bits(bits)
     if isinstance(image, Image.Image):
         check_size(image.width, image.height, "The PIL image", max_pixels)
         return from_pil(image, "the PIL image", image.format, bits)
@@ -79,9 +78,18 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
 
 def check_max_pixels(max_pixels: int) -> int:
     """Return the limit; raise OptionError if it is not a positive integer."""
-    if not is_integer(max_pixels, 1, 2**63):
+    limit = plain(max_pixels)
+    if not is_integer(limit, 1, 2**63):
         raise OptionError(f"max_pixels is {max_pixels!r}; it must be a positive integer.")
-    return max_pixels
+    return int(limit)
+
+
+def check_bits(bits: int | None) -> int | None:
+    """Return the number of bits, or None; raise OptionError for anything else."""
+    bits = plain(bits)
+    if bits is not None and not is_integer(bits, 8, 16):
+        raise OptionError(f"bits is {bits!r}; it must be an integer from 8 to 16, or None.")
+    return bits
 
 
 def field_of_view(image: ImageLike, *, bits: int | None = None) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import MissingExtraError, OptionError
 from .metrics import to_bool
-from .spec import is_factor
+from .spec import is_factor, plain
 
 Mask: TypeAlias = "NDArray[np.bool_]"
 Points: TypeAlias = "NDArray[np.float64]"  # (N, 2): rows and columns in pixels
@@ -169,6 +169,7 @@ def measure(
         raise OptionError(f"mask has the shape {mask.shape}, but fov has {inside.shape}.")
     if not inside.any():
         raise OptionError("The field of view is empty: fov has no pixel that is True.")
+    mm_per_pixel = plain(mm_per_pixel)
     if mm_per_pixel is not None and not is_factor(mm_per_pixel):
         raise OptionError(f"mm_per_pixel is {mm_per_pixel!r}; it must be a positive number.")
     try:

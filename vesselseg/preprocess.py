@@ -13,7 +13,7 @@ from .errors import OptionError
 from .fov import FieldOfView
 from .images import MAX_PIXELS, RGB
 from .opencv_resize import resize_like_opencv
-from .spec import SCALES, ModelSpec, Scale, is_factor
+from .spec import SCALES, ModelSpec, Scale, is_factor, plain
 
 # Without a field of view to go by, tiny images are not enlarged further than this.
 _LARGEST_GUESS = 4.0
@@ -31,6 +31,7 @@ def check_scale(scale: Scale | None, spec: ModelSpec) -> Scale:
     """
     if scale is None:
         return spec.scale
+    scale = plain(scale)
     if is_factor(scale):
         return float(scale)
     if scale not in SCALES:

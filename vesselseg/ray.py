@@ -28,10 +28,11 @@ from .batch.jobs import KINDS, Job, join, plan_jobs
 from .batch.manifest import ParquetManifest, Row
 from .batch.pipeline import run
 from .errors import DeviceError, OptionError, require
+from .images import check_bits
 from .preprocess import check_scale
 from .result import STYLES, Style, check_threshold
 from .segmenter import Segmenter
-from .spec import Scale, is_integer
+from .spec import Scale, is_integer, plain
 
 _BATCH = 32  # photographs handed out together, and again if their worker dies
 _STORE_BYTES = 512 * 2**20  # object store of a Ray of our own: the model and text
@@ -146,6 +147,7 @@ def segment_dataset(
         raise OptionError(f"kinds is {kinds!r}; allowed are 'mask' and others of {KINDS}.")
     if style not in STYLES:
         raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
+    workers, bits, threshold = plain(workers), check_bits(bits), check_threshold(threshold)
     if workers is not None and not is_integer(workers, 1, 10**6):
         raise OptionError(f"workers is {workers!r}; it must be a positive integer.")
     places = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
@@ -174,7 +176,7 @@ def segment_dataset(
         "sha256": loaded.sha256,
         "scale": str(check_scale(scale, loaded.spec)),
         "bits": bits,
-        "threshold": check_threshold(threshold),
+        "threshold": threshold,
         "backend": loaded.backend,
         "precision": precision or loaded.precision,
     }

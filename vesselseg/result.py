@@ -23,6 +23,7 @@ from .errors import OptionError
 from .files import whole_file
 from .images import RGB
 from .measures import Measures, measure
+from .spec import is_tuple, plain
 
 Kind: TypeAlias = Literal["mask", "probability", "overlay", "fov"]
 Style: TypeAlias = Literal["tint", "outline"]
@@ -106,13 +107,14 @@ class Segmentation:
         """
         if style not in STYLES:
             raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
-        if not 0 <= opacity <= 1:
+        if not is_share(plain(opacity)):
             raise OptionError(f"opacity is {opacity!r}; it must be from 0 to 1.")
-        if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+        rgb = plain(color)
+        if not is_tuple(rgb, 3) or not all(0 <= part <= 255 for part in rgb):
             raise OptionError(f"color is {color!r}; it must be three numbers from 0 to 255.")
         drawn = self.mask if style == "tint" else border(self.mask)
         pixels = self._photograph.copy()
-        pixels[drawn] = np.rint(pixels[drawn] * (1 - opacity) + np.asarray(color) * opacity)
+        pixels[drawn] = np.rint(pixels[drawn] * (1 - opacity) + np.asarray(rgb) * opacity)
         return Image.fromarray(pixels)
 
     def save(
@@ -340,10 +342,15 @@ def write(target: Target, content: bytes) -> None:
 
 def check_threshold(threshold: float) -> float:
     """Return the threshold; raise OptionError if it is not a number in [0, 1]."""
-    is_number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
-    if not (is_number and 0 <= threshold <= 1):
+    value = plain(threshold)
+    if not is_share(value):
         raise OptionError(f"threshold is {threshold!r}; it must be a number from 0 to 1.")
-    return float(threshold)
+    return float(value)
+
+
+def is_share(value: object) -> bool:
+    """Whether a value is a number in [0, 1]."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

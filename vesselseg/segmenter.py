@@ -22,7 +22,7 @@ from .backends.transfers import HostCopy, to_device, to_host
 from .errors import OptionError, VesselsegError
 from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness
 from .fov import FieldOfView, find_field_of_view
-from .images import MAX_PIXELS, RGB, ImageLike, check_max_pixels, to_rgb
+from .images import MAX_PIXELS, RGB, ImageLike, check_bits, check_max_pixels, to_rgb
 from .preprocess import check_scale, preprocess, restore, unfamiliar_size, vessel_bias
 from .result import Segmentation, check_threshold
 from .sliding import slide, starts
@@ -211,6 +211,7 @@ class Segmenter:
         if on_error not in ("raise", "yield"):
             raise OptionError(f"on_error is {on_error!r}; allowed are 'raise' and 'yield'.")
         rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
+        bits = check_bits(bits)
         failed: list[tuple[None, Exception]] | None = [] if on_error == "yield" else None
         keyed = ((None, image) for image in images)
         results = (result for _, result in self._results(keyed, rule, threshold, bits, failed))
@@ -252,6 +253,7 @@ class Segmenter:
             If `scale` or `threshold` is outside what is described here.
         """
         rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
+        bits = check_bits(bits)
         results = self._results(images, rule, threshold, bits, None)
         return cast("Iterator[tuple[Key, Segmentation]]", results)
 
@@ -282,7 +284,7 @@ class Segmenter:
         OptionError
             If `scale` is outside what is described here.
         """
-        rule = check_scale(scale, self.spec)
+        rule, bits = check_scale(scale, self.spec), check_bits(bits)
         photograph, logits = next(self._slide([(None, image)], rule, self._backend, bits))
         logits[1] += photograph.bias
         return restore(logits, *photograph.rgb.shape[:2]).cpu()

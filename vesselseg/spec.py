@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -159,10 +160,12 @@ class ModelSpec:
     unverified: bool = False
 
     def __post_init__(self) -> None:
-        for field, is_valid, allowed in checks(self):
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+        for name, is_valid, allowed in checks(self):
             if not is_valid:
-                value = getattr(self, field)
-                raise OptionError(f"ModelSpec {field} is {value!r}; it must be {allowed}.")
+                value = getattr(self, name)
+                raise OptionError(f"ModelSpec {name} is {value!r}; it must be {allowed}.")
 
     @property
     def size_divisor(self) -> int:
@@ -203,11 +206,8 @@ class ModelSpec:
                 f"The file's model spec has fields that this version does not know: "
                 f"{', '.join(unknown)}. It may come from a newer vesselseg; update."
             )
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
         try:
-            return cls(**plain)
+            return cls(**values)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise CheckpointError(f"The file's model spec is not valid: {error}") from error
 
@@ -251,9 +251,20 @@ def checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
         yield field, isinstance(getattr(spec, field), bool), "True or False"
     for field in ("loss", "license", "data_terms", "config"):
         yield field, isinstance(getattr(spec, field), str), "a text"
+    sources = spec.sources
+    are_sources = isinstance(sources, tuple) and all(isinstance(x, Source) for x in sources)
+    yield "sources", are_sources, "a tuple of Source"
     for field in ("dice", "mdice"):
         score = getattr(spec, field)
         yield field, score is None or is_factor(score), "a score in percent, or None"
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, and lists as tuples: what can be stored and hashed."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    is_numpy = isinstance(value, numbers.Number) and hasattr(value, "item")
+    return value.item() if is_numpy else value
 
 
 def is_integer(value: object, least: int, most: int) -> bool:

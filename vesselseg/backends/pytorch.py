@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import DeviceError, OptionError, ResourceError, did_you_mean
 from ..sliding import windows
-from ..spec import ModelSpec, is_integer
+from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 from . import onednn
 
@@ -189,7 +189,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
             "precision='int8' needs OpenVINO: also give backend='openvino' "
             '(pip install "vesselseg[openvino]").'
         )
-    if precision not in DTYPES:
+    if precision not in tuple(DTYPES):
         allowed = ", ".join(map(repr, (*DTYPES, "auto")))
         raise OptionError(f"precision is {precision!r}; allowed are {allowed}.")
     raise DeviceError(
@@ -213,9 +213,10 @@ def choose_batch_size(
 ) -> int:
     """The number of windows per batch: the caller's (or OptionError), or what suits the device."""
     if batch_size is not None:
-        if not is_integer(batch_size, 1, 2**31):
+        count = plain(batch_size)
+        if not is_integer(count, 1, 2**31):
             raise OptionError(f"batch_size is {batch_size!r}; it must be a positive integer.")
-        return batch_size
+        return int(count)
     window_bytes = spec.crop**2 * _VALUE_BYTES[precision]
     largest = max(1, int(_BATCH_BYTES[device.type] / window_bytes))
     if spec.fit_size is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OptionError
 from ..files import remove_abandoned
+from ..images import check_bits
 from ..preprocess import check_scale
 from ..result import Style, check_threshold, read_provenance
 from ..segmenter import Segmenter
@@ -208,7 +209,7 @@ def run_jobs(
     results of other settings, and of those that are skipped. `settings` are passed on to
     :func:`vesselseg.batch.pipeline.run`.
     """
-    threshold = check_threshold(threshold)
+    threshold, bits = check_threshold(threshold), check_bits(bits)
     rows = read_manifest(manifest) if manifest else []
     if not jobs:  # an empty share of the list
         on_plan(0, 0, 0)

@@ -22,7 +22,7 @@ from ..evaluation.datasets import read_pairs
 from ..files import sha256, whole_file
 from ..metrics import Confusion
 from ..registry import REGISTRY
-from ..spec import ModelSpec, is_integer
+from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 from .augmentation import Augmentation
 from .card import write_card
@@ -178,6 +178,9 @@ def train(
     card = output.with_suffix(".md")
     state_file = output.with_name(f"{output.name}.state")
     name = output.stem if name is None else name
+    held_out, iterations, evaluate_every, patience, rate, batch_size, seed = plain(
+        (held_out, iterations, evaluate_every, patience, rate, batch_size, seed)
+    )
     check_options(
         held_out=held_out, iterations=iterations, evaluate_every=evaluate_every,
         patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
@@ -392,7 +395,7 @@ def check_options(**options: Any) -> None:
         value = options[name]
         if not (isinstance(value, (int, float)) and 0 < value < 1):
             raise OptionError(f"{name} is {value!r}; it must be a number between 0 and 1.")
-    if options["name"] in REGISTRY:
+    if options["name"] in tuple(REGISTRY):
         raise OptionError(
             f"name is {options['name']!r}, which is a model that vesselseg knows already. Choose "
             f"another."
