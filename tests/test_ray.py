@@ -234,7 +234,7 @@ def test_workers_that_cannot_start_end_the_run(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ["overlay"]}, "kinds is"),
+        ({"kinds": ["masks"]}, "kinds has 'masks'"),
         ({"style": "dots"}, "style is"),
         ({"workers": 0}, "workers is 0"),
         ({"scale": -1}, "scale"),

@@ -24,13 +24,13 @@ from typing import Any
 from . import dicom
 from .api import BackendName, Model, load_model
 from .batch.folder import Summary
-from .batch.jobs import KINDS, Job, join, plan_jobs
+from .batch.jobs import Job, join, plan_jobs
 from .batch.manifest import ParquetManifest, Row
 from .batch.pipeline import run
 from .errors import DeviceError, OptionError, require
 from .images import check_bits
 from .preprocess import check_scale
-from .result import STYLES, Style, check_threshold
+from .result import Style, check_style, check_threshold
 from .segmenter import Segmenter
 from .spec import Scale, is_integer, plain
 
@@ -87,8 +87,7 @@ def segment_dataset(
     threshold : float
         Pixels with a higher probability are vessel, in [0, 1].
     kinds : sequence of {"mask", "probability", "overlay", "fov", "dicom"}
-        Files to write for each photograph: "mask" and others, as
-        :func:`vesselseg.segment_folder` takes them.
+        Files to write for each photograph, as :func:`vesselseg.segment_folder` takes them.
     style : {"tint", "outline"}
         Style of overlays.
     recursive : bool
@@ -143,10 +142,7 @@ def segment_dataset(
     """
     for module in ("ray", "pyarrow"):
         require(module, "ray")
-    if "mask" not in kinds or set(kinds) - set(KINDS):
-        raise OptionError(f"kinds is {kinds!r}; allowed are 'mask' and others of {KINDS}.")
-    if style not in STYLES:
-        raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
+    check_style(style)
     workers, bits, threshold = plain(workers), check_bits(bits), check_threshold(threshold)
     if workers is not None and not is_integer(workers, 1, 10**6):
         raise OptionError(f"workers is {workers!r}; it must be a positive integer.")

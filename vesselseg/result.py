@@ -105,8 +105,7 @@ class Segmentation:
         OptionError
             If an argument is outside what is described here.
         """
-        if style not in STYLES:
-            raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
+        check_style(style)
         if not is_share(plain(opacity)):
             raise OptionError(f"opacity is {opacity!r}; it must be from 0 to 1.")
         rgb = plain(color)
@@ -346,6 +345,12 @@ def check_threshold(threshold: float) -> float:
     if not is_share(value):
         raise OptionError(f"threshold is {threshold!r}; it must be a number from 0 to 1.")
     return float(value)
+
+
+def check_style(style: Style) -> None:
+    """Raise OptionError for a style that there is not."""
+    if style not in STYLES:
+        raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
 
 
 def is_share(value: object) -> bool:

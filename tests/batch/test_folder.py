@@ -97,6 +97,8 @@ def test_or_its_error_is_raised_once_earlier_results_are_written(
     [
         ({"on_error": "skip"}, "on_error is 'skip'; allowed are 'continue' and 'raise'"),
         ({"kinds": ["masks"]}, "kinds has 'masks'; allowed are 'mask'"),
+        ({"kinds": "overlay"}, "kinds is 'overlay'; it must be a sequence"),
+        ({"style": "dots"}, "style is 'dots'; allowed are 'tint' and 'outline'"),
         ({"scale": "half"}, "scale is 'half'"),
         ({"threshold": 2}, "threshold is 2"),
         ({"inputs": "s3://bucket/eyes"}, "Addresses need Ray"),

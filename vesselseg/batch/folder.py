@@ -13,10 +13,10 @@ from ..errors import OptionError
 from ..files import remove_abandoned
 from ..images import check_bits
 from ..preprocess import check_scale
-from ..result import Style, check_threshold, read_provenance
+from ..result import Style, check_style, check_threshold, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
-from .jobs import KINDS, Job, is_address, make_folder, plan_jobs
+from .jobs import Job, is_address, make_folder, plan_jobs
 from .manifest import Row, append_row, describe_existing, read_manifest, write_manifest
 from .pipeline import run
 
@@ -149,14 +149,12 @@ def segment_folder(
         raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
     several = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     places = [os.fspath(each) for each in several]
+    check_style(style)
     refuse_addresses([os.fspath(out), *places])
-    unknown = sorted(set(kinds) - set(KINDS))
-    if unknown:
-        raise OptionError(f"kinds has {unknown[0]!r}; allowed are {', '.join(map(repr, KINDS))}.")
     jobs = plan_jobs(
         places,
         os.fspath(out),
-        kinds=("mask", *(kind for kind in kinds if kind != "mask")),
+        kinds=kinds,
         recursive=recursive,
         keep_endings=keep_endings,
     )

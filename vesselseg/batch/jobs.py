@@ -71,7 +71,7 @@ def plan_jobs(
     inputs: Sequence[str],
     out: str,
     *,
-    kinds: Sequence[str] = ("mask",),
+    kinds: Sequence[str] = (),
     recursive: bool = False,
     keep_endings: bool = False,
 ) -> list[Job]:
@@ -84,10 +84,17 @@ def plan_jobs(
 
     `out` is a folder; or, for a single photograph, a file in one of `FORMATS` or a DICOM file.
     Results of files go to `out` itself; those of a folder or pattern keep their place below the
-    folder, or below the part of the pattern without wildcards. `kinds` has "mask"; others are added
-    to the file's name. With `keep_endings` results are named after the whole file name,
-    ``eye.jpg.png``.
+    folder, or below the part of the pattern without wildcards. The mask is always among the
+    `kinds`; the others are added to the file's name. With `keep_endings` results are named after
+    the whole file name, ``eye.jpg.png``.
     """
+    if isinstance(kinds, str):
+        raise OptionError(f"kinds is {kinds!r}; it must be a sequence, such as ({kinds!r},).")
+    kinds = tuple(kinds)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise OptionError(f"kinds has {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
+    kinds = ("mask", *(kind for kind in kinds if kind != "mask"))
     found: list[tuple[str, PurePath]] = []  # the photograph, and its place below `out`
     for text in inputs:
         if is_address(text):

@@ -117,12 +117,12 @@ def segment(options: argparse.Namespace) -> int:
         options.overlay = True
     others = [kind for kind in ("probability", "overlay", "fov", "dicom") if getattr(options, kind)]
     if options.executor == "ray":
-        return segment_on_ray(options, ["mask", *others])
+        return segment_on_ray(options, others)
     if options.address is not None:
         raise OptionError("--address is that of a Ray cluster. Add --executor ray.")
     if out == "-":
         return segment_to_standard_output(options, others)
-    return segment_files(options, out, ["mask", *others])
+    return segment_files(options, out, others)
 
 
 def segment_files(options: argparse.Namespace, out: str, kinds: Sequence[str]) -> int:
