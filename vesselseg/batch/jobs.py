@@ -88,13 +88,7 @@ def plan_jobs(
     `kinds`; the others are added to the file's name. With `keep_endings` results are named after
     the whole file name, ``eye.jpg.png``.
     """
-    if isinstance(kinds, str):
-        raise OptionError(f"kinds is {kinds!r}; it must be a sequence, such as ({kinds!r},).")
-    kinds = tuple(kinds)
-    for kind in kinds:
-        if kind not in KINDS:
-            raise OptionError(f"kinds has {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
-    kinds = ("mask", *(kind for kind in kinds if kind != "mask"))
+    kinds = check_kinds(kinds)
     found: list[tuple[str, PurePath]] = []  # the photograph, and its place below `out`
     for text in inputs:
         if is_address(text):
@@ -113,9 +107,36 @@ def plan_jobs(
             f"patterns these files are taken: {' '.join(SUFFIXES)}, but none written by "
             f"vesselseg.{hint}"
         )
+    is_single = len(found) == 1 and not Path(inputs[0]).is_dir()
+    is_file = names_file(out, is_single=is_single)
+    jobs = []
+    for name, place in found:
+        is_numbered = place.suffix[1:].isdecimal()  # DICOM files are often named after a UID
+        ending = "" if keep_endings or is_numbered else place.suffix
+        mask = out if is_file else join(out, *place.parts).removesuffix(ending) + ".png"
+        jobs.append(Job(name, name_outputs(mask, kinds)))
+    return without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
+
+
+def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of files to write, the mask first; OptionError for one that there is not."""
+    if isinstance(kinds, str):
+        raise OptionError(f"kinds is {kinds!r}; it must be a sequence, such as ({kinds!r},).")
+    kinds = tuple(kinds)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise OptionError(f"kinds has {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
+    return ("mask", *(kind for kind in kinds if kind != "mask"))
+
+
+def names_file(out: str, *, is_single: bool) -> bool:
+    """Whether OUT is a file rather than a folder; OptionError if it is one that cannot be written.
+
+    A file takes the result of a single photograph, passed by its own name.
+    """
     suffix = "" if Path(out).is_dir() else PurePosixPath(out).suffix.lower()
-    is_file = suffix in (*FORMATS, ".dcm")
-    if is_file and (len(found) > 1 or Path(inputs[0]).is_dir()):
+    is_file = suffix in FORMATS or names_dicom(suffix)
+    if is_file and not is_single:
         raise OptionError(
             f"OUT is the file {out!r}, which takes the result of a single photograph. For folders "
             f"and for several photographs, name a folder."
@@ -125,21 +146,18 @@ def plan_jobs(
             f"OUT is {out!r}, but results are written as {', '.join(FORMATS)}, .dcm. Name such a "
             f"file."
         )
-    jobs = []
-    for name, place in found:
-        is_numbered = place.suffix[1:].isdecimal()  # DICOM files are often named after a UID
-        ending = "" if keep_endings or is_numbered else place.suffix
-        stem = join(out, *place.parts).removesuffix(ending)
-        suffix = ".png"
-        if is_file:
-            stem, suffix = os.path.splitext(out)  # noqa: PTH122
-        picture_suffix = ".png" if names_dicom(suffix) else suffix
-        outputs = {kind: f"{stem}_{kind}{picture_suffix}" for kind in kinds}
-        outputs["mask"] = f"{stem}{suffix}"
-        if "dicom" in kinds:
-            outputs["dicom"] = f"{stem}_seg.dcm"
-        jobs.append(Job(name, outputs))
-    return without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
+    return is_file
+
+
+def name_outputs(mask: str, kinds: Sequence[str]) -> dict[str, str]:
+    """The file of each kind, named after that of the mask."""
+    stem, suffix = os.path.splitext(mask)  # noqa: PTH122
+    picture_suffix = ".png" if names_dicom(suffix) else suffix
+    outputs = {kind: f"{stem}_{kind}{picture_suffix}" for kind in kinds}
+    outputs["mask"] = mask
+    if "dicom" in kinds:
+        outputs["dicom"] = f"{stem}_seg.dcm"
+    return outputs
 
 
 def find_local(text: str, recursive: bool) -> list[tuple[str, PurePath]]:
