@@ -75,7 +75,7 @@ def read(folder: Path) -> list[tuple[Image.Image, Image.Image]]:
     dataset = read_pairs(folder / "images", folder / "labels")
     return [
         (
-            reduce(Image.fromarray(read_photograph(sample.image)), LARGEST),
+            reduce(Image.fromarray(read_photograph(sample)), LARGEST),
             Image.fromarray(read_label(sample.label).astype(np.uint8) * 255),
         )
         for sample in dataset.samples

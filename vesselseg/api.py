@@ -50,6 +50,7 @@ def load_model(
     precision: str = "float32",
     backend: BackendName | None = None,
     calibration: Sequence[ImageLike] | None = None,
+    bits: int | None = None,
     batch_size: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Segmenter:
@@ -75,6 +76,9 @@ def load_model(
         For "int8" only: a few representative photographs, of any kind that
         :meth:`Segmenter.__call__` takes, to calibrate it with. None uses one that is part of the
         package. Calibration takes half a minute; its result is kept in the cache folder.
+    bits : int, optional
+        Bits that 16-bit values of the `calibration` use, if not all. Whoever calls the model says
+        it again for the photographs then.
     batch_size : int, optional
         Windows that the network computes at once; None chooses what suits the device.
     max_pixels : int
@@ -118,6 +122,11 @@ def load_model(
             f"calibration is for precision='int8' with backend='openvino'; this is "
             f"{chosen_precision}. Leave it out."
         )
+    if bits is not None and calibration is None:
+        raise OptionError(
+            f"bits={bits!r} is for the images of a calibration. For photographs, pass it when you "
+            f"call the model."
+        )
     if kind is OnnxBackend:
         assert file is not None
         onnx = OnnxBackend(file, chosen_device)
@@ -129,7 +138,7 @@ def load_model(
     if chosen_precision == "int8":
         from .backends.quantize import quantize
 
-        quantized = quantize(network, spec, calibration, max_pixels)
+        quantized = quantize(network, spec, calibration, max_pixels, bits)
     loaded: Backend
     if kind is OpenVinoBackend:
         loaded = OpenVinoBackend(network, spec, chosen_precision, quantized)

@@ -14,6 +14,7 @@ import pytest
 import requests
 from PIL import Image
 from support.dicom import dicom_file
+from support.drawn import twelve_bits
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
@@ -53,9 +54,9 @@ def asked():
 
 @pytest.fixture
 def url(model, asked):
-    def counted(image):
+    def counted(image, bits):
         asked.append(image)
-        return model(image)
+        return model(image, bits=bits)
 
     with served(counted, hosts=("127.0.0.1", "localhost", "::1")) as url:
         yield url
@@ -73,8 +74,8 @@ def encoded(pixels):
     return stream.getvalue()
 
 
-def segmented(url, content):
-    answer = requests.post(f"{url}/segment", data=content, timeout=30)
+def segmented(url, content, **query):
+    answer = requests.post(f"{url}/segment", params=query, data=content, timeout=30)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -189,7 +190,7 @@ def test_larger_files_are_rejected(url, how, asked):
 
 
 def test_what_was_not_expected_is_reported_without_details():
-    def broken(content):
+    def broken(content, **_):
         raise RuntimeError(f"/a/path/of/the/server: {content}")
 
     with served(broken) as url:
@@ -243,11 +244,11 @@ def held(model):
     """A page whose network waits until `go` is set; `running` says that it was reached."""
     running, go, seen = threading.Event(), threading.Event(), []
 
-    def wait(content):
+    def wait(content, bits):
         seen.append(content)
         running.set()
         assert go.wait(30)
-        return model(content)
+        return model(content, bits=bits)
 
     with served(wait) as url:
         yield url, running, go, seen
@@ -296,6 +297,19 @@ def test_dicom_photographs_are_segmented_like_others(url, photograph):
 def test_warnings_of_the_library_are_answered(url):
     (warning,) = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))["warnings"]
     assert warning.startswith("No field of view was found")
+
+
+def test_values_of_16_bits_that_use_12(url, photograph):
+    grey = photograph[:150, :130, 1]
+    deep = encoded(twelve_bits(grey))
+    assert "If they use 12 bits" in segmented(url, deep)["warnings"][0]
+    found = segmented(url, deep, bits=12)
+    masks = [
+        result_of(url, result["token"], "probability.f32").content
+        for result in (found, segmented(url, encoded(grey)))
+    ]
+    assert masks[0] == masks[1]
+    assert found["provenance"]["bits"] == 12
 
 
 class TestOfferedModels:

@@ -224,6 +224,7 @@ class TestErrors:
             ({"precision": "float16"}, DeviceError, "does not compute in float16"),
             ({"precision": "int4"}, OptionError, "Did you mean 'int8'"),
             ({"calibration": [EXAMPLE]}, OptionError, "calibration is for precision='int8'"),
+            ({"precision": "int8", "bits": 12}, OptionError, "is for the images of a calibration"),
             ({"precision": "int8", "calibration": []}, OptionError, "has no images"),
             ({"precision": "int8", "calibration": "a.jpg"}, OptionError, "takes several images"),
         ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.drawn import photographs, vessels
+from support.drawn import photographs, pixels, twelve_bits, vessels
 from support.models import tiny_weights
 
 from vesselseg.cli import main
@@ -34,6 +34,15 @@ def test_measures_photographs(capsys):
     assert [row["input"] for row in rows] == ["p/a.png", "p/b.jpg"]
     assert 0 <= float(rows[0]["density"]) <= 1
     assert "2 measured, 0 failed; table: out/m.csv" in capsys.readouterr().out
+
+
+def test_bits_of_16_bit_photographs():
+    grey = pixels(Path("p/a.png"))[..., 1]
+    Image.fromarray(twelve_bits(grey)).save("deep.png")
+    Image.fromarray(grey).save("grey.png")
+    main(["measure", "deep.png", "-o", "deep.csv", "--model", "tiny.pth", "--bits", "12"])
+    main(["measure", "grey.png", "-o", "grey.csv", "--model", "tiny.pth"])
+    assert table("deep.csv") == [{**table("grey.csv")[0], "input": "deep.png"}]
 
 
 def test_masks_give_the_same_measures():

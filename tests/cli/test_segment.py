@@ -20,7 +20,7 @@ import pydicom
 import pytest
 from PIL import Image
 from support.dicom import SECRET, dicom_file, secret_file
-from support.drawn import photograph, photographs, pixels, tree
+from support.drawn import photograph, photographs, pixels, tree, twelve_bits
 from support.models import TINY, tiny_weights
 
 import vesselseg
@@ -395,12 +395,25 @@ def test_keep_endings_keeps_photographs_of_one_name_apart(
 def test_bits_of_16_bit_files(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     (eye,) = photographs(Path("p"), ["eye.png"])
     grey = pixels(eye)[..., 1]
-    Image.fromarray(np.round(grey * (4095 / 255)).astype(np.uint16)).save("deep.png")
+    Image.fromarray(twelve_bits(grey)).save("deep.png")
     Image.fromarray(grey).save("grey.png")
     assert main(["deep.png", "grey.png", "-o", "out", "--model", model, "--bits", "12"]) == 1
     assert "bits=12 is for uint16" in capsys.readouterr().err
     assert main(["grey.png", "-o", "out", "--model", model]) == 0
     assert (pixels(Path("out/deep.png")) == pixels(Path("out/grey.png"))).all()
+
+
+def test_bits_of_a_file_whose_mask_goes_to_standard_output(
+    model: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (eye,) = photographs(Path("p"), ["eye.png"])
+    grey = pixels(eye)[..., 1]
+    Image.fromarray(twelve_bits(grey)).save("deep.png")
+    Image.fromarray(grey).save("grey.png")
+    for name, options in (("deep.png", ["--bits", "12"]), ("grey.png", [])):
+        assert main([name, "-o", "-", "--model", model, *options]) == 0
+        Path(f"{name}.mask.png").write_bytes(capfdbinary.readouterr().out)
+    assert (pixels(Path("deep.png.mask.png")) == pixels(Path("grey.png.mask.png"))).all()
 
 
 def test_parts_together_are_the_whole(model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from support import drawn
 
 from vesselseg import DatasetError
-from vesselseg.evaluation.datasets import read_label, read_photograph
+from vesselseg.evaluation.datasets import Sample, read_label, read_photograph
 
 LABEL = drawn.vessels(0)
 WHITE = Image.fromarray(LABEL.astype(np.uint8) * 255)
@@ -90,4 +90,5 @@ def test_files_that_are_damaged_or_missing(tmp_path):
 def test_photographs_gzipped_or_not(tmp_path, name):
     drawn.write(tmp_path / name, drawn.photograph(3))
 
-    assert np.array_equal(read_photograph(tmp_path / name), drawn.photograph(3))
+    sample = Sample("im0001", "", tmp_path / name, tmp_path / "label.png")
+    assert np.array_equal(read_photograph(sample), drawn.photograph(3))

@@ -38,8 +38,8 @@ def model(tmp_path):
     return models.tiny_model(tmp_path)
 
 
-def read(folder):
-    return read_pairs(folder / "images", folder / "labels")
+def read(folder, **options):
+    return read_pairs(folder / "images", folder / "labels", **options)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -50,7 +50,7 @@ def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name
 
     assert [image.name for image in evaluation.images] == [s.name for s in dataset.samples]
     for sample, image in zip(dataset.samples, evaluation.images, strict=True):
-        photograph, label = read_photograph(sample.image), read_label(sample.label)
+        photograph, label = read_photograph(sample), read_label(sample.label)
         found = model(photograph)
         view = read_label(sample.fov) if sample.fov else vesselseg.field_of_view(photograph)
         assert 0 < view.mean() < 1
@@ -62,12 +62,11 @@ def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name
 
 def test_photographs_of_12_bits(tmp_path, model):
     grey, deep = (drawn.pairs(tmp_path / name, names=("a",)) for name in ("grey", "deep"))
-    values = read_photograph(grey / "images" / "a.png")[..., 1]
+    values = read_photograph(read(grey).samples[0])[..., 1]
     Image.fromarray(values).save(grey / "images" / "a.png")
-    twelve = np.rint(values * (4095 / 255)).astype(np.uint16)
-    Image.fromarray(twelve).save(deep / "images" / "a.png")
+    Image.fromarray(drawn.twelve_bits(values)).save(deep / "images" / "a.png")
     expected = evaluate(model, read(grey).samples)
-    evaluation = evaluate(model, read(deep).samples, bits=12)
+    evaluation = evaluate(model, read(deep, bits=12).samples)
     assert evaluation.images == expected.images
     assert evaluation.provenance == {**expected.provenance, "bits": 12}
     per_photograph = {
@@ -88,7 +87,7 @@ def test_figures_of_whole_frames_and_inside_the_field_of_view_are_pooled_over_pi
     tmp_path, model
 ):
     dataset = read(drawn.pairs(tmp_path))
-    photographs = [read_photograph(sample.image) for sample in dataset.samples]
+    photographs = [read_photograph(sample) for sample in dataset.samples]
     label = np.stack([read_label(sample.label) for sample in dataset.samples])
     found = [model(photograph) for photograph in photographs]
     mask = np.stack([f.mask for f in found])
@@ -183,7 +182,7 @@ def test_each_photograph_is_handed_over_with_its_pixels(tmp_path, model):
     evaluation = evaluate(model, dataset.samples, on_case=cases.append)
 
     for case, result in zip(cases, evaluation.images, strict=True):
-        assert np.array_equal(case.photograph, read_photograph(case.sample.image))
+        assert np.array_equal(case.photograph, read_photograph(case.sample))
         assert confusion(case.mask, case.label, case.fov) == result.inside
 
 
@@ -233,7 +232,7 @@ def test_reliability_and_its_error_are_those_of_the_pixels_one_by_one(tmp_path, 
     evaluation = evaluate(model, dataset.samples)
     probability, actual = [], []
     for sample in dataset.samples:
-        found = model(read_photograph(sample.image))
+        found = model(read_photograph(sample))
         probability.append(found.probability[found.field_of_view])
         actual.append(read_label(sample.label)[found.field_of_view])
     probability, actual = np.concatenate(probability), np.concatenate(actual)

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import drawn, models
 from support.fine_tuning import START
 
@@ -296,6 +297,18 @@ def test_what_exists_is_overwritten_only_with_force(train, tmp_path, monkeypatch
     train(tmp_path / "model.pth", force=True)
     assert vesselseg.load_model(tmp_path / "model.pth").spec.name == "model"
     assert "# model" in (tmp_path / "model.md").read_text()
+
+
+def test_photographs_of_12_bits(train, data, tmp_path):
+    greys = {path: drawn.pixels(path)[..., 1] for path in (data / "images").iterdir()}
+    for path, grey in greys.items():
+        Image.fromarray(grey).save(path)
+    expected = train(tmp_path / "grey.pth")
+    for path, grey in greys.items():
+        Image.fromarray(drawn.twelve_bits(grey)).save(path)
+    result = train(tmp_path / "deep.pth", bits=12)
+    assert (result.before, result.after) == (expected.before, expected.after)
+    assert "| bits | `12` |" in result.card.read_text()
 
 
 @pytest.mark.parametrize("where", ["save", "write_card"])

@@ -124,6 +124,9 @@ class TestSegment:
         widget.scale.value = "native"
         run(widget, qtbot)
         assert viewer.layers["eye vessels"].metadata["vesselseg"]["scale"] == "native"
+        widget.bits.value = 12
+        run(widget, qtbot)
+        assert "bits=12 is for uint16" in messages()[-1]
 
     def test_offers_photographs_and_no_results(self, widget, viewer, qtbot):
         run(widget, qtbot)

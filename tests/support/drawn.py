@@ -112,6 +112,11 @@ def photographs(folder: Path, names: list[str]) -> list[Path]:
     return paths
 
 
+def twelve_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Grey values as a camera of 12 bits has them: 0 to 4095."""
+    return np.rint(grey * (4095 / 255)).astype(np.uint16)
+
+
 def pixels(path: Path) -> NDArray[np.generic]:
     """The pixels in a picture's file."""
     with Image.open(path) as opened:

@@ -96,10 +96,11 @@ def make_app(
 ) -> ASGIApp:
     """The application, to be run by an ASGI server.
 
-    ``POST /segment?model=NAME`` takes an image file of at most `max_upload` bytes as its body and
-    answers with JSON, which has the ``token`` of the result. ``GET /results/TOKEN/FILE`` gives one
-    of `_FILES`, for ``threshold`` and ``opacity`` in the query; ``DELETE /results/TOKEN`` forgets
-    it. ``GET /settings`` has models and limits. Errors are answered as text.
+    ``POST /segment?model=NAME`` takes an image file of at most `max_upload` bytes as its body, and
+    ``&bits=N`` if its 16-bit values use fewer. It answers with JSON, which has the ``token`` of the
+    result. ``GET /results/TOKEN/FILE`` gives one of `_FILES`, for ``threshold`` and ``opacity`` in
+    the query; ``DELETE /results/TOKEN`` forgets it. ``GET /settings`` has models and limits. Errors
+    are answered as text.
 
     `hosts` are the names, without port, by which a browser may ask for the page; None for any.
 
@@ -118,9 +119,9 @@ def make_app(
             raise HTTPException(503, "Several photographs are waiting. Try again in a moment.")
         async with queue:
             content = await read_body(request, max_upload)
-            name = request.query_params.get("model", "")
+            name, bits = request.query_params.get("model", ""), read_bits(request)
             start = time.perf_counter()
-            future = network.submit(run_model, models, name, content)
+            future = network.submit(run_model, models, name, content, bits)
             done = asyncio.wrap_future(future)
             while not done.done():
                 if await request.is_disconnected() and future.cancel():
@@ -210,14 +211,16 @@ def guard(app: ASGIApp) -> ASGIApp:
     return guarded
 
 
-def run_model(models: OfferedModels, name: str, content: bytes) -> tuple[Segmentation, list[str]]:
+def run_model(
+    models: OfferedModels, name: str, content: bytes, bits: int | None
+) -> tuple[Segmentation, list[str]]:
     """Segment an image file; return the result and the warnings that are logged about it."""
     collector = BufferingHandler(sys.maxsize)
     collector.setLevel(WARNING)
     logger = getLogger("vesselseg")
     logger.addHandler(collector)
     try:
-        result = models.get(name)(content)
+        result = models.get(name)(content, bits=bits)
     finally:
         logger.removeHandler(collector)
     return result, [record.getMessage() for record in collector.buffer]
@@ -260,6 +263,15 @@ async def read_body(request: Request, max_upload: int) -> bytes:
         return bytes(content)
     except (ClientDisconnect, asyncio.TimeoutError):
         raise HTTPException(400, "The upload broke off.") from None
+
+
+def read_bits(request: Request) -> int | None:
+    """The bits that 16-bit values use, in the query of a request, or None."""
+    text = request.query_params.get("bits", "")
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise OptionError(f"bits is {text!r}; it must be an integer from 8 to 16.") from None
 
 
 def read_number(request: Request, name: str) -> float:

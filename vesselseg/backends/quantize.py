@@ -46,14 +46,19 @@ MIN_PIXELS, MIN_WINDOWS = 2**19, 8  # of all calibration windows together
 
 
 def quantize(
-    network: UNet, spec: ModelSpec, calibration: Sequence[ImageLike] | None, max_pixels: int
+    network: UNet,
+    spec: ModelSpec,
+    calibration: Sequence[ImageLike] | None,
+    max_pixels: int,
+    bits: int | None = None,
 ) -> bytes:
     """Return the network in int8, for `OpenVinoBackend`; from the cache folder or quantised now.
 
     The ranges of the maps are taken from `calibration`, representative photographs of at most
-    `max_pixels`, or from the photograph in the package if it is None.
+    `max_pixels`, or from the photograph in the package if it is None. `bits` is how many bits
+    their 16-bit values use, if not all.
     """
-    selected = calibration_windows(calibration, spec, max_pixels)
+    selected = calibration_windows(calibration, spec, max_pixels, bits)
     recipe = f"{RECIPE} {load_openvino().__version__} {spec.mean} {spec.std}"
     digest = hashlib.sha256(recipe.encode())
     for values in [value.numpy() for value in network.state_dict().values()] + selected:
@@ -64,7 +69,10 @@ def quantize(
 
 
 def calibration_windows(
-    images: Sequence[ImageLike] | None, spec: ModelSpec, max_pixels: int
+    images: Sequence[ImageLike] | None,
+    spec: ModelSpec,
+    max_pixels: int,
+    bits: int | None = None,
 ) -> list[RGB]:
     """Windows (h, w, 3) as the network sees them, spread evenly over all images."""
     if isinstance(images, (str, bytes, os.PathLike)):
@@ -79,7 +87,7 @@ def calibration_windows(
     per_image = math.ceil(max(MIN_WINDOWS, MIN_PIXELS // spec.crop**2) / len(images))
     selected = []
     for image in images:
-        rgb = to_rgb(image, max_pixels)
+        rgb = to_rgb(image, max_pixels, bits)
         scaled = preprocess(rgb, find_field_of_view(rgb), rule, spec, max_pixels)
         height, width = scaled.shape[:2]
         candidates = windows(height, width, spec.crop, spec.stride)

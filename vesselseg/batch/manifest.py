@@ -56,7 +56,7 @@ def describe_existing(job: Job) -> Row:
     try:
         with Image.open(job.outputs["mask"]) as opened:
             mask = np.asarray(opened) > 127
-        inside = field_of_view(job.name)
+        inside = field_of_view(job.name, bits=provenance.get("bits"))
         if mask.shape == inside.shape and inside.any():
             fraction = float(mask[inside].mean())
     except Exception as error:  # the files of others can make a decoder raise anything

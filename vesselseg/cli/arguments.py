@@ -38,11 +38,30 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     return group
 
 
+def add_run_options(group: Any) -> None:
+    """Add what every call of a model takes: ``--scale``, ``--threshold`` and ``--bits``."""
+    group.add_argument("--scale", type=scale, metavar="RULE",
+        help="fit (into the size of the model's data set), native, fov (field of view brought to "
+        "the model's diameter), or a factor (default: the model's own rule)")  # fmt: skip
+    group.add_argument("--threshold", type=threshold, default=0.5, metavar="P",
+        help="pixels above this probability are vessel, 0 to 1 (default: %(default)s)")  # fmt: skip
+    add_bits(group)
+
+
+def add_bits(group: Any) -> None:
+    """Add ``--bits``."""
+    group.add_argument("--bits", type=int, metavar="N",
+        help="bits that 16-bit values use, such as 12 for values up to 4095 (default: all, with a "
+        "warning if fewer seem to be used)")  # fmt: skip
+
+
 def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     """Load the model that the options name; `changes` are arguments of ``load_model``."""
     from ..api import load_model
 
-    names = ("model", "weights", "device", "precision", "backend", "calibration")
+    names = ["model", "weights", "device", "precision", "backend", "calibration"]
+    if options.calibration and "bits" in options:
+        names.append("bits")
     return load_model(**{**{name: getattr(options, name) for name in names}, **changes})
 
 

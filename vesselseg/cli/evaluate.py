@@ -44,13 +44,7 @@ def add_parsers(commands: Any) -> None:
         help="evaluate only the first N photographs (default: all)")  # fmt: skip
     for name in ("images", "labels", "masks"):
         add(f"--{name}", metavar="FOLDER", help=f"for pairs (default: FOLDER/{name})")
-    arguments.add_model_options(parser, several=True)
-    add("--scale", type=arguments.scale, metavar="RULE",
-        help="fit, native, fov, or a positive factor (default: the model's own rule)")  # fmt: skip
-    add("--threshold", type=arguments.threshold, default=0.5, metavar="P",
-        help="pixels with a higher probability are vessel (default: %(default)s)")  # fmt: skip
-    add("--bits", type=int, metavar="N",
-        help="bits that 16-bit values of photographs use, such as 12 (default: all)")  # fmt: skip
+    arguments.add_run_options(arguments.add_model_options(parser, several=True))
     add("--json", metavar="FILE", help="write all figures as JSON")
     add("--csv", metavar="FILE", help="write a row for each image and model")
     add("--report", metavar="FOLDER", help="write FOLDER/index.html with pictures, worst first")
@@ -87,7 +81,6 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             samples,
             scale=options.scale,
             threshold=options.threshold,
-            bits=options.bits,
             on_case=keep,
         )
         evaluations.append(evaluation)
@@ -139,10 +132,17 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
             split=options.split or "test",
             observer=options.observer or 1,
             limit=options.limit,
+            bits=options.bits,
         )
     folder = Path(options.folder or "")
     images, labels, masks = (
         Path(getattr(options, name) or folder / name) for name in ("images", "labels", "masks")
     )
     with_masks = options.masks or (options.folder and masks.is_dir())
-    return read_pairs(images, labels, masks if with_masks else None, limit=options.limit)
+    return read_pairs(
+        images,
+        labels,
+        masks if with_masks else None,
+        limit=options.limit,
+        bits=options.bits,
+    )

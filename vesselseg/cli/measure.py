@@ -55,11 +55,7 @@ def add_parsers(commands: Any) -> None:
         help="size of a pixel on the retina, to add millimetres (default: unknown)")  # fmt: skip
     add("-r", "--recursive", action="store_true",
         help="search the folders in folders (default: no)")  # fmt: skip
-    add = arguments.add_model_options(parser).add_argument
-    add("--scale", type=arguments.scale, metavar="RULE",
-        help="fit, native, fov, or a factor (default: the model's own rule)")  # fmt: skip
-    add("--threshold", type=arguments.threshold, default=0.5, metavar="P",
-        help="pixels above this probability are vessel, 0 to 1 (default: %(default)s)")  # fmt: skip
+    arguments.add_run_options(arguments.add_model_options(parser))
     parser.set_defaults(run=measure)
 
 
@@ -112,7 +108,7 @@ def measure_photographs(options: argparse.Namespace) -> Callable[[str, float | N
     model = arguments.load_model(options)
 
     def measure_photograph(name: str, mm_per_pixel: float | None) -> Measures:
-        result = model(name, scale=options.scale, threshold=options.threshold)
+        result = model(name, scale=options.scale, threshold=options.threshold, bits=options.bits)
         return result.measure(mm_per_pixel=mm_per_pixel)
 
     return measure_photograph

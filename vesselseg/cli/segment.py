@@ -71,15 +71,9 @@ def add_parsers(commands: Any) -> None:
         "precision, threshold, size, diameter of the field of view, familiarity, warning, seconds, "
         "fraction of the field of view that is vessel; or the error. Runs at the same time need a "
         "FILE each (default: none; on Ray a Parquet file, OUT/manifest.parquet)")  # fmt: skip
-    add = arguments.add_model_options(parser).add_argument
-    add("--scale", type=arguments.scale, metavar="RULE",
-        help="fit (into the size of the model's data set), native, fov (field of view brought to "
-        "the model's diameter), or a factor (default: the model's own rule)")  # fmt: skip
-    add("--threshold", type=arguments.threshold, default=0.5, metavar="P",
-        help="pixels above this probability are vessel, 0 to 1 (default: %(default)s)")  # fmt: skip
-    add("--bits", type=int, metavar="N",
-        help="bits that 16-bit values use, such as 12 for values up to 4095 (default: all, with a "
-        "warning if fewer seem to be used)")  # fmt: skip
+    group = arguments.add_model_options(parser)
+    arguments.add_run_options(group)
+    add = group.add_argument
     add("--batch-size", type=arguments.positive, metavar="N",
         help="windows computed at once (default: what suits the device)")  # fmt: skip
     add = parser.add_argument_group("which images").add_argument
@@ -209,7 +203,7 @@ def segment_to_standard_output(options: argparse.Namespace, others: Sequence[str
         raise OptionError("The mask is a PNG file, not for a terminal. Use -o FILE.png or > FILE.")
     image = sys.stdin.buffer.read() if source == "-" else source
     model = arguments.load_model(options, batch_size=options.batch_size)
-    result = model(image, scale=options.scale, threshold=options.threshold)
+    result = model(image, scale=options.scale, threshold=options.threshold, bits=options.bits)
     try:
         result.save(sys.stdout.buffer, format="png")
         sys.stdout.buffer.flush()

@@ -43,6 +43,7 @@ def add_parsers(commands: Any) -> None:
         "(default: the embedded model)")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps "
         "(default: %(default)s, the best available)")  # fmt: skip
+    arguments.add_bits(parser)
     group = parser.add_argument_group("held-out persons")
     group.add_argument("--group", metavar="PATTERN",
         help="regular expression for file names; its first group, or else the whole match, names "
@@ -84,6 +85,7 @@ def train(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         seed=options.seed,
         device=options.device,
+        bits=options.bits,
         name=options.name,
         restart=options.restart,
         force=options.force,

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DatasetError, OptionError, did_you_mean
-from ..images import RGB, to_rgb
+from ..images import RGB, check_bits, to_rgb
 
 SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are searched
@@ -36,7 +36,8 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".bmp", ".dcm", ".g
 class Sample:
     """The files of one photograph; `split` is "test", "train", or empty if it is not known.
 
-    `second` is the label of the other observer, and `fov` the data set's own field of view.
+    `second` is the label of the other observer, and `fov` the data set's own field of view. `bits`
+    is how many bits 16-bit values of the photograph use, if not all.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Sample:
     label: Path
     second: Path | None = None
     fov: Path | None = None
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,21 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def read_dataset(
-    folder: Path, dataset: str, *, split: str = "test", observer: int = 1, limit: int | None = None
+    folder: Path,
+    dataset: str,
+    *,
+    split: str = "test",
+    observer: int = 1,
+    limit: int | None = None,
+    bits: int | None = None,
 ) -> Dataset:
     """Find the photographs of a published data set and their labels.
 
     The labels of `observer`, 1 or 2, count as the truth; the published figures use the first.
-    `limit` keeps only the first photographs. Raises FileNotFoundError if there is no such folder,
-    DatasetError if it holds no photograph of the split or one without its label, and OptionError
-    for an argument that is not allowed.
+    `limit` keeps only the first photographs; `bits` is how many bits their 16-bit values use, if
+    not all. Raises FileNotFoundError if there is no such folder, DatasetError if it holds no
+    photograph of the split or one without its label, and OptionError for an argument that is not
+    allowed.
     """
     if dataset not in LAYOUTS:
         raise OptionError(
@@ -180,7 +189,7 @@ def read_dataset(
     for name in present:
         half = "test" if name in layout.test else "train"
         paths = images[name], labels[name], seconds.get(name), fovs.get(name)
-        samples.append(Sample(name, half, *paths))
+        samples.append(Sample(name, half, *paths, check_bits(bits)))
     missing = tuple(name for name in names if name not in present)
     return Dataset(dataset, layout.title, split, tuple(samples), missing, observer)
 
@@ -241,14 +250,20 @@ def describe_empty(
 
 
 def read_pairs(
-    images: Path, labels: Path, masks: Path | None = None, *, limit: int | None = None
+    images: Path,
+    labels: Path,
+    masks: Path | None = None,
+    *,
+    limit: int | None = None,
+    bits: int | None = None,
 ) -> Dataset:
     """Read photographs in one folder with labels of the same stems in another.
 
     The stem of a label, or of a field of view in `masks`, is that of its photograph, alone or
     followed by ``_`` and more: ``eye.jpg`` goes with ``eye.png`` or ``eye_vessels.png``. `limit`
-    keeps only the first photographs. Raises FileNotFoundError if a folder does not exist, and
-    DatasetError if there is no photograph, or one without a label or with several.
+    keeps only the first photographs; `bits` is how many bits their 16-bit values use, if not all.
+    Raises FileNotFoundError if a folder does not exist, and DatasetError if there is no photograph,
+    or one without a label or with several.
     """
     photographs = list_pictures(images)
     if not photographs:
@@ -268,7 +283,7 @@ def read_pairs(
     for path in photographs:
         half = "train" if path.stem in training else ""
         paths = path, label_of[path.stem], None, fov_of.get(path.stem)
-        samples.append(Sample(path.stem, half, *paths))
+        samples.append(Sample(path.stem, half, *paths, check_bits(bits)))
     titles = sorted({training[sample.name] for sample in samples if sample.split})
     title, missing = " and ".join(titles) or "pairs", tuple(stems[len(photographs) :])
     return Dataset("pairs", title, "all", tuple(samples), missing)
@@ -314,9 +329,11 @@ def find_partners(photographs: list[Path], folder: Path, what: str) -> dict[str,
     return partners
 
 
-def read_photograph(path: Path, bits: int | None = None) -> RGB:
+def read_photograph(sample: Sample) -> RGB:
     """Read a photograph, gzipped or not, as uint8 RGB (H, W, 3); errors as ``images.to_rgb``."""
-    return to_rgb(read_content(path) if path.suffix.lower() == ".gz" else path, bits=bits)
+    path = sample.image
+    is_gzipped = path.suffix.lower() == ".gz"
+    return to_rgb(read_content(path) if is_gzipped else path, bits=sample.bits)
 
 
 def read_label(path: Path) -> NDArray[np.bool_]:

@@ -169,7 +169,6 @@ def evaluate(
     *,
     scale: Scale | None = None,
     threshold: float = 0.5,
-    bits: int | None = None,
     on_case: Callable[[Case], None] | None = None,
 ) -> Evaluation:
     """Segment photographs and compare the masks with their labels.
@@ -182,7 +181,7 @@ def evaluate(
 
     def photographs() -> Iterator[tuple[tuple[Sample, RGB], RGB]]:
         for sample in samples:
-            photograph = read_photograph(sample.image, bits)
+            photograph = read_photograph(sample)
             yield (sample, photograph), photograph
 
     results, vessel_scores, background_scores = [], [], []
@@ -205,7 +204,7 @@ def evaluate(
     shared = found.provenance.copy()
     for name in ("size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "warning"):
         del shared[name]  # of one photograph
-    shared["bits"] = bits  # photographs were decoded before the model got them
+    shared["bits"] = sample.bits  # photographs were decoded before the model got them
     return Evaluation(
         model.spec.name, tuple(results), pooled_auc, model.spec, shared,
         to_curve(vessel, background), to_reliability(vessel, background),
@@ -243,7 +242,7 @@ def evaluate_other_observer(dataset: Dataset) -> Evaluation | None:
     results = []
     for sample in dataset.samples:
         if sample.second is not None:
-            photograph = read_photograph(sample.image)
+            photograph = read_photograph(sample)
             other = read_mask(sample.second, sample, photograph)
             case = to_case(sample, photograph, other, find_field_of_view(photograph).mask)
             results.append(score(case, math.nan))

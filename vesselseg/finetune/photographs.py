@@ -97,7 +97,7 @@ def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:
     Raises ImageError for a photograph that cannot be decoded, and DatasetError for a label that
     cannot be decoded, is of another size, or has no vessels or too many.
     """
-    rgb = read_photograph(sample.image)
+    rgb = read_photograph(sample)
     label = read_mask(sample.label, sample, rgb)
     share = label.mean()
     if share == 0:

@@ -84,7 +84,7 @@ def measure(
 
     def photographs() -> Iterator[tuple[Mask, RGB]]:
         for sample in samples:
-            photograph = read_photograph(sample.image)
+            photograph = read_photograph(sample)
             yield read_mask(sample.label, sample, photograph), photograph
 
     totals = [Confusion()] * len(THRESHOLDS)

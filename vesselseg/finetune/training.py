@@ -20,6 +20,7 @@ from ..backends.pytorch import choose_device, native_precisions
 from ..errors import CheckpointError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
 from ..files import sha256, whole_file
+from ..images import check_bits
 from ..metrics import Confusion
 from ..registry import REGISTRY
 from ..spec import ModelSpec, is_integer, plain
@@ -86,6 +87,7 @@ def train(
     batch_size: int = 8,
     seed: int = 0,
     device: str | torch.device = "auto",
+    bits: int | None = None,
     name: str | None = None,
     restart: bool = False,
     force: bool = False,
@@ -126,6 +128,9 @@ def train(
         Seed of all random choices: who is held out, and which windows are drawn.
     device : str or torch.device
         "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
+    bits : int, optional
+        Bits that 16-bit values of the photographs use, if not all, such as 12 for values up to
+        4095.
     name : str, optional
         Name of the new model. None takes the file name of `output`.
     restart : bool
@@ -181,6 +186,7 @@ def train(
     held_out, iterations, evaluate_every, patience, rate, batch_size, seed = plain(
         (held_out, iterations, evaluate_every, patience, rate, batch_size, seed)
     )
+    bits = check_bits(bits)
     check_options(
         held_out=held_out, iterations=iterations, evaluate_every=evaluate_every,
         patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
@@ -192,12 +198,12 @@ def train(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
         expected_dice=None, least_sharpness=None, sources=(), config="",
     )  # fmt: skip
-    dataset = read_pairs(Path(images), Path(labels))
+    dataset = read_pairs(Path(images), Path(labels), bits=bits)
     split = split_by_person(dataset.samples, group, held_out, seed)
     options = {
         "group": group, "held_out": held_out, "iterations": iterations,
         "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
-        "batch_size": batch_size, "seed": seed, "device": str(chosen_device),
+        "batch_size": batch_size, "seed": seed, "device": str(chosen_device), "bits": bits,
     }  # fmt: skip
     belongs_to = {
         **options,

@@ -32,6 +32,7 @@ def segment_to_layers(
     model: Model | Segmenter | None = None,
     scale: Scale | None = None,
     threshold: float = 0.5,
+    bits: int | None = None,
     device: str = "auto",
 ) -> list[LayerData]:
     """Segment the photograph in an Image layer.
@@ -49,6 +50,8 @@ def segment_to_layers(
         uses the model's own rule.
     threshold : float
         Pixels with a higher probability are vessel, in [0, 1].
+    bits : int, optional
+        Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
     device : str
         "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
 
@@ -83,7 +86,9 @@ def segment_to_layers(
     from ..api import segment  # loads PyTorch
 
     photograph = photograph_of(layer)
-    result = segment(photograph, model=model, scale=scale, threshold=threshold, device=device)
+    result = segment(
+        photograph, model=model, scale=scale, threshold=threshold, bits=bits, device=device
+    )
     return to_layers(result, layer)
 
 

@@ -31,6 +31,7 @@ _SCALES = (
     ("by the field of view", "fov"),
     ("unchanged", "native"),
 )
+_BITS = (("all of 16", None), ("14", 14), ("12", 12), ("10", 10))
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -68,6 +69,11 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             choices=_SCALES,
             tooltip="How to resize the photograph before the network sees it",
         )
+        self.bits = ComboBox(
+            label="Bits used",
+            choices=_BITS,
+            tooltip="How many bits the values of a photograph of 16 bits use",
+        )
         self.device = ComboBox(
             label="Device",
             choices=_DEVICES,
@@ -94,6 +100,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
                 self.model,
                 self.model_file,
                 self.scale,
+                self.bits,
                 self.device,
                 self.threshold,
                 Container(
@@ -135,6 +142,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             ensure_main_thread(partial(self.show_download, self.cancelled)),
             scale=self.scale.value,
             threshold=self.threshold.value,
+            bits=self.bits.value,
             device=self.device.value,
         )
         worker.returned.connect(partial(self.show_outcome, self.cancelled))

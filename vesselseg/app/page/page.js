@@ -51,8 +51,8 @@ async function segment(item) {
     }
     if (!current || !current.result) preview(item);
     say(`Segmenting ${file.name} …`);
-    const model = encodeURIComponent(by("model").value);
-    const answer = await ask(`segment?model=${model}`, { method: "POST", body: file });
+    const query = new URLSearchParams({ model: by("model").value, bits: by("bits").value });
+    const answer = await ask(`segment?${query}`, { method: "POST", body: file });
     const result = await answer.json();
     const get = (name) => ask(`results/${result.token}/${name}`);
     result.probability = new Float32Array(await (await get("probability.f32")).arrayBuffer());
@@ -253,10 +253,12 @@ function listenToPointers() {
 async function start() {
   for (const id of ["threshold", "show"]) by(id).addEventListener("input", draw);
   for (const id of ["opacity", "divider"]) by(id).addEventListener("input", place);
-  by("model").addEventListener("change", () => {
-    const item = current;
-    if (item) queue = queue.then(() => segment(item));
-  });
+  for (const id of ["model", "bits"]) {
+    by(id).addEventListener("change", () => {
+      const item = current;
+      if (item) queue = queue.then(() => segment(item));
+    });
+  }
   by("file").addEventListener("change", () => {
     take(by("file").files);
     by("file").value = ""; // so that the same file can be chosen again
