@@ -17,6 +17,7 @@ import vesselseg
 pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
 from support import EXAMPLE
+from support.drawn import twelve_bits
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +226,19 @@ def test_warnings_of_the_library_are_shown(driver, folder):
     Image.new("RGB", (60, 50), "gray").save(folder / "grey.png")
     driver.find_element("id", "file").send_keys(str(folder / "grey.png"))
     wait(lambda: "No field of view was found" in driver.find_element("id", "warnings").text)
+
+
+def test_the_bits_of_a_16_bit_photograph_can_be_chosen(driver, folder):
+    with Image.open(EXAMPLE) as opened:
+        grey = np.asarray(opened.convert("L").reduce(4))
+    Image.fromarray(twelve_bits(grey)).save(folder / "deep.png")
+    driver.find_element("id", "file").send_keys(str(folder / "deep.png"))
+    wait(lambda: "If they use 12 bits" in driver.find_element("id", "warnings").text)
+    choose = "const s = document.getElementById('bits'); s.value = arguments[0];"
+    driver.execute_script(f"{choose} s.dispatchEvent(new Event('change'))", "12")
+    wait(lambda: driver.execute_script("return current.result.provenance.bits") == 12)
+    assert "If they use 12 bits" not in driver.find_element("id", "warnings").text
+    driver.execute_script(choose, "")
 
 
 def test_on_a_phone_the_picture_comes_before_the_settings(driver):

@@ -31,7 +31,7 @@ _SCALES = (
     ("by the field of view", "fov"),
     ("unchanged", "native"),
 )
-_BITS = (("all of 16", None), ("14", 14), ("12", 12), ("10", 10))
+_BITS = (("all", None), ("14", 14), ("12", 12), ("10", 10))
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -70,9 +70,9 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             tooltip="How to resize the photograph before the network sees it",
         )
         self.bits = ComboBox(
-            label="Bits used",
+            label="Bits",
             choices=_BITS,
-            tooltip="How many bits the values of a photograph of 16 bits use",
+            tooltip="How many of its 16 bits a 16-bit photograph uses",
         )
         self.device = ComboBox(
             label="Device",
