@@ -139,8 +139,9 @@ def test_only_the_server_itself_was_asked(driver, address):
     names = driver.execute_script(
         "return performance.getEntriesByType('resource').map((entry) => entry.name)"
     )
-    assert [name for name in names if "/segment?" in name] == [f"{address}segment?model="
-        + vesselseg.list_models()[0].name]  # fmt: skip
+    model = vesselseg.list_models()[0].name
+    segmented = [name for name in names if "/segment?" in name]
+    assert segmented == [f"{address}segment?model={model}&bits="]
     assert all(name.startswith((address, "data:", "blob:" + address)) for name in names)
     # Where the browser would tell what it rejected or could not load.
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
