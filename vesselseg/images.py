@@ -243,7 +243,8 @@ def from_tensor(tensor: Tensor, max_pixels: int, bits: int | None) -> RGB:
         values = tensor.float() if tensor.is_floating_point() else tensor
         array = values.numpy(force=True)
     except (TypeError, RuntimeError) as error:
-        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        layout = "nested" if tensor.is_nested else tensor.layout
+        kind = f"{tensor.dtype}, {layout}, on {tensor.device}"
         raise ImageError(
             f"A tensor of this kind cannot be used: {kind}. Allowed are dense tensors of {_DTYPES}."
         ) from error

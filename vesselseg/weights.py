@@ -146,7 +146,8 @@ def check_complete(file: WeightsFile, spec: ModelSpec, expected: Mapping[str, Te
             and value.is_cpu
             and not value.is_nested
         ):
-            kind = f"{value.dtype}, {value.layout}, {value.device}"
+            layout = "nested" if value.is_nested else value.layout
+            kind = f"{value.dtype}, {layout}, {value.device}"
             faults["not real numbers"].append(f"{name} ({kind})")
         elif value.shape != wanted.shape:
             shapes = f"{tuple(value.shape)} instead of {tuple(wanted.shape)}"
