@@ -162,7 +162,7 @@ class TestWhatADecoderOrCallerRaises:
 
     def test_nested_tensors(self):
         nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)
-        with pytest.raises(ImageError):
+        with pytest.raises(ImageError, match="of this kind cannot be used"):
             to_rgb(nested)
 
     @pytest.mark.parametrize("name", ["x" * 300 + ".png", "/dev/null", "\0.png"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from support import EXAMPLE
+from support.drawn import twelve_bits
 from support.models import NARROW, TINY
 
 import vesselseg
@@ -194,6 +195,12 @@ class TestInt8:
             for images in ([photograph], [photograph, photograph[:, ::-1]], None):
                 assert quantize.quantize(network, NARROW, images, 10**8) == b"int8"
         assert len(counts) == len(cache.contents()) == 3
+
+    def test_calibration_with_photographs_of_12_bits(self, photograph):
+        grey = photograph[..., 1]
+        deep = quantize.calibration_windows([twelve_bits(grey)], NARROW, 10**6, bits=12)
+        expected = quantize.calibration_windows([grey], NARROW, 10**6)
+        assert all(map(np.array_equal, deep, expected))
 
     def test_calibration_windows_come_evenly_from_all_images(self, photograph, monkeypatch):
         monkeypatch.setattr(quantize, "MIN_PIXELS", 20 * 64**2)

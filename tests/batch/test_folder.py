@@ -6,7 +6,8 @@ import io
 from pathlib import Path
 
 import pytest
-from support.drawn import photographs, tree
+from PIL import Image
+from support.drawn import photographs, pixels, tree, twelve_bits
 from support.models import tiny_weights
 
 import vesselseg
@@ -55,6 +56,23 @@ def test_skips_what_is_done_and_repeats_what_is_not(
     assert summary == Summary(segmented=1, repeated=1, skipped=1, manifest=str(manifest))
     assert [Path(row["input"]).name for row in read_manifest(manifest)] == ["a.png", "b.png"]
     assert len(rows) == 1
+
+
+def test_rows_of_existing_results_have_their_bits(
+    tmp_path: Path, folder: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    eye = folder / "a.png"
+    Image.fromarray(twelve_bits(pixels(eye)[..., 1])).save(eye)
+    rows = []
+    for name in ("first.jsonl", "second.jsonl"):
+        manifest = tmp_path / name
+        segment_folder(
+            eye, tmp_path / "out", model=model, bits=12, skip_existing=True, manifest=manifest
+        )
+        (row,) = read_manifest(manifest)
+        rows.append({**row, "seconds": None})
+    assert rows[0] == rows[1]
+    assert "16-bit values" not in caplog.text
 
 
 @pytest.mark.parametrize(("ending", "skipped"), [(".tif", 1), (".npy", 0)])

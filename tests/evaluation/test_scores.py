@@ -143,6 +143,17 @@ def test_the_data_sets_own_field_of_view_goes_before_the_one_that_is_found(tmp_p
     assert sum(evaluate(model, dataset.samples).images[0].inside) == left_half.sum()
 
 
+def test_the_second_observer_of_photographs_of_12_bits(tmp_path, caplog):
+    folder = drawn.chase_db1(tmp_path)
+    expected = evaluate_other_observer(read_dataset(folder, "chase_db1"))
+    for path in folder.rglob("*.jpg"):
+        grey = drawn.pixels(path)[..., 1]
+        Image.fromarray(drawn.twelve_bits(grey)).save(path, format="PNG")
+    second = evaluate_other_observer(read_dataset(folder, "chase_db1", bits=12))
+    assert [image.whole for image in second.images] == [image.whole for image in expected.images]
+    assert "16-bit values" not in caplog.text
+
+
 def test_the_second_observer_is_compared_with_the_first(tmp_path):
     dataset = read_dataset(drawn.chase_db1(tmp_path), "chase_db1")
 
