@@ -56,7 +56,7 @@ ROWS: dict[str, list[str]] = {
 START = {
     "cameras": "size", "recipe": "cameras", "before": "first", "small-and-wide": "first",
 }  # fmt: skip
-# What they are exported with.
+# What they are exported with: the range that was in use when they were measured.
 IN_USE = ["--diameter", "1000", "2000"]
 EXPORT = {
     "recipe": IN_USE,

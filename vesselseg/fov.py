@@ -91,10 +91,10 @@ def largest_region(mask: Mask) -> Mask:
         if np.array_equal(spread, labels):
             break
         labels = spread
-    numbers, counts = np.unique(labels[cells], return_counts=True)
-    if not len(numbers):
+    counts = np.bincount(labels[cells])
+    if not len(counts):
         return np.zeros_like(mask)
-    region = spread_labels(labels == numbers[counts.argmax()])  # with the cells at its edge
+    region = spread_labels(labels == counts.argmax())  # with the cells at its edge
     pixels = region.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[:height, :width]
     return np.asarray(mask & pixels)
 
