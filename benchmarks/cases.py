@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import vesselseg
 from vesselseg import ModelSpec, Segmenter, weights
 from vesselseg.fov import find_field_of_view
-from vesselseg.preprocess import preprocess, restore
+from vesselseg.preprocess import preprocess, restore, vessel_bias
 from vesselseg.registry import EMBEDDED, find_spec
 from vesselseg.unet import UNet
 
@@ -68,6 +68,8 @@ class Case:
     spec : ModelSpec
     pixels, scaled : ndarray of uint8 (H, W, 3)
         The image, and the image at the network's scale and in its colours.
+    bias : float
+        What vesselseg adds to the vessel logit of a small field of view.
     theirs : torch.nn.Module or None
         mmsegmentation's model; None if it is not installed, and then `missing` says why.
     weights : Path
@@ -80,6 +82,7 @@ class Case:
         self.pixels = photograph(plan.size)
         fov = find_field_of_view(self.pixels)
         self.scaled = preprocess(self.pixels, fov, plan.scale, self.spec)
+        self.bias = vessel_bias(fov.diameter, self.spec)
         self.theirs: Any = None
         self.missing = ""
         with torch.random.fork_rng():
@@ -103,7 +106,7 @@ class Case:
 
     def mask(self, logit: Tensor) -> NDArray[np.bool_]:
         """Vessel logit minus background logit, (1, h, w) -> mask of the photograph's size."""
-        return (restore(logit, *self.plan.size)[0] > 0).cpu().numpy()
+        return (restore(logit + self.bias, *self.plan.size)[0] > 0).cpu().numpy()
 
 
 def embedded_weights(case: Case) -> Path:
