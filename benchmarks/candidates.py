@@ -69,6 +69,12 @@ def cost(case: Case, precision: str = "float32") -> flops.Cost:
     return flops.cost(case.spec, *case.scaled.shape[:2], batch_size(case, precision))
 
 
+def executed(case: Case, precision: str) -> float:
+    """Operations that vesselseg executes: on what it computes of the image, in its windows."""
+    size, shrink = batch_size(case, precision), case.plan.scale == "fov"
+    return flops.cost(case.spec, *case.computed, size, shrink=shrink).executed
+
+
 def mmsegmentation(case: Case) -> Candidate:
     """``slide_inference``, one window at a time, as published."""
     model = theirs(case)
@@ -123,11 +129,11 @@ def onnxruntime(case: Case) -> Candidate:
     """An exported file in ``load_model``."""
     need_cpu(case)
     model = load_model(exported(case), device="cpu")
-    return Candidate("float32", call(model, case), cost(case).executed)
+    return Candidate("float32", call(model, case), executed(case, "float32"))
 
 
 def openvino(precision: str, case: Case) -> Candidate:
-    """OpenVINO on the exported file, compiled for one shape, with vesselseg's windows."""
+    """OpenVINO on the exported file, compiled for one shape, on the windows of the spec."""
     need_cpu(case)
     need_native(precision, case)
     spec, size = case.spec, batch_size(case, precision)
@@ -160,7 +166,7 @@ def vesselseg(precision: str, case: Case) -> Candidate:
     """``Segmenter.__call__``, with the field of view and the resampling."""
     need_native(precision, case)
     model = case.load(precision)
-    return Candidate(precision, call(model, case), cost(case, precision).executed)
+    return Candidate(precision, call(model, case), executed(case, precision))
 
 
 def vesselseg_without(part: str, precision: str, case: Case) -> Candidate:
@@ -176,7 +182,7 @@ def vesselseg_without(part: str, precision: str, case: Case) -> Candidate:
     else:
         backend.placed = copy_network(network, backend.device, DTYPES[precision])
     model = Segmenter(backend, case.spec, sha256="")
-    return Candidate(precision, call(model, case), cost(case, precision).executed)
+    return Candidate(precision, call(model, case), executed(case, precision))
 
 
 def vesselseg_noise(case: Case) -> Candidate:
@@ -188,7 +194,7 @@ def vesselseg_noise(case: Case) -> Candidate:
     def run() -> NDArray[np.bool_]:
         return model(pixels, scale="native").mask
 
-    return Candidate("float32", run, cost(case).executed, comparable=False)
+    return Candidate("float32", run, executed(case, "float32"), comparable=False)
 
 
 def vesselseg_openvino(precision: str, case: Case) -> Candidate:
@@ -197,7 +203,7 @@ def vesselseg_openvino(precision: str, case: Case) -> Candidate:
     if precision == "bfloat16":
         need_native(precision, case)
     model = case.load(precision, backend="openvino")
-    return Candidate(precision, call(model, case), cost(case, precision).executed)
+    return Candidate(precision, call(model, case), executed(case, precision))
 
 
 # Each raises ImportError or LeftOutError if it cannot be measured.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import vesselseg
 from vesselseg import ModelSpec, Segmenter, weights
 from vesselseg.fov import find_field_of_view
-from vesselseg.preprocess import preprocess, restore, vessel_bias
+from vesselseg.preprocess import preprocess, region_to_compute, restore, vessel_bias
 from vesselseg.registry import EMBEDDED, find_spec
 from vesselseg.unet import UNet
 
@@ -68,6 +68,8 @@ class Case:
     spec : ModelSpec
     pixels, scaled : ndarray of uint8 (H, W, 3)
         The image, and the image at the network's scale and in its colours.
+    computed : (int, int)
+        Height and width of the part of it that vesselseg computes.
     bias : float
         What vesselseg adds to the vessel logit of a small field of view.
     theirs : torch.nn.Module or None
@@ -82,6 +84,8 @@ class Case:
         self.pixels = photograph(plan.size)
         fov = find_field_of_view(self.pixels)
         self.scaled = preprocess(self.pixels, fov, plan.scale, self.spec)
+        region = region_to_compute(self.scaled, fov, plan.scale)
+        self.computed = region.bottom - region.top, region.right - region.left
         self.bias = vessel_bias(fov.diameter, self.spec)
         self.theirs: Any = None
         self.missing = ""

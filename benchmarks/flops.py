@@ -30,17 +30,24 @@ class Cost(NamedTuple):
     executed: float
 
 
-def cost(spec: ModelSpec, height: int, width: int, batch_size: int) -> Cost:
-    """Cost of a `height` x `width` image at the network's scale."""
-    count = len(windows(height, width, spec.crop, spec.stride))
-    nominal, executed = window_flop(spec, *window_size(spec, height, width))
+def cost(
+    spec: ModelSpec, height: int, width: int, batch_size: int, *, shrink: bool = False
+) -> Cost:
+    """Cost of a `height` x `width` image at the network's scale; `shrink` shrinks its windows."""
+    shrink_to = spec.size_divisor if shrink else None
+    count = len(windows(height, width, spec.crop, spec.stride, shrink_to))
+    size = window_size(spec, height, width, shrink=shrink)
+    nominal, executed = window_flop(spec, *size)
     return Cost(count, count * nominal, round_up(count, batch_size) * executed)
 
 
-def window_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
+def window_size(
+    spec: ModelSpec, height: int, width: int, *, shrink: bool = False
+) -> tuple[int, int]:
     """Height and width of the windows of such an image, as the network gets them."""
-    divisor = spec.size_divisor
-    return round_up(min(spec.crop, height), divisor), round_up(min(spec.crop, width), divisor)
+    shrink_to = spec.size_divisor if shrink else None
+    top, bottom, left, right = windows(height, width, spec.crop, spec.stride, shrink_to)[0]
+    return round_up(bottom - top, spec.size_divisor), round_up(right - left, spec.size_divisor)
 
 
 @functools.cache

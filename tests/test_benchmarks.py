@@ -68,6 +68,13 @@ class TestFlop:
     def test_windows_of_small_images_are_extended(self):
         assert load("flops").window_size(DRIVE, 20, 100) == (32, 64)
 
+    def test_shrunk_windows_cost_less(self):
+        flops = load("flops")
+        assert flops.window_size(DRIVE, 70, 100, shrink=True) == (48, 64)
+        whole, shrunk = (flops.cost(DRIVE, 70, 100, 1, shrink=s) for s in (False, True))
+        assert shrunk.windows == whole.windows == 4
+        assert shrunk.executed == pytest.approx(whole.executed * 48 / 64)
+
     def test_no_random_numbers_are_drawn(self):
         flops = load("flops")
         flops.window_flop.cache_clear()
@@ -378,7 +385,7 @@ def test_throughput_and_scaling():
         "one by one", "segment_many", "batch, masks written",
     }  # fmt: skip
     assert all(row["rate"] > 0 for row in rows)
-    small, large = throughput.scaling(repeats=1, sides=(64, 600))
+    small, large = throughput.scaling(repeats=1, sides=(64, 640))
     assert (small["windows"], large["windows"]) == (1, 4)
 
 

@@ -13,7 +13,9 @@ from vesselseg.preprocess import (
     apply_channel_gains,
     channel_gains,
     check_scale,
+    extend,
     preprocess,
+    region_to_compute,
     restore,
     scale_factor,
     unfamiliar_size,
@@ -121,6 +123,33 @@ class TestColours:
         image = blank(30, 40)
         view = FieldOfView(np.ones((30, 40), dtype=np.bool_), None)
         assert preprocess(image, view, "native", DRIVE) is image
+
+
+class TestRegion:
+    """What the network computes, and what it leaves out."""
+
+    VIEW = FieldOfView(np.zeros((100, 200), dtype=np.bool_), 50.0)
+    VIEW.mask[30:80, 60:110] = True
+
+    def test_the_rectangle_around_the_field_of_view_with_a_margin(self):
+        assert region_to_compute(blank(200, 400), self.VIEW, "fov") == (50, 170, 110, 230)
+
+    def test_ends_at_the_border(self):
+        cut = FieldOfView(np.ones((100, 200), dtype=np.bool_), 250.0)
+        assert region_to_compute(blank(200, 400), cut, "fov") == (0, 200, 0, 400)
+
+    @pytest.mark.parametrize("scale", ["native", "fit", 2.0])
+    def test_other_scales_compute_everything(self, scale):
+        assert region_to_compute(blank(200, 400), self.VIEW, scale) == (0, 200, 0, 400)
+
+    def test_there_are_no_vessels_outside(self):
+        region = region_to_compute(blank(200, 400), self.VIEW, "fov")
+        extended = extend(torch.ones(2, 120, 120), region, 200, 400)
+        assert (extended[:, 50:170, 110:230] == 1).all()
+        vessel = extended.softmax(dim=0)[1]
+        assert vessel.sum() == pytest.approx(0.5 * 120 * 120)
+        assert vessel[49].max() == vessel[:, 230].max() == 0
+        assert (extended.diff(dim=0).sigmoid()[0] == vessel).all()
 
 
 class TestCheckScale:

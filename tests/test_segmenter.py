@@ -20,7 +20,9 @@ from vesselseg import (
     Segmenter,
     fov,
     preprocess,
+    weights,
 )
+from vesselseg.backends.pytorch import TorchBackend
 from vesselseg.result import read_provenance
 
 
@@ -116,6 +118,50 @@ def test_a_photograph_of_too_many_windows_is_rejected(published_file):
     model = vesselseg.load_model(spec, weights=published_file, device="cpu")
     with pytest.raises(OptionError, match="144,400 windows of 64 pixels with a stride of 1"):
         model(np.zeros((443, 443, 3), np.uint8), scale="native")
+
+
+class TestBlackBorders:
+    """With the scale "fov" they are left out."""
+
+    @pytest.fixture
+    def bordered(self, photograph):
+        return np.pad(photograph, [(100, 100), (100, 100), (0, 0)])
+
+    def test_change_next_to_nothing(self, photograph, bordered):
+        embedded = vesselseg.load_model(device="cpu")
+        plain, mask = embedded(photograph).mask, embedded(bordered).mask
+        assert not mask[:90].any()
+        assert (mask[100:-100, 100:-100] != plain).mean() < 0.05 * plain.mean()
+
+    def test_have_no_vessels(self, model, bordered):
+        probability = model(bordered, scale="fov").probability
+        assert not probability[:90].any()
+        assert not probability[:, -90:].any()
+        assert probability[100:-100, 100:-100].mean() > 0.1
+        assert model(bordered, scale="native").probability[:90].any()
+
+    def test_cost_nothing(self, published_file, photograph, bordered):
+        backend = CountingBackend(
+            weights.load_network(published_file, NARROW), NARROW, "cpu", "float32"
+        )
+        model = Segmenter(backend, NARROW, sha256="")
+        assert backend.count(model, bordered, "fov") <= backend.count(model, photograph, "fov")
+        assert backend.count(model, bordered, "native") > backend.count(model, photograph, "native")
+
+
+class CountingBackend(TorchBackend):
+    """A backend that counts the pixels of the windows that it computes."""
+
+    pixels = 0
+
+    def __call__(self, windows):
+        self.pixels += windows[:, 0].numel()
+        return super().__call__(windows)
+
+    def count(self, model, image, scale):
+        before = self.pixels
+        model(image, scale=scale)
+        return self.pixels - before
 
 
 def test_a_small_field_of_view_raises_the_vessel_logit(published_file, photograph):

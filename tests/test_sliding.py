@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vesselseg.registry import find_spec
-from vesselseg.sliding import round_up, slide, starts, windows
+from vesselseg.sliding import round_up, shrink, slide, starts, windows
 
 
 def pointwise(windows):
@@ -24,14 +24,20 @@ sizes = st.integers(1, 40)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(sizes, sizes, st.integers(1, 24), st.data(), st.integers(1, 9), st.sampled_from([1, 4, 16]))
-def test_stitching_is_the_identity(height, width, crop, data, batch_size, size_divisor):
+@given(
+    sizes, sizes, st.integers(1, 24), st.data(), st.integers(1, 9), st.sampled_from([1, 4, 16]),
+    st.booleans(),
+)  # fmt: skip
+def test_stitching_is_the_identity(
+    height, width, crop, data, batch_size, size_divisor, shrink_windows
+):
     stride = data.draw(st.integers(1, crop))
     generator = torch.Generator().manual_seed(height * 100 + width)
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
     logits = one(
-        image, pointwise, crop=crop, stride=stride, batch_size=batch_size, size_divisor=size_divisor
-    )
+        image, pointwise, crop=crop, stride=stride, batch_size=batch_size,
+        size_divisor=size_divisor, shrink_windows=shrink_windows,
+    )  # fmt: skip
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, image.float() + 1, rtol=1e-6)
 
@@ -184,6 +190,26 @@ def test_every_pixel_is_covered():
         for window in windows(height, width, crop, stride):
             covered[window.top : window.bottom, window.left : window.right] = True
         assert covered.all()
+
+
+def test_shrunk_windows_just_cover_the_image():
+    # Two of 64 with an overlap of 8 would cover 120 pixels, and three 176.
+    assert windows(100, 130, crop=64, stride=56, shrink_to=2) == [
+        (top, top + 54, left, left + 50) for top in (0, 46) for left in (0, 42, 80)
+    ]
+    assert windows(40, 64, crop=64, stride=56, shrink_to=2) == [(0, 40, 0, 64)]
+
+
+@pytest.mark.parametrize("divisor", [1, 4, 16])
+def test_shrunk_windows_are_no_more_and_overlap_no_less(divisor):
+    for crop in (16, 40, 64):
+        for stride in range(1, crop + 1):
+            for length in range(1, 4 * crop):
+                shrunk, step = shrink(length, crop, stride, divisor)
+                assert shrunk <= crop
+                assert shrunk % divisor == 0 or shrunk == crop
+                assert shrunk - step == crop - stride
+                assert len(starts(length, shrunk, step)) <= len(starts(length, crop, stride))
 
 
 def test_round_up():

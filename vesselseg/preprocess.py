@@ -13,6 +13,7 @@ from .errors import OptionError
 from .fov import FieldOfView
 from .images import MAX_PIXELS, RGB
 from .opencv_resize import resize_like_opencv
+from .sliding import Window
 from .spec import SCALES, ModelSpec, Scale, is_factor, plain
 
 # Without a field of view to go by, tiny images are not enlarged further than this.
@@ -20,6 +21,12 @@ _LARGEST_GUESS = 4.0
 
 # Beyond these gains, a channel holds more noise than fundus.
 _GAIN_RANGE = (0.25, 8.0)
+
+# Pixels at the network's scale beside the field of view that are computed with it.
+_MARGIN = 10
+
+# A vessel logit whose probability is 0 in float32.
+_IMPOSSIBLE = -1000.0
 
 _SAMPLES = 256  # rows and columns, about, that channel means are taken over
 
@@ -120,6 +127,33 @@ def vessel_bias(diameter: float | None, spec: ModelSpec) -> float:
         return 0.0
     largest, bias = spec.small_fov_bias
     return bias * min(max(math.log2(largest / diameter), 0.0), 1.0)
+
+
+def region_to_compute(scaled: RGB, fov: FieldOfView, scale: Scale) -> Window:
+    """The part of a photograph at the network's scale that the network computes.
+
+    With the scale "fov" this is the rectangle around the field of view, else everything.
+    """
+    height, width = scaled.shape[:2]
+    if scale != "fov":
+        return Window(0, height, 0, width)
+    ends = []
+    for axis, length in ((1, height), (0, width)):
+        inside = np.flatnonzero(fov.mask.any(axis=axis))
+        factor = length / fov.mask.shape[1 - axis]
+        ends.append(max(math.floor(inside[0] * factor) - _MARGIN, 0))
+        ends.append(min(math.ceil((inside[-1] + 1) * factor) + _MARGIN, length))
+    return Window(*ends)
+
+
+def extend(logits: Tensor, region: Window, height: int, width: int) -> Tensor:
+    """Logits (K, h, w) of a region -> (K, height, width), without vessels outside of it."""
+    if logits.shape[-2:] == (height, width):
+        return logits
+    extended = logits.new_zeros(len(logits), height, width)
+    extended[-1] = _IMPOSSIBLE
+    extended[:, region.top : region.bottom, region.left : region.right] = logits
+    return extended
 
 
 def restore(logits: Tensor, height: int, width: int) -> Tensor:

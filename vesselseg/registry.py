@@ -129,8 +129,8 @@ _PUBLISHED = (
 EMBEDDED = ModelSpec(
     name="unet_s5-c16_chase-hrf-fives",
     dataset="chase_db1+hrf+fives",
-    crop=592,
-    stride=512,
+    crop=608,
+    stride=560,
     width=16,
     scale="fov",
     fov_diameter=1000,
@@ -143,7 +143,7 @@ EMBEDDED = ModelSpec(
     sources=(
         Source(
             "package:unet_s5-c16_chase-hrf-fives.pth",
-            sha256="7602da7b3a484886c8a1496ec579b739e5844e4fc6f06be85ec5aaa186e2cd27",
+            sha256="4532784dd67f7212d1757e69bfbfb4b0c7f75c5c0f1a54bdf05a5191115ce152",
         ),
     ),
     license="Apache-2.0",

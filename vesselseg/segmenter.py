@@ -23,9 +23,17 @@ from .errors import OptionError, VesselsegError
 from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness
 from .fov import FieldOfView, find_field_of_view
 from .images import MAX_PIXELS, RGB, ImageLike, check_bits, check_max_pixels, to_rgb
-from .preprocess import check_scale, preprocess, restore, unfamiliar_size, vessel_bias
+from .preprocess import (
+    check_scale,
+    extend,
+    preprocess,
+    region_to_compute,
+    restore,
+    unfamiliar_size,
+    vessel_bias,
+)
 from .result import Segmentation, check_threshold
-from .sliding import slide, starts
+from .sliding import Window, slide, starts
 from .spec import ModelSpec, Scale
 from .unet import UNet
 
@@ -45,6 +53,7 @@ class Photograph(Generic[Key]):
     rgb: RGB
     fov: FieldOfView
     network_size: tuple[int, int]
+    region: Window  # that is computed, at the network's scale
     bias: float  # of the vessel logit
     sharpness: float | None  # at the network's scale, if the model's familiarity depends on it
     warning: str
@@ -427,7 +436,9 @@ class Segmenter:
                         raise
                     failed.append((key, error))
                     continue
-                pixels = to_device(torch.from_numpy(scaled), self.device).permute(2, 0, 1)
+                region = region_to_compute(scaled, fov, rule)
+                part = scaled[region.top : region.bottom, region.left : region.right]
+                pixels = to_device(torch.from_numpy(np.ascontiguousarray(part)), self.device)
                 bias = vessel_bias(fov.diameter, self.spec)
                 sharpness = None
                 if self.spec.least_sharpness is not None:
@@ -440,16 +451,21 @@ class Segmenter:
                 if failed:
                     failed.clear()
                 size = scaled.shape[:2]
-                yield Photograph(key, rgb, fov, size, bias, sharpness, warning, before), pixels
+                photograph = Photograph(
+                    key, rgb, fov, size, region, bias, sharpness, warning, before
+                )
+                yield photograph, pixels.permute(2, 0, 1)
 
-        return slide(
+        for photograph, logits in slide(
             preprocessed(),
             network,
             crop=self.spec.crop,
             stride=self.spec.stride,
             batch_size=self.batch_size,
             size_divisor=self.spec.size_divisor,
-        )
+            shrink_windows=rule == "fov",
+        ):
+            yield photograph, extend(logits, photograph.region, *photograph.network_size)
 
     def _result(
         self,

@@ -2,7 +2,7 @@
 
 Source: mmsegmentation 1.2.2, ``EncoderDecoder.slide_inference``. For every stride up to the crop
 the windows are the same, and logits (not probabilities) are averaged uniformly. To change the
-overlap, change `stride`.
+overlap, change `stride`. Shrinking windows is our own.
 """
 
 from __future__ import annotations
@@ -38,14 +38,34 @@ def starts(length: int, crop: int, stride: int) -> list[int]:
     return [min(i * stride, last) for i in range(count)]
 
 
-def windows(height: int, width: int, crop: int, stride: int) -> list[Window]:
-    """All windows of a `height` x `width` image, row by row, all of the same size."""
-    window_height, window_width = min(crop, height), min(crop, width)
-    return [
-        Window(top, top + window_height, left, left + window_width)
-        for top in starts(height, crop, stride)
-        for left in starts(width, crop, stride)
-    ]
+def shrink(length: int, crop: int, stride: int, divisor: int) -> tuple[int, int]:
+    """Crop and stride of the smallest windows that can replace those of `crop` and `stride`.
+
+    There are as many along a side of that `length`, they overlap by at least as much, and their
+    length is a multiple of `divisor` if it is below `crop`.
+    """
+    if length <= crop:  # a single window, as long as the side
+        return crop, stride
+    count, overlap = len(starts(length, crop, stride)), crop - stride
+    least = -(-(length + (count - 1) * overlap) // count)  # ceil, the overlaps counted twice
+    shrunk = min(round_up(least, divisor), crop)
+    return shrunk, shrunk - overlap
+
+
+def windows(
+    height: int, width: int, crop: int, stride: int, shrink_to: int | None = None
+) -> list[Window]:
+    """All windows of a `height` x `width` image, row by row, all of the same size.
+
+    With `shrink_to`, they are as small as :func:`shrink` makes them, in multiples of it.
+    """
+    sides = []
+    for length in (height, width):
+        along = (crop, stride) if shrink_to is None else shrink(length, crop, stride, shrink_to)
+        shorter = min(along[0], length)
+        sides.append([(start, start + shorter) for start in starts(length, *along)])
+    rows, columns = sides
+    return [Window(*row, *column) for row in rows for column in columns]
 
 
 def round_up(length: int, divisor: int) -> int:
@@ -56,14 +76,13 @@ def round_up(length: int, divisor: int) -> int:
 class Stitcher(Generic[Key]):
     """One image, the sum of its windows' logits, and how many windows are still missing."""
 
-    def __init__(self, key: Key, image: Tensor, crop: int, stride: int) -> None:
+    def __init__(self, key: Key, image: Tensor, windows: list[Window]) -> None:
         self.key = key
         self.image = image
-        self.crop, self.stride = crop, stride
-        height, width = image.shape[-2:]
-        self.windows = windows(height, width, crop, stride)
-        self.window_size = min(crop, height), min(crop, width)
-        self.missing = len(self.windows)
+        self.windows = windows
+        top, bottom, left, right = windows[0]
+        self.window_size = bottom - top, right - left
+        self.missing = len(windows)
         self.sums = torch.empty(0)
 
     def add(self, window: Window, logits: Tensor) -> None:
@@ -77,12 +96,12 @@ class Stitcher(Generic[Key]):
     def mean(self) -> Tensor:
         """Logits (K, H, W), averaged over the windows that cover each pixel."""
         assert not self.missing
-        for axis in (1, 2):  # how many windows cover a pixel is a product of rows and columns
-            length = self.sums.shape[axis]
-            counts = torch.zeros(length, dtype=torch.float32)
-            for start in starts(length, self.crop, self.stride):
-                counts[start : start + self.crop] += 1
-            shape = [length if i == axis else 1 for i in range(3)]
+        # How many windows cover a pixel is a product of rows and columns.
+        for axis, ends in ((1, {w[:2] for w in self.windows}), (2, {w[2:] for w in self.windows})):
+            counts = torch.zeros(self.sums.shape[axis], dtype=torch.float32)
+            for first, last in ends:
+                counts[first:last] += 1
+            shape = [len(counts) if i == axis else 1 for i in range(3)]
             self.sums.div_(counts.view(shape).to(self.sums.device))
         return self.sums
 
@@ -95,6 +114,7 @@ def slide(
     stride: int,
     batch_size: int,
     size_divisor: int = 1,
+    shrink_windows: bool = False,
 ) -> Iterator[tuple[Key, Tensor]]:
     """Logits of each image, in order; windows of several images share batches.
 
@@ -113,6 +133,9 @@ def slide(
     size_divisor : int
         Windows of an image that is smaller than the crop are extended to the next multiple of
         this by repeating their last row and column. The logits are cropped back.
+    shrink_windows : bool
+        Whether windows are shrunk to what covers each image: as many, with at least the same
+        overlap, in multiples of `size_divisor`.
 
     Yields
     ------
@@ -131,7 +154,9 @@ def slide(
         except Exception as error:
             failure = error
             break
-        stitcher = Stitcher(key, image, crop, stride)
+        height, width = image.shape[-2:]
+        shrink_to = size_divisor if shrink_windows else None
+        stitcher = Stitcher(key, image, windows(height, width, crop, stride, shrink_to))
         if batch and batch[0][0].window_size != stitcher.window_size:
             run_batch(batch, network, batch_size, size_divisor)  # windows of one size only
         waiting.append(stitcher)

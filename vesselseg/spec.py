@@ -67,7 +67,8 @@ class ModelSpec:
     dataset : str
         The data set that the model was trained on.
     crop, stride : int
-        Side of the square windows, and the distance between their starts, in pixels.
+        Side of the square windows, and the distance between their starts, in pixels. With the
+        scale "fov" windows are shrunk to what covers the field of view; their overlap stays.
     head : {"fcn", "pspnet", "deeplabv3"}
         Head of the network.
     width, depth : int
@@ -129,7 +130,7 @@ class ModelSpec:
     >>> spec = vesselseg.list_models()[0]
     >>> denser = dataclasses.replace(spec, stride=spec.crop // 2)
     >>> vesselseg.load_model(denser).spec.stride
-    296
+    304
     """
 
     name: str
