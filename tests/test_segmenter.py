@@ -231,6 +231,17 @@ class TestSegmentMany:
         with pytest.raises(ImageError):
             next(results)
 
+    @pytest.mark.parametrize("on_error", ["raise", "yield"])
+    def test_an_error_of_the_iterator_comes_after_the_results_before(self, on_error, model, images):
+        def failing():
+            yield images[1]
+            raise LookupError("no more")
+
+        results = model.segment_many(failing(), on_error=on_error)
+        assert identical(next(results), model(images[1]))
+        with pytest.raises(LookupError, match="no more"):
+            next(results)
+
     def test_errors_can_come_in_place_of_results(self, model, images, tmp_path):
         mixed = ["none.png", images[0], b"", images[1], images[1], tmp_path]
         results = list(model.segment_many(mixed, on_error="yield"))

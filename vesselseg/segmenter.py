@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -57,7 +57,14 @@ class Photograph(Generic[Key]):
     bias: float  # of the vessel logit
     sharpness: float | None  # at the network's scale, if the model's familiarity depends on it
     warning: str
-    failed_before: list[tuple[Key, Exception]]  # images that could not be used, since the last one
+
+
+class Failed(NamedTuple):
+    """An image that could not be used, on its way in its place among the photographs."""
+
+    key: Any
+    error: Exception
+    is_last: bool  # whether the error is raised there, which ends the results
 
 
 class Segmenter:
@@ -221,9 +228,9 @@ class Segmenter:
             raise OptionError(f"on_error is {on_error!r}; allowed are 'raise' and 'yield'.")
         rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
         bits = check_bits(bits)
-        failed: list[tuple[None, Exception]] | None = [] if on_error == "yield" else None
         keyed = ((None, image) for image in images)
-        results = (result for _, result in self._results(keyed, rule, threshold, bits, failed))
+        pairs = self._results(keyed, rule, threshold, bits, keep_errors=on_error == "yield")
+        results = (result for _, result in pairs)
         if not progress:
             return results
         return show_progress(results, len(images) if isinstance(images, Sized) else None)
@@ -263,7 +270,7 @@ class Segmenter:
         """
         rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
         bits = check_bits(bits)
-        results = self._results(images, rule, threshold, bits, None)
+        results = self._results(images, rule, threshold, bits, keep_errors=False)
         return cast("Iterator[tuple[Key, Segmentation]]", results)
 
     def logits(
@@ -294,7 +301,9 @@ class Segmenter:
             If `scale` is outside what is described here.
         """
         rule, bits = check_scale(scale, self.spec), check_bits(bits)
-        photograph, logits = next(self._slide([(None, image)], rule, self._backend, bits))
+        ((photograph, logits),) = self._slide([(None, image)], self._backend, rule, bits)
+        if isinstance(photograph, Failed):
+            raise photograph.error
         logits[1] += photograph.bias
         return restore(logits, *photograph.rgb.shape[:2]).cpu()
 
@@ -382,7 +391,8 @@ class Segmenter:
         rule: Scale,
         threshold: float,
         bits: int | None,
-        failed: list[tuple[Key, Exception]] | None,
+        *,
+        keep_errors: bool,
     ) -> Iterator[tuple[Key, Segmentation | Exception]]:
         def vessel_logit(windows: Tensor) -> Tensor:
             # The vessel logit minus the background logit is all that a mask needs: averaging and
@@ -390,74 +400,79 @@ class Segmenter:
             # difference. That halves memory and resampling.
             return torch.diff(self._backend(windows), dim=1)
 
-        pending: deque[tuple[Photograph[Key], HostCopy]] = deque()
+        def result(
+            photograph: Photograph[Key] | Failed, copy: HostCopy
+        ) -> tuple[Key, Segmentation | Exception]:
+            if isinstance(photograph, Photograph):
+                return photograph.key, self._result(photograph, copy, rule, threshold, bits)
+            if photograph.is_last:
+                raise photograph.error
+            return photograph.key, photograph.error
+
+        pending: deque[tuple[Photograph[Key] | Failed, HostCopy]] = deque()
         failure: Exception | None = None
         try:
-            for photograph, logit in self._slide(images, rule, vessel_logit, bits, failed):
-                logit += photograph.bias
-                probability = restore(logit, *photograph.rgb.shape[:2])[0].sigmoid_()
-                pending.append((photograph, to_host(probability)))
+            for photograph, logit in self._slide(images, vessel_logit, rule, bits, keep_errors):
+                if isinstance(photograph, Photograph):
+                    logit += photograph.bias
+                    logit = restore(logit, *photograph.rgb.shape[:2])[0].sigmoid_()
+                pending.append((photograph, to_host(logit)))
                 if len(pending) > self.prefetch:
-                    photograph, copy = pending.popleft()
-                    yield from photograph.failed_before
-                    yield photograph.key, self._result(photograph, copy, rule, threshold, bits)
+                    yield result(*pending.popleft())
         except Exception as error:
             failure = error
         for photograph, copy in pending:
-            yield from photograph.failed_before
-            yield photograph.key, self._result(photograph, copy, rule, threshold, bits)
-        yield from failed or []
+            yield result(photograph, copy)
         if failure is not None:
             raise failure
+
+    def _prepare(
+        self, key: Key, image: ImageLike, rule: Scale, bits: int | None
+    ) -> tuple[Photograph[Key], Tensor]:
+        """A photograph, and what the network sees of it: uint8 (3, h, w) on the device."""
+        rgb = to_rgb(image, self.max_pixels, bits)
+        fov = find_field_of_view(rgb)
+        scaled = preprocess(rgb, fov, rule, self.spec, self.max_pixels)
+        size = height, width = scaled.shape[:2]
+        check_window_count(height, width, self.spec)
+        region = region_to_compute(scaled, fov, rule)
+        part = scaled[region.top : region.bottom, region.left : region.right]
+        pixels = to_device(torch.from_numpy(np.ascontiguousarray(part)), self.device)
+        bias = vessel_bias(fov.diameter, self.spec)
+        sharpness = None
+        if self.spec.least_sharpness is not None:
+            sharpness = measure_sharpness(scaled, fov.mask)
+        factor = max(size) / max(rgb.shape[:2])
+        warning = unfamiliar_size(fov.diameter, factor, rule, self.spec)
+        if warning:
+            logger.warning("%s", warning)
+        photograph = Photograph(key, rgb, fov, size, region, bias, sharpness, warning)
+        return photograph, pixels.permute(2, 0, 1)
 
     def _slide(
         self,
         images: Iterable[tuple[Key, ImageLike]],
-        rule: Scale,
         network: Callable[[Tensor], Tensor],
+        rule: Scale,
         bits: int | None,
-        failed: list[tuple[Key, Exception]] | None = None,
-    ) -> Iterator[tuple[Photograph[Key], Tensor]]:
-        """Each photograph with the network's output (K, h, w) for it, at the network's scale.
+        keep_errors: bool = False,
+    ) -> Iterator[tuple[Photograph[Key] | Failed, Tensor]]:
+        """Each photograph with the network's output (K, h, w) for it, at the network's scale."""
 
-        With a list as `failed`, images that cannot be used are collected there, until the next
-        photograph takes them along.
-        """
-
-        def preprocessed() -> Iterator[tuple[Photograph[Key], Tensor]]:
-            for key, image in images:
-                try:
-                    rgb = to_rgb(image, self.max_pixels, bits)
-                    fov = find_field_of_view(rgb)
-                    scaled = preprocess(rgb, fov, rule, self.spec, self.max_pixels)
-                    check_window_count(scaled.shape[0], scaled.shape[1], self.spec)
-                except (VesselsegError, OSError, MemoryError) as error:
-                    if failed is None:
-                        raise
-                    failed.append((key, error))
-                    continue
-                region = region_to_compute(scaled, fov, rule)
-                part = scaled[region.top : region.bottom, region.left : region.right]
-                pixels = to_device(torch.from_numpy(np.ascontiguousarray(part)), self.device)
-                bias = vessel_bias(fov.diameter, self.spec)
-                sharpness = None
-                if self.spec.least_sharpness is not None:
-                    sharpness = measure_sharpness(scaled, fov.mask)
-                factor = max(scaled.shape[:2]) / max(rgb.shape[:2])
-                warning = unfamiliar_size(fov.diameter, factor, rule, self.spec)
-                if warning:
-                    logger.warning("%s", warning)
-                before = list(failed or [])
-                if failed:
-                    failed.clear()
-                size = scaled.shape[:2]
-                photograph = Photograph(
-                    key, rgb, fov, size, region, bias, sharpness, warning, before
-                )
-                yield photograph, pixels.permute(2, 0, 1)
+        def prepared() -> Iterator[tuple[Photograph[Key] | Failed, Tensor | None]]:
+            try:
+                for key, image in images:
+                    try:
+                        yield self._prepare(key, image, rule, bits)
+                    except (VesselsegError, OSError, MemoryError) as error:
+                        if not keep_errors:
+                            raise
+                        yield Failed(key, error, is_last=False), None
+            except Exception as error:
+                yield Failed(None, error, is_last=True), None
 
         for photograph, logits in slide(
-            preprocessed(),
+            prepared(),
             network,
             crop=self.spec.crop,
             stride=self.spec.stride,
@@ -465,7 +480,9 @@ class Segmenter:
             size_divisor=self.spec.size_divisor,
             shrink_windows=rule == "fov",
         ):
-            yield photograph, extend(logits, photograph.region, *photograph.network_size)
+            if isinstance(photograph, Photograph):
+                logits = extend(logits, photograph.region, *photograph.network_size)
+            yield photograph, logits
 
     def _result(
         self,

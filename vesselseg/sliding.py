@@ -26,6 +26,11 @@ class Window(NamedTuple):
     left: int
     right: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
 
 def starts(length: int, crop: int, stride: int) -> list[int]:
     """First pixels of the windows along one side.
@@ -80,10 +85,9 @@ class Stitcher(Generic[Key]):
         self.key = key
         self.image = image
         self.windows = windows
-        top, bottom, left, right = windows[0]
-        self.window_size = bottom - top, right - left
+        self.window_size = windows[0].size if windows else (0, 0)
         self.missing = len(windows)
-        self.sums = torch.empty(0)
+        self.sums = torch.empty(0, 0, 0)
 
     def add(self, window: Window, logits: Tensor) -> None:
         """Add the logits (K, h, w) of one window."""
@@ -107,7 +111,7 @@ class Stitcher(Generic[Key]):
 
 
 def slide(
-    images: Iterable[tuple[Key, Tensor]],
+    images: Iterable[tuple[Key, Tensor | None]],
     network: Network,
     *,
     crop: int,
@@ -120,9 +124,9 @@ def slide(
 
     Parameters
     ----------
-    images : iterable of (key, Tensor (C, H, W))
-        Read one by one, when windows are needed. Keys are handed through. An exception that
-        this raises is passed on after the images before it have been yielded.
+    images : iterable of (key, Tensor (C, H, W) or None)
+        Read one by one, when windows are needed. Keys are handed through; one that comes without
+        an image keeps its place.
     network : callable
         Windows (N, C, h, w) -> logits (N, K, h, w), with h and w divisible by `size_divisor`.
     crop, stride : int
@@ -140,27 +144,21 @@ def slide(
     Yields
     ------
     key, Tensor (K, H, W)
-        float32, on the device of the logits.
+        float32, on the device of the logits; empty for a key without an image.
     """
     waiting: deque[Stitcher[Key]] = deque()  # images in order, some of their windows in the batch
     batch: list[tuple[Stitcher[Key], Window]] = []
-    iterator = iter(images)
-    failure: Exception | None = None
-    while True:
-        try:
-            key, image = next(iterator)
-        except StopIteration:
-            break
-        except Exception as error:
-            failure = error
-            break
-        height, width = image.shape[-2:]
-        shrink_to = size_divisor if shrink_windows else None
-        stitcher = Stitcher(key, image, windows(height, width, crop, stride, shrink_to))
-        if batch and batch[0][0].window_size != stitcher.window_size:
-            run_batch(batch, network, batch_size, size_divisor)  # windows of one size only
+    for key, image in images:
+        if image is None:
+            stitcher = Stitcher(key, torch.empty(0), [])
+        else:
+            height, width = image.shape[-2:]
+            shrink_to = size_divisor if shrink_windows else None
+            stitcher = Stitcher(key, image, windows(height, width, crop, stride, shrink_to))
         waiting.append(stitcher)
         for window in stitcher.windows:
+            if batch and batch[0][0].window_size != stitcher.window_size:
+                run_batch(batch, network, batch_size, size_divisor)  # windows of one size only
             batch.append((stitcher, window))
             if len(batch) == batch_size:
                 run_batch(batch, network, batch_size, size_divisor)
@@ -172,8 +170,6 @@ def slide(
     while waiting:
         first = waiting.popleft()
         yield first.key, first.mean()
-    if failure is not None:
-        raise failure
 
 
 def run_batch(

@@ -62,8 +62,7 @@ class TorchBackend:
             torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
         else:
             self.placed = copy_network(network, self.device, self.dtype)
-        colours = torch.tensor([spec.mean, spec.std], dtype=torch.float32, device=self.device)
-        self.mean, self.std = colours.reshape(2, 1, 3, 1, 1)
+        self.mean, self.std = torch.tensor([spec.mean, spec.std], device=self.device)
         self._warned_of_split = False
         self._shape = torch.Size()  # of the last windows
         self._shape_changes = 0
@@ -89,10 +88,14 @@ class TorchBackend:
             self._shape_changes += 1
             if self._shape_changes % _TRIM_EVERY == 0:
                 release_freed_memory()
+        count, _, height, width = windows.shape
         exact = ieee_convolutions() if self.device.type == "cuda" else contextlib.nullcontext()
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), exact:
-                x = windows.to(self.device).float().sub_(self.mean).div_(self.std)
+                # Whole rows at once are faster than pixels of three values each.
+                rows = windows.to(self.device).permute(0, 2, 3, 1).float().flatten(2)
+                rows.sub_(self.mean.repeat(width)).div_(self.std.repeat(width))
+                x = rows.view(count, height, width, 3).permute(0, 3, 1, 2)
                 logits: Tensor = self.placed(x.to(self.dtype))
                 return logits
         except RuntimeError as error:
@@ -101,8 +104,7 @@ class TorchBackend:
             if not full and "can't allocate memory" not in str(error):
                 raise
         # Outside the handler: its traceback would keep the maps of the failed call alive.
-        if len(windows) == 1:
-            height, width = windows.shape[2:]
+        if count == 1:
             raise ResourceError(
                 f"One window of {height} x {width} pixels does not fit into the memory of "
                 f"{self.device} in {self.precision}. Free memory there, choose device='cpu' or a "
@@ -112,7 +114,7 @@ class TorchBackend:
             self._warned_of_split = True
             logger.warning(
                 "%d windows at once do not fit into the memory of %s; they are run in halves. A "
-                "smaller batch_size avoids the failed attempts.", len(windows), self.device,
+                "smaller batch_size avoids the failed attempts.", count, self.device,
             )  # fmt: skip
         return torch.cat([self(half) for half in windows.tensor_split(2)])
 
