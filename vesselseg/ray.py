@@ -17,7 +17,7 @@ import contextlib
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,13 +215,7 @@ def run_on_cluster(
     import ray
 
     resources = ray.cluster_resources()
-    device = options["device"] or str(model.device)
-    has_gpu = resources.get("GPU", 0) >= 1
-    if device.startswith("cuda") and not has_gpu:
-        raise DeviceError(
-            "The Ray cluster has no GPU. Pass device='cpu', or start its nodes with --num-gpus."
-        )
-    use_gpu = has_gpu and (device == "auto" or device.startswith("cuda"))
+    use_gpu = uses_gpu(options["device"] or str(model.device), resources)
     if use_gpu:
         options = {**options, "device": "cuda"}  # the GPU that Ray gives to the worker
     count = workers or max(int(resources.get("GPU" if use_gpu else "CPU", 1)), 1)
@@ -238,6 +232,20 @@ def run_on_cluster(
         """Give it nothing to do until it has started, again after its death."""
         busy[worker.segment.options(max_task_retries=-1).remote([])] = worker, []
 
+    def repeat(batch: Sequence[Job], error: Exception) -> list[Row]:
+        """Queue the jobs of a batch that failed again; a single one that is given up has a row."""
+        name = batch[0].name
+        if len(batch) > 1:  # any of them can be the reason: they are tried one by one
+            queue.extend([job] for job in batch)
+        elif isinstance(error, ray.exceptions.RayTaskError):
+            return [{"input": name, "error": repr(error.cause)}]
+        elif deaths[name] + 1 == _DEATHS:
+            return [{"input": name, "error": _DIED}]
+        else:
+            deaths[name] += 1
+            queue.append(batch)
+        return []
+
     try:
         for worker in pool:
             wait_until_ready(worker)
@@ -251,16 +259,7 @@ def run_on_cluster(
                 if not batch:
                     reason = str(error).strip().rpartition("\n")[2]
                     raise DeviceError(f"The workers cannot start: {reason}") from error
-                name = batch[0].name
-                if len(batch) > 1:  # any of them can be the reason: they are tried one by one
-                    queue.extend([job] for job in batch)
-                elif isinstance(error, ray.exceptions.RayTaskError):
-                    yield {"input": name, "error": repr(error.cause)}
-                elif deaths[name] + 1 == _DEATHS:
-                    yield {"input": name, "error": _DIED}
-                else:
-                    deaths[name] += 1
-                    queue.append(batch)
+                yield from repeat(batch, error)
                 wait_until_ready(worker)
             while idle and queue:
                 worker, batch = idle.pop(), queue.popleft()
@@ -268,6 +267,16 @@ def run_on_cluster(
     finally:
         for worker in pool:
             ray.kill(worker)
+
+
+def uses_gpu(device: str, resources: Mapping[str, float]) -> bool:
+    """Whether each worker gets a GPU; DeviceError if the device needs one and there is none."""
+    has_gpu = resources.get("GPU", 0) >= 1
+    if device.startswith("cuda") and not has_gpu:
+        raise DeviceError(
+            "The Ray cluster has no GPU. Pass device='cpu', or start its nodes with --num-gpus."
+        )
+    return has_gpu and (device == "auto" or device.startswith("cuda"))
 
 
 @contextlib.contextmanager

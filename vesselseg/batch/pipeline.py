@@ -32,6 +32,8 @@ _AHEAD = 4  # photographs: decoded ones of 8 megapixels take 25 MB, their result
 _NETWORK_ERRORS = (MemoryError, RuntimeError)
 _FILE_ERRORS = (VesselsegError, OSError, MemoryError)
 
+Fail = Callable[[Job, Exception], None]  # reports a job that failed
+
 
 def run(
     jobs: Iterable[Job],
@@ -57,11 +59,6 @@ def run(
     of the job ``-``. After a KeyboardInterrupt, results that the network finished are still written
     and reported.
     """
-    unread = iter(jobs)
-    reading: deque[tuple[Job, Future[RGB]]] = deque()
-    in_network: deque[tuple[Job, RGB]] = deque()
-    writing: deque[tuple[Job, Future[Row]]] = deque()
-    last_result = time.perf_counter()
 
     def source(job: Job) -> bytes | Path:
         if job.name == "-":
@@ -74,71 +71,113 @@ def run(
             dicom.read_source(file)  # an error before any work
         return to_rgb(file, bits=bits)
 
-    def photographs() -> Iterator[tuple[Job, RGB]]:
-        while True:
-            for job in itertools.islice(unread, 1 + _AHEAD - len(reading)):
-                reading.append((job, readers.submit(read, job)))
-            if not reading:
-                return
-            job, decoded = reading.popleft()
-            try:
-                rgb = decoded.result()
-            except _FILE_ERRORS as error:
-                fail(job, error)
-                continue
-            in_network.append((job, rgb))
-            yield job, rgb
-
-    def write(job: Job, result: Segmentation) -> None:
-        nonlocal last_result
-        now = time.perf_counter()
-        seconds = now - last_result
-        last_result = now
+    def write(job: Job, result: Segmentation, seconds: float) -> Row:
         result.provenance["bits"] = bits  # the model got it decoded
-        writing.append((job, writers.submit(finish, job, result, seconds)))
-        report(_AHEAD)
-
-    def finish(job: Job, result: Segmentation, seconds: float) -> Row:
         write_outputs(job, result, style, folder, lambda: source(job))
         return describe(job, result.provenance, result.vessel_fraction(), seconds)
-
-    def report(unwritten: int) -> None:
-        """Report results that are written; wait for the oldest if more than so many are not."""
-        while writing and (len(writing) > unwritten or writing[0][1].done()):
-            job, future = writing.popleft()
-            try:
-                row = future.result()
-            except _FILE_ERRORS as error:
-                fail(job, error)
-            else:
-                on_row(job, row)
 
     def fail(job: Job, error: Exception) -> None:
         on_failure(error)
         on_row(job, {"input": job.name, "error": str(error) or type(error).__name__})
 
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
+        photographs = read_ahead(jobs, read, readers, fail)
+        output = Output(write, writers, on_row, fail)
         try:
-            while True:
-                try:
-                    for job, result in model.segment_keyed(
-                        photographs(), scale=scale, threshold=threshold
-                    ):
-                        in_network.popleft()
-                        write(job, result)
-                    break
-                except _NETWORK_ERRORS:
-                    if not in_network:
-                        raise
-                # One photograph in the network was too large: try each by itself, then go on.
-                while in_network:
-                    job, rgb = in_network.popleft()
-                    try:
-                        write(job, model(rgb, scale=scale, threshold=threshold))
-                    except _NETWORK_ERRORS as error:
-                        fail(job, error)
+            for job, result in segment_each(photographs, model, scale, threshold, fail):
+                output.add(job, result)
         finally:
-            report(0)
+            output.report(0)
+
+
+def read_ahead(
+    jobs: Iterable[Job], read: Callable[[Job], RGB], pool: ThreadPoolExecutor, fail: Fail
+) -> Iterator[tuple[Job, RGB]]:
+    """Jobs with their photographs, in order; some are read ahead of the one that is asked for."""
+    unread = iter(jobs)
+    reading: deque[tuple[Job, Future[RGB]]] = deque()
+    while True:
+        for job in itertools.islice(unread, 1 + _AHEAD - len(reading)):
+            reading.append((job, pool.submit(read, job)))
+        if not reading:
+            return
+        job, future = reading.popleft()
+        try:
+            rgb = future.result()
+        except _FILE_ERRORS as error:
+            fail(job, error)
+        else:
+            yield job, rgb
+
+
+def segment_each(
+    photographs: Iterator[tuple[Job, RGB]],
+    model: Segmenter,
+    scale: Scale | None,
+    threshold: float,
+    fail: Fail,
+) -> Iterator[tuple[Job, Segmentation]]:
+    """Jobs with their results, in order; a photograph that is too large fails by itself."""
+    in_network: deque[tuple[Job, RGB]] = deque()
+
+    def into_network() -> Iterator[tuple[Job, RGB]]:
+        for job, rgb in photographs:
+            in_network.append((job, rgb))
+            yield job, rgb
+
+    while True:
+        try:
+            results = model.segment_keyed(into_network(), scale=scale, threshold=threshold)
+            for job, result in results:
+                in_network.popleft()
+                yield job, result
+            return
+        except _NETWORK_ERRORS:
+            if not in_network:
+                raise
+        # One photograph in the network was too large: try each by itself, then go on.
+        while in_network:
+            job, rgb = in_network.popleft()
+            try:
+                result = model(rgb, scale=scale, threshold=threshold)
+            except _NETWORK_ERRORS as error:
+                fail(job, error)
+            else:
+                yield job, result
+
+
+class Output:
+    """Results that threads write, each reported in the caller's thread once it is written."""
+
+    def __init__(
+        self,
+        write: Callable[[Job, Segmentation, float], Row],
+        pool: ThreadPoolExecutor,
+        on_row: Callable[[Job, Row], None],
+        fail: Fail,
+    ) -> None:
+        self.write, self.pool, self.on_row, self.fail = write, pool, on_row, fail
+        self.writing: deque[tuple[Job, Future[Row]]] = deque()
+        self.last_result = time.perf_counter()
+
+    def add(self, job: Job, result: Segmentation) -> None:
+        """Start to write a result; wait for the oldest if too many are not written."""
+        now = time.perf_counter()
+        future = self.pool.submit(self.write, job, result, now - self.last_result)
+        self.last_result = now
+        self.writing.append((job, future))
+        self.report(_AHEAD)
+
+    def report(self, unwritten: int) -> None:
+        """Report results that are written; wait for the oldest if more than so many are not."""
+        while self.writing and (len(self.writing) > unwritten or self.writing[0][1].done()):
+            job, future = self.writing.popleft()
+            try:
+                row = future.result()
+            except _FILE_ERRORS as error:
+                self.fail(job, error)
+            else:
+                self.on_row(job, row)
 
 
 def write_outputs(
