@@ -3,9 +3,9 @@
 vesselseg export -o vessels.onnx
 python examples/onnx_sliding.py vessels.onnx PHOTOGRAPH MASK.png [FACTOR]
 
-This is everything that a port to C++, C# or JavaScript needs. Two simplifications move borders a
-little: the field of view is where the photograph is brighter than 15, not a fitted circle, and
-"fit" resizes with Pillow, not OpenCV.
+This is everything that a port to C++, C# or JavaScript needs. Three simplifications move borders a
+little: the field of view is where the photograph is brighter than 15, not a fitted circle; windows
+cover the whole photograph, not the field of view alone; and "fit" resizes with Pillow, not OpenCV.
 """
 
 import json

@@ -25,7 +25,7 @@ _GAIN_RANGE = (0.25, 8.0)
 # Pixels at the network's scale beside the field of view that are computed with it.
 _MARGIN = 10
 
-# A vessel logit whose probability is 0 in float32.
+# The vessel logit of what is not computed: its probability is 0 in float32.
 _IMPOSSIBLE = -1000.0
 
 _SAMPLES = 256  # rows and columns, about, that channel means are taken over

@@ -291,7 +291,8 @@ class Segmenter:
         -------
         Tensor (2, H, W)
             Background and vessel; float32, on the CPU, without gradient. The bias for small
-            fields of view is included, and nothing is masked.
+            fields of view is included, and nothing is masked. With the scale "fov", what lies
+            beyond the rectangle around the field of view is not computed: 0 and -1000.
 
         Raises
         ------
