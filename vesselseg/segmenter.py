@@ -60,11 +60,11 @@ class Photograph(Generic[Key]):
 
 
 class Failed(NamedTuple):
-    """An image that could not be used, on its way in its place among the photographs."""
+    """An image that could not be used; it keeps its place among the photographs."""
 
     key: Any
     error: Exception
-    is_last: bool  # whether the error is raised there, which ends the results
+    is_last: bool  # whether its error is raised, which ends the results
 
 
 class Segmenter:

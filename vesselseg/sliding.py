@@ -44,10 +44,10 @@ def starts(length: int, crop: int, stride: int) -> list[int]:
 
 
 def shrink(length: int, crop: int, stride: int, divisor: int) -> tuple[int, int]:
-    """Crop and stride of the smallest windows that can replace those of `crop` and `stride`.
+    """Crop and stride of the smallest windows that do for a side what `crop` and `stride` do.
 
-    There are as many along a side of that `length`, they overlap by at least as much, and their
-    length is a multiple of `divisor` if it is below `crop`.
+    There are as many windows, they overlap by at least as much, and their length is `crop` or a
+    multiple of `divisor`.
     """
     if length <= crop:  # a single window, as long as the side
         return crop, stride
