@@ -85,7 +85,7 @@ class Case:
         fov = find_field_of_view(self.pixels)
         self.scaled = preprocess(self.pixels, fov, plan.scale, self.spec)
         region = region_to_compute(self.scaled, fov, plan.scale)
-        self.computed = region.bottom - region.top, region.right - region.left
+        self.computed = region.size
         self.bias = vessel_bias(fov.diameter, self.spec)
         self.theirs: Any = None
         self.missing = ""

@@ -46,8 +46,8 @@ def window_size(
 ) -> tuple[int, int]:
     """Height and width of the windows of such an image, as the network gets them."""
     shrink_to = spec.size_divisor if shrink else None
-    top, bottom, left, right = windows(height, width, spec.crop, spec.stride, shrink_to)[0]
-    return round_up(bottom - top, spec.size_divisor), round_up(right - left, spec.size_divisor)
+    rows, columns = windows(height, width, spec.crop, spec.stride, shrink_to)[0].size
+    return round_up(rows, spec.size_divisor), round_up(columns, spec.size_divisor)
 
 
 @functools.cache

@@ -149,6 +149,15 @@ class TestBlackBorders:
         assert backend.count(model, bordered, "native") > backend.count(model, photograph, "native")
 
 
+def test_the_scale_fov_shrinks_windows(published_file, photograph):
+    spec = dataclasses.replace(NARROW, crop=160, stride=150)
+    backend = CountingBackend(weights.load_network(published_file, spec), spec, "cpu", "float32")
+    model = Segmenter(backend, spec, sha256="", batch_size=1)
+    factor = spec.fov_diameter / fov.find_field_of_view(photograph).diameter
+    assert backend.count(model, photograph, factor) == 4 * 4 * 160 * 160
+    assert backend.count(model, photograph, "fov") == 4 * 4 * 144 * 144
+
+
 class CountingBackend(TorchBackend):
     """A backend that counts the pixels of the windows that it computes."""
 

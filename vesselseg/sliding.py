@@ -46,7 +46,7 @@ def starts(length: int, crop: int, stride: int) -> list[int]:
 def shrink(length: int, crop: int, stride: int, divisor: int) -> tuple[int, int]:
     """Crop and stride of the smallest windows that do for a side what `crop` and `stride` do.
 
-    There are as many windows, they overlap by at least as much, and their length is `crop` or a
+    There are no more windows, they overlap by at least as much, and their length is `crop` or a
     multiple of `divisor`.
     """
     if length <= crop:  # a single window, as long as the side
@@ -138,8 +138,8 @@ def slide(
         Windows of an image that is smaller than the crop are extended to the next multiple of
         this by repeating their last row and column. The logits are cropped back.
     shrink_windows : bool
-        Whether windows are shrunk to what covers each image: as many, with at least the same
-        overlap, in multiples of `size_divisor`.
+        Whether windows are shrunk to what covers each image: no more of them, with at least the
+        same overlap, in multiples of `size_divisor`.
 
     Yields
     ------

@@ -74,7 +74,7 @@ def calibration_windows(
     max_pixels: int,
     bits: int | None = None,
 ) -> list[RGB]:
-    """Windows (h, w, 3) as the network sees them, spread evenly over all images."""
+    """Windows (h, w, 3) in the network's scale and colours, spread evenly over all images."""
     if isinstance(images, (str, bytes, os.PathLike)):
         raise OptionError(f"calibration takes several images; for one, pass [{images!r}].")
     images = [PHOTOGRAPH] if images is None else list(images)
