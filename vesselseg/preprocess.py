@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -57,8 +58,8 @@ def preprocess(
     """Bring a photograph to the scale and the colours that the network expects.
 
     "fit" is the published pipeline: OpenCV's bilinear resampling, not antialiased. All other
-    rules use Pillow's bilinear filter, which antialiases when it reduces. Raises OptionError if
-    the result, uint8 (h, w, 3), would have more than `max_pixels`.
+    rules antialias when they reduce. Raises OptionError if the result, uint8 (h, w, 3), would have
+    more than `max_pixels`.
     """
     height, width = image.shape[:2]
     factor = scale_factor(height, width, fov.diameter, scale, spec)
@@ -74,10 +75,21 @@ def preprocess(
     elif scale == "fit":
         scaled = resize_like_opencv(image, size)
     else:
-        scaled = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        scaled = resize(image, size)
     if spec.fov_rgb_mean is None:
         return scaled
     return apply_channel_gains(scaled, channel_gains(image, fov, spec.fov_rgb_mean))
+
+
+def resize(image: RGB, size: tuple[int, int]) -> RGB:
+    """Resize bilinearly to (height, width), antialiased where that reduces, as Pillow does.
+
+    Its values are Pillow's, but for one in about 2,000, which is off by 1. It takes a fifth of
+    the time, because PyTorch computes uint8 with vector instructions.
+    """
+    pixels = torch.tensor(image).permute(2, 0, 1)[None]  # a copy, since images may be read-only
+    scaled = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+    return np.asarray(scaled[0].permute(1, 2, 0).contiguous())
 
 
 def scale_factor(
