@@ -61,6 +61,17 @@ def fives(folder: Path) -> list[Source]:
     ]  # fmt: skip
 
 
+def idrid(folder: Path) -> list[Source]:
+    """IDRiD as images/IDRiD_01.jpg and labels/IDRiD_01.png, which teach.py writes."""
+    return [
+        Source(
+            f"idrid/{path.stem}", f"idrid/{path.stem}", path,
+            folder / "labels" / f"{path.stem}.png", 2055,
+        )
+        for path in sorted((folder / "images").glob("*.jpg"))
+    ]  # fmt: skip
+
+
 def photographs(options: argparse.Namespace) -> list[Source]:
     """All photographs of the folders that are given; see :func:`add_folders`."""
     sources: list[Source] = []
@@ -88,11 +99,13 @@ def of_groups(sources: list[Source], groups: list[str]) -> list[Source]:
     return [s for s in sources if s.group in groups or s.dataset in groups]
 
 
-def read(source: Source, bias: float = 0.0) -> LabelledPhotograph:
-    """A photograph and its label, binarised at half of the label's maximum."""
+def read(source: Source, bias: float = 0.0, weight: float = 1.0) -> LabelledPhotograph:
+    """A photograph and its label: an observer's, or a model's probabilities for IDRiD."""
     rgb = np.asarray(Image.open(source.image).convert("RGB"))
     label = np.asarray(Image.open(source.label).convert("L"))
-    return LabelledPhotograph(rgb, label > label.max() / 2, source.diameter, bias)
+    if source.dataset != "idrid":
+        label = label > label.max() / 2
+    return LabelledPhotograph(rgb, label, source.diameter, bias, weight)
 
 
 def windows(
@@ -103,16 +116,20 @@ def windows(
     balance: bool,
     augmentation: Augmentation,
     biases: Mapping[str, float],
+    weights: Mapping[str, float] | None = None,
     device: torch.device | None = None,
 ) -> Windows:
     """Windows of `sources`; `balance` brings their colours to :data:`FOV_MEAN`.
 
-    `biases` are added to the vessel logits of a data set's windows.
+    `biases` are added to the vessel logits of a data set's windows, and `weights` say how often
+    windows are drawn from each of its photographs, where that is not 1.
     """
+    given = weights or {}
 
     def photographs() -> Iterator[LabelledPhotograph]:
         for source in sources:
-            yield read(source, biases.get(source.dataset, 0.0))
+            name = source.dataset
+            yield read(source, biases.get(name, 0.0), given.get(name, 1.0))
 
     rgb_mean = FOV_MEAN if balance else None
     return Windows(

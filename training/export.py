@@ -2,7 +2,8 @@
 
     python training/export.py --run runs/first --output FILE.pth
 
-With `--average no` the weights of the last step are written instead. `--threshold 0.4` moves the
+Of several runs, which must have gone on from the same weights, the mean is written. With
+`--average no` the weights of the last step are written instead. `--threshold 0.4` moves the
 last bias, so that a probability of 0.4 becomes one of 0.5, which is where masks are cut.
 """
 
@@ -23,7 +24,7 @@ from vesselseg.weights import save
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="folder of train.py")
+    parser.add_argument("--run", type=Path, nargs="+", required=True, help="folders of train.py")
     parser.add_argument("--output", type=Path, required=True, help="file to write, .pth")
     parser.add_argument("--average", choices=["yes", "no"], default="yes")
     parser.add_argument("--threshold", type=float, default=0.5, help="becomes 0.5")
@@ -37,10 +38,15 @@ def main() -> None:
     if not 0 < options.threshold < 1:
         parser.error("--threshold has to lie between 0 and 1")
 
-    state = torch.load(options.run / "state.pth", map_location="cpu", weights_only=True)
+    states = [
+        torch.load(run / "state.pth", map_location="cpu", weights_only=True) for run in options.run
+    ]
+    state = states[0]
+    kind = "average" if options.average == "yes" else "net"
+    folded = [fold_batch_norm(state[kind]) for state in states]
+    mean = {key: sum(weights[key] for weights in folded) / len(folded) for key in folded[0]}
     network = UNet(state["width"], state["depth"])
-    trained = state["average" if options.average == "yes" else "net"]
-    network.load_state_dict(fold_batch_norm(trained))
+    network.load_state_dict(mean)
     with torch.no_grad():
         vessel = network.head.classifier.bias[1]
         vessel += math.log((1 - options.threshold) / options.threshold)

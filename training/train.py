@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from data import FOV_MEAN, add_folders, of_groups, photographs, windows
+from data import FOV_MEAN, add_folders, idrid, of_groups, photographs, windows
 from torch import Tensor
 
 from vesselseg.finetune.augmentation import Augmentation
@@ -30,6 +30,7 @@ SAVE_EVERY = 200  # iterations
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_folders(parser)
+    parser.add_argument("--idrid", type=Path, help="folder with images/, and labels/ of teach.py")
     parser.add_argument("--run", type=Path, required=True, help="folder of state and log")
     parser.add_argument("--split", type=Path, required=True, help='JSON: groups to "train" on')
     add = parser.add_argument_group("recipe").add_argument
@@ -48,6 +49,8 @@ def main() -> None:
         help="small_fov_bias of the model spec, trained with")  # fmt: skip
     add("--wide", nargs=2, action="append", default=[], metavar=("DATASET", "BIAS"),
         help="a data set whose observers draw wider: added to its vessel logits")  # fmt: skip
+    add("--weight", nargs=2, action="append", default=[], metavar=("DATASET", "WEIGHT"),
+        help="how often windows are cut from each photograph of a data set, if not 1")  # fmt: skip
     add("--dice", type=float, default=1, help="weight of soft Dice beside the cross-entropy")
     add("--centreline", type=float, default=0, help="weight of the centreline loss, 0 to 1")
     add("--iterations", type=int, default=6000)
@@ -63,7 +66,8 @@ def main() -> None:
 
     groups = json.loads(options.split.read_text())["train"]
     try:
-        sources = of_groups(photographs(options), groups)
+        unlabelled = idrid(options.idrid) if options.idrid else []
+        sources = of_groups(photographs(options) + unlabelled, groups)
     except ValueError as error:
         parser.error(str(error))
     train(options, sources)
@@ -95,6 +99,7 @@ def train(options: argparse.Namespace, sources: list) -> None:
             least=options.diameter[0],
         ),
         biases={dataset: float(bias) for dataset, bias in options.wide},
+        weights={dataset: float(weight) for dataset, weight in options.weight},
         device=device,
     )  # fmt: skip
     state_file = options.run / "state.pth"

@@ -78,11 +78,10 @@ class Draws:
         """True for about this share of the windows."""
         return self.uniform(0, 1) < share
 
-    def index(self, length: int) -> Tensor:
-        """Indices (N,) into a list of that length."""
-        return torch.randint(
-            length, (self.size,), generator=self.generator, device=self.generator.device
-        )
+    def index(self, weights: Tensor) -> Tensor:
+        """Indices (N,) into `weights`, each drawn as often as its weight says."""
+        ends = weights.cumsum(0)
+        return torch.searchsorted(ends, self.uniform(0, ends[-1]).flatten(), right=True)
 
 
 def change_colours(images: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:

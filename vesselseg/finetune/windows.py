@@ -51,13 +51,15 @@ class LabelledPhotograph(NamedTuple):
     """A photograph (H, W, 3) and its label (H, W): a mask, or probabilities as uint8, 0 to 255.
 
     `diameter` is that of the field of view, in pixels; `bias` is what the model adds to the vessel
-    logit of this photograph in use (:func:`vesselseg.preprocess.vessel_bias`).
+    logit of this photograph in use (:func:`vesselseg.preprocess.vessel_bias`). Windows are drawn
+    from it as often as `weight` says, compared with the other photographs.
     """
 
     rgb: RGB
     label: Mask | NDArray[np.uint8]
     diameter: float
     bias: float = 0.0
+    weight: float = 1.0
 
 
 class Level(NamedTuple):
@@ -123,10 +125,11 @@ class Windows:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.augmentation = augmentation
         store = bytearray()
-        ranges, biases, diameters, places = [], [], [], []
+        ranges, biases, weights, diameters, places = [], [], [], [], []
         for photograph in photographs:
             ranges.append(torch.tensor(sizes.drawn_from(photograph.diameter)))
             biases.append(photograph.bias)
+            weights.append(photograph.weight)
             levels = pyramid(photograph, sizes, rgb_mean)
             diameters.append(torch.tensor([level.diameter for level in levels]))
             starts = []
@@ -140,12 +143,13 @@ class Windows:
         self.places = pad_sequence(places, batch_first=True).to(self.device)
         self.ranges = torch.stack(ranges).to(self.device)
         self.biases = torch.tensor(biases, device=self.device)
+        self.weights = torch.tensor(weights, device=self.device)
         self.pixels = torch.frombuffer(store, dtype=torch.int32).to(self.device)
 
     def batch(self, size: int) -> Batch:
         """Draw `size` windows, float32."""
         draws = Draws(size, self.generator)
-        chosen = draws.index(len(self.ranges))
+        chosen = draws.index(self.weights)
         smallest, largest = self.ranges[chosen].unbind(dim=1)
         target = smallest * (largest / smallest) ** draws.uniform(0, 1).flatten()
         large_enough = self.diameters[chosen] >= target[:, None]
