@@ -155,7 +155,7 @@ class HalfUp(Up):
     """A stage of the decoder in half precision.
 
     PyTorch's interpolation is slow there, the more so the fewer the channels. Here the map is
-    enlarged along rows in float32, then along columns, straight to its place beside the skip.
+    enlarged along rows, then along columns, and put beside the skip by its ReLU.
     """
 
     def __init__(self, up: Up) -> None:
@@ -165,11 +165,11 @@ class HalfUp(Up):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.reduce(x).permute(0, 2, 3, 1)
         count, height, width, channels = x.shape
-        joined = x.new_empty(count, 2 * height, 2 * width, 2 * channels)
+        wide = double(x, 2, x.new_empty(count, height, 2 * width, channels))
+        large = double(wide, 1, x.new_empty(count, 2 * height, 2 * width, channels))
+        joined = x.new_empty(*large.shape[:3], 2 * channels)
         joined[..., :channels] = skip.permute(0, 2, 3, 1)
-        wide = x.new_empty(count, height, 2 * width, channels, dtype=torch.float32)
-        double(x.float(), 2, wide)
-        double(wide, 1, joined[..., channels:]).clamp_(min=0)
+        torch.clamp(large, min=0, out=joined[..., channels:])
         join, unit = self.block
         out: Tensor = unit(join(joined.permute(0, 3, 1, 2)))
         return out
