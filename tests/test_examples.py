@@ -84,7 +84,8 @@ class TestOnnxSliding:
         run("onnx_sliding.py", tmp_path / "vessels.onnx", EXAMPLE, tmp_path / "mask.png", factor)
         expected = model(EXAMPLE, scale=factor).mask
         assert expected.sum() > 10_000
-        assert (mask_of(tmp_path / "mask.png") != expected).sum() <= 20
+        # Some of Pillow's resized values are off by 1 from PyTorch's.
+        assert np.mean(mask_of(tmp_path / "mask.png") != expected) < 3e-5
 
     @pytest.mark.parametrize("side", [1411, 480])  # the small one gets a bias
     def test_its_field_of_view_is_close(self, side, exported, run, tmp_path):
