@@ -78,7 +78,7 @@ def test_its_result_is_shown_with_picture_and_figures(stored: Any) -> None:
         if output.output_type == "execute_result"
     )
     assert set(shown) == {"image/png", "text/html", "text/plain"}
-    assert "11.4 % of the field of view" in shown["text/html"]
+    assert "11.5 % of the field of view" in shown["text/html"]
 
 
 def test_it_is_small_and_names_no_place_of_a_machine(stored: Any) -> None:
