@@ -74,18 +74,23 @@ def exported(tmp_path_factory):
     return path
 
 
+def resize_with_pillow(image, size):
+    """As the example resizes: a few values are off by 1 from PyTorch's."""
+    return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
 class TestOnnxSliding:
     @pytest.mark.parametrize("factor", [0.07, 0.5])
     def test_where_the_field_of_view_has_no_say_the_mask_is_the_librarys(
-        self, factor, run, tmp_path
+        self, factor, run, tmp_path, monkeypatch
     ):
+        monkeypatch.setattr(vesselseg.preprocess, "resize", resize_with_pillow)
         model = vesselseg.load_model(replace(EMBEDDED, fov_rgb_mean=None), device="cpu")
         model.export(tmp_path / "vessels.onnx")
         run("onnx_sliding.py", tmp_path / "vessels.onnx", EXAMPLE, tmp_path / "mask.png", factor)
         expected = model(EXAMPLE, scale=factor).mask
         assert expected.sum() > 10_000
-        # Some of Pillow's resized values are off by 1 from PyTorch's.
-        assert np.mean(mask_of(tmp_path / "mask.png") != expected) < 3e-5
+        assert (mask_of(tmp_path / "mask.png") != expected).sum() <= 20
 
     @pytest.mark.parametrize("side", [1411, 480])  # the small one gets a bias
     def test_its_field_of_view_is_close(self, side, exported, run, tmp_path):

@@ -16,6 +16,7 @@ from vesselseg.preprocess import (
     extend,
     preprocess,
     region_to_compute,
+    resize,
     restore,
     scale_factor,
     unfamiliar_size,
@@ -93,6 +94,15 @@ class TestOtherScales:
         assert np.ptp(to_scale(stripes, 0.25, DRIVE, None)[8]) < 20
         expected = Image.fromarray(stripes).resize((16, 16), Image.Resampling.BILINEAR)
         assert np.array_equal(to_scale(stripes, 0.25, DRIVE, None), np.asarray(expected))
+
+    @pytest.mark.parametrize("size", [(300, 210), (61, 47), (1, 1)])
+    def test_a_few_values_are_off_by_one_from_pillows(self, size):
+        image = np.random.default_rng(0).integers(0, 256, (150, 170, 3), dtype=np.uint8)
+        image.flags.writeable = False  # as decoded files are
+        expected = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+        difference = np.abs(resize(image, size).astype(int) - np.asarray(expected))
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.01
 
 
 class TestColours:

@@ -48,8 +48,8 @@ def main() -> None:
             for model in models
             for down, across in STEPS
         ]
-        vessel = options.threshold * np.mean(answers, axis=0)
-        background = (1 - options.threshold) * (1 - np.mean(answers, axis=0))
+        answer = np.mean(answers, axis=0)
+        vessel, background = options.threshold * answer, (1 - options.threshold) * (1 - answer)
         own = 255 * vessel / (vessel + background)
         file = options.idrid / "labels" / f"{path.stem}.png"
         Image.fromarray(own.round().astype(np.uint8)).save(file)

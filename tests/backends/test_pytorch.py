@@ -85,7 +85,7 @@ class TestPrecision:
         exact = TorchBackend(network, NARROW, CPU, "float32")(windows)
         rounded = TorchBackend(network, NARROW, CPU, precision)(windows)
         assert rounded.dtype == torch.float32
-        assert 0 < (rounded - exact).abs().mean() < 0.02 * exact.abs().mean()
+        assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
         assert all(p.dtype == torch.float32 for p in network.parameters())
 
     def test_is_the_same_without_onednns_own_entrances(self, network, random_windows, monkeypatch):

@@ -155,7 +155,7 @@ class HalfUp(Up):
     """A stage of the decoder in half precision.
 
     PyTorch's interpolation is slow there, the more so the fewer the channels. Here the map is
-    enlarged along rows, then along columns, and put beside the skip by its ReLU.
+    enlarged along columns, then along rows, and put beside the skip by its ReLU.
     """
 
     def __init__(self, up: Up) -> None:
@@ -165,8 +165,8 @@ class HalfUp(Up):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.reduce(x).permute(0, 2, 3, 1)
         count, height, width, channels = x.shape
-        wide = double(x, 2, x.new_empty(count, height, 2 * width, channels))
-        large = double(wide, 1, x.new_empty(count, 2 * height, 2 * width, channels))
+        tall = double(x, 1, x.new_empty(count, 2 * height, width, channels))
+        large = double(tall, 2, x.new_empty(count, 2 * height, 2 * width, channels))
         joined = x.new_empty(*large.shape[:3], 2 * channels)
         joined[..., :channels] = skip.permute(0, 2, 3, 1)
         torch.clamp(large, min=0, out=joined[..., channels:])
