@@ -81,7 +81,8 @@ def largest_region(mask: Mask) -> Mask:
     height, width = mask.shape
     rows, columns = -(-height // _CELL), -(-width // _CELL)
     padded = np.pad(mask, ((0, rows * _CELL - height), (0, columns * _CELL - width)), mode="edge")
-    cells = padded.reshape(rows, _CELL, columns, _CELL).mean(axis=(1, 3)) > 0.5
+    filled = padded.reshape(rows, _CELL, columns, _CELL).sum(axis=1, dtype=np.uint8).sum(axis=2)
+    cells = filled > _CELL**2 / 2
     # Each cell starts with a number of its own and takes the largest number of its neighbours and
     # of its row and column until nothing changes. Then the cells of a region share one number.
     labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
@@ -118,12 +119,15 @@ def spread_along_rows(values: NDArray[Any], cells: Mask) -> NDArray[Any]:
 def fill_between(mask: Mask) -> Mask:
     """Fill what lies between True pixels both along its row and along its column."""
 
-    def between(axis: int) -> Mask:
-        ahead = np.maximum.accumulate(mask, axis=axis)
-        behind = np.flip(np.maximum.accumulate(np.flip(mask, axis), axis=axis), axis)
-        return np.asarray(ahead & behind)
+    def between(lines: Mask) -> Mask:
+        """What lies between the first and the last True of each row."""
+        column = np.arange(lines.shape[1])
+        first = lines.argmax(axis=1, keepdims=True)
+        last = column[-1] - lines[:, ::-1].argmax(axis=1, keepdims=True)
+        is_filled = lines.any(axis=1, keepdims=True)
+        return np.asarray((first <= column) & (column <= last) & is_filled)
 
-    return np.asarray(between(0) & between(1))
+    return np.asarray(between(mask) & between(mask.T).T)
 
 
 def fit_diameter(mask: Mask) -> float | None:
