@@ -16,12 +16,13 @@ from support.fine_tuning import START
 
 import vesselseg
 from vesselseg import CheckpointError, OptionError, OutputError, finetune, metrics
-from vesselseg.finetune import training
+from vesselseg.finetune import trainer, training
 from vesselseg.finetune.augmentation import Augmentation
 from vesselseg.finetune.scores import THRESHOLDS, HeldOutScores
 from vesselseg.finetune.trainer import Trainer, add_biases
-from vesselseg.finetune.windows import LabelledPhotograph, Sizes, Windows, pyramid
+from vesselseg.finetune.windows import Batch, LabelledPhotograph, Sizes, Windows, pyramid
 from vesselseg.metrics import Confusion
+from vesselseg.unet import UNet
 from vesselseg.weights import read
 
 
@@ -393,6 +394,17 @@ def test_the_bias_of_small_photographs_is_learned_with():
     )  # fmt: skip
     batch = windows.batch(2)
     assert batch.biases.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("native", [["float32", "bfloat16"], ["float32"]])
+def test_maps_are_in_bfloat16_where_the_device_has_instructions_for_it(monkeypatch, native):
+    monkeypatch.setattr(trainer, "native_precisions", lambda _device: native)
+    network, seen = UNet(8, 2, norm=True), []
+    network.encoder[0][0].conv.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    batch = Batch(torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32), torch.zeros(1))
+    loss = Trainer(network, iterations=1, rate=1e-3, decay=0.9).step(batch)
+    assert seen == [getattr(torch, native[-1])]
+    assert loss.isfinite()
 
 
 def test_a_photograph_much_smaller_than_the_model_expects_has_one_level():

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from .. import weights
 from .._version import __version__
 from ..api import Model, PathLike, load_network, resolve_model
-from ..backends.pytorch import choose_device, native_precisions
+from ..backends.pytorch import choose_device
 from ..errors import CheckpointError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
 from ..files import sha256, whole_file
@@ -287,7 +287,6 @@ class Run:
             rgb_mean=spec.fov_rgb_mean,
             augmentation=_AUGMENTATION,
         )
-        has_bfloat16 = "bfloat16" in native_precisions(self.device)
         self.trainer = Trainer(
             network,
             iterations=options["iterations"],
@@ -296,7 +295,6 @@ class Run:
             mean=spec.mean,
             std=spec.std,
             device=self.device,
-            precision="bfloat16" if has_bfloat16 else "float32",
         )
         self.history: list[HeldOutScores] = []
         self.best_weights: dict[str, Tensor] = {}
