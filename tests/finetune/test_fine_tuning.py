@@ -402,9 +402,8 @@ def test_maps_are_in_bfloat16_where_the_device_has_instructions_for_it(monkeypat
     network, seen = UNet(8, 2, norm=True), []
     network.encoder[0][0].conv.register_forward_hook(lambda *call: seen.append(call[2].dtype))
     batch = Batch(torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32), torch.zeros(1))
-    loss = Trainer(network, iterations=1, rate=1e-3, decay=0.9).step(batch)
+    Trainer(network, iterations=1, rate=1e-3, decay=0.9).step(batch)
     assert seen == [getattr(torch, native[-1])]
-    assert loss.isfinite()
 
 
 def test_a_photograph_much_smaller_than_the_model_expects_has_one_level():

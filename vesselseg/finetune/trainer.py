@@ -22,10 +22,9 @@ class Trainer:
     """AdamW over `iterations` steps with a learning rate that peaks at `rate`.
 
     `average` is the moving average of the weights, with decay `decay`, that is used in the end.
-    Maps are in bfloat16 where the device has instructions for it, otherwise in float32, which is
-    ten times as fast there. `dice` and `centreline` are the weights of
-    :func:`vesselseg.finetune.losses.soft_dice` and
-    :func:`vesselseg.finetune.losses.centreline_dice` beside the cross-entropy.
+    `dice` and `centreline` are the weights of :func:`vesselseg.finetune.losses.soft_dice` and
+    :func:`vesselseg.finetune.losses.centreline_dice` beside the cross-entropy. Maps are in bfloat16
+    where the device has instructions for it, otherwise in float32: emulated, bfloat16 is slower.
     """
 
     def __init__(
