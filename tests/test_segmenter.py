@@ -72,6 +72,8 @@ class TestResult:
             "model": "narrow",
             "sha256": model.sha256,
             "unverified": False,
+            "spec": NARROW.digest,
+            "stride": NARROW.stride,
             "scale": 0.5,
             "bits": None,
             "size": [283, 283],
@@ -212,13 +214,6 @@ class TestSegmentMany:
         ahead = [result.probability for result in prefetching.segment_many(images)]
         assert all(map(np.array_equal, ahead, expected))
 
-    def test_keys_come_back_with_their_results(self, model, images):
-        pairs = [(f"{i}.png", image) for i, image in enumerate(images)]
-        results = dict(model.segment_keyed(pairs))
-        assert list(results) == [key for key, _ in pairs]
-        for key, image in pairs:
-            assert identical(results[key], model(image))
-
     def test_a_bar_counts_the_results(self, model, images, capsys):
         results = list(model.segment_many(images, progress=True))
         assert [r.shape for r in results] == [image.shape[:2] for image in images]
@@ -265,10 +260,49 @@ class TestSegmentMany:
         with pytest.raises(OptionError, match="on_error is 'skip'; allowed are 'raise' and"):
             model.segment_many(mixed, on_error="skip")
 
-    @pytest.mark.parametrize("images", ["eye.jpg", EXAMPLE, b"bytes"])
-    def test_a_single_image_is_rejected(self, images, model):
-        with pytest.raises(OptionError, match="takes several images"):
-            model.segment_many(images)
+    @pytest.mark.parametrize(
+        "image",
+        ["eye.jpg", EXAMPLE, b"bytes", bytearray(b"bytes"), io.BytesIO(), Image.new("RGB", (9, 9)),
+         np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50)), torch.zeros(3, 40, 50)],
+    )  # fmt: skip
+    def test_a_single_image_is_rejected(self, image, model):
+        with pytest.raises(OptionError, match=r"takes several images.*call the model"):
+            model.segment_many(image)
+
+    def test_a_batch_is_several_images(self, model, photograph):
+        results = list(model.segment_many(np.stack([photograph[:64, :64], photograph[64:128, :64]])))
+        assert [result.shape for result in results] == [(64, 64)] * 2
+
+    @pytest.mark.parametrize("batch_size", [1, 5])
+    def test_whatever_fails_is_an_error_of_its_own_photograph(
+        self, batch_size, published_file, photograph
+    ):
+        class Failing(TorchBackend):
+            def __call__(self, windows):
+                if (windows == 255).all(dim=(1, 2, 3)).any():
+                    raise KeyError("in the network")
+                return super().__call__(windows)
+
+        network = weights.load_network(published_file, NARROW)
+        model = Segmenter(
+            Failing(network, NARROW, "cpu", "float32"), NARROW, sha256="",
+            batch_size=batch_size, max_pixels=photograph[..., 0].size,
+        )  # fmt: skip
+        small, white = photograph[:100, :90], np.full((80, 70, 3), 255, np.uint8)
+        large = np.zeros((284, 284, 3), np.uint8)
+        images = [small, large, photograph, white, small, b"no image", white]
+        results = list(model.segment_many(images, on_error="yield", scale="native"))
+        kinds = [type(result) for result in results]
+        assert kinds == [
+            Segmentation, ImageError, Segmentation, KeyError, Segmentation, ImageError, KeyError
+        ]  # fmt: skip
+        for place in (0, 2, 4):
+            assert identical(results[place], model(images[place], scale="native"))
+        results = model.segment_many([small, white, small], scale="native")
+        assert identical(next(results), model(small, scale="native"))
+        with pytest.raises(KeyError, match="in the network"):
+            next(results)
+        assert list(results) == []
 
     def test_wrong_options_raise_at_once(self, model):
         with pytest.raises(OptionError, match="threshold"):
@@ -291,16 +325,6 @@ def test_options_can_be_numbers_of_numpy(model, photograph, tmp_path):
 def test_wrong_threshold_is_rejected(threshold, model, photograph):
     with pytest.raises(OptionError, match=r"threshold is .*from 0 to 1"):
         model(photograph, threshold=threshold)
-
-
-def test_outside_the_field_of_view_is_background_where_the_spec_says_so(published_file, photograph):
-    spec = dataclasses.replace(NARROW, mask_outside_fov=True)
-    model = vesselseg.load_model(spec, weights=published_file, device="cpu")
-    result = model(photograph, threshold=0)
-    outside = ~result.field_of_view
-    assert outside.mean() > 0.2
-    assert not result.probability[outside].any()
-    assert result.probability[~outside].all()
 
 
 class TestSaveAndMove:

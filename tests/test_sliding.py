@@ -6,18 +6,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vesselseg import OptionError
 from vesselseg.registry import find_spec
-from vesselseg.sliding import round_up, shrink, slide, starts, windows
+from vesselseg.sliding import (
+    Placement,
+    Window,
+    WindowQueue,
+    restore,
+    round_up,
+    shrink,
+    slide,
+    starts,
+    windows,
+)
 
 
 def pointwise(windows):
     """A network without context: each logit is its pixel plus one."""
     return windows.float() + 1
-
-
-def one(image, network, **options):
-    ((_, logits),) = slide([(0, image)], network, **options)
-    return logits
 
 
 sizes = st.integers(1, 40)
@@ -34,7 +40,7 @@ def test_stitching_is_the_identity(
     stride = data.draw(st.integers(1, crop))
     generator = torch.Generator().manual_seed(height * 100 + width)
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-    logits = one(
+    logits = slide(
         image, pointwise, crop=crop, stride=stride, batch_size=batch_size,
         size_divisor=size_divisor, shrink_windows=shrink_windows,
     )  # fmt: skip
@@ -49,7 +55,7 @@ def test_overlaps_are_averaged_uniformly():
         numbers = torch.tensor([float(next(counter)) for _ in windows])
         return numbers[:, None, None, None].expand(-1, 1, *windows.shape[2:])
 
-    logits = one(torch.zeros(1, 4, 8), numbered, crop=4, stride=2, batch_size=3)
+    logits = slide(torch.zeros(1, 4, 8), numbered, crop=4, stride=2, batch_size=3)
     assert logits[0, 0].tolist() == [0, 0, 0.5, 0.5, 1.5, 1.5, 2, 2]
 
 
@@ -61,7 +67,7 @@ def test_every_batch_has_the_same_shape(batch_size):
         shapes.add(tuple(windows.shape))
         return windows.float()
 
-    one(torch.zeros(3, 50, 70), net, crop=16, stride=11, batch_size=batch_size, size_divisor=16)
+    slide(torch.zeros(3, 50, 70), net, crop=16, stride=11, batch_size=batch_size, size_divisor=16)
     assert shapes == {(batch_size, 3, 16, 16)}
 
 
@@ -73,58 +79,97 @@ def test_short_sides_repeat_their_edge_up_to_the_size_divisor():
         return windows.float()
 
     image = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3)
-    logits = one(image, net, crop=8, stride=8, batch_size=1, size_divisor=4)
+    logits = slide(image, net, crop=8, stride=8, batch_size=1, size_divisor=4)
     assert seen[0][0, 0].tolist() == [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
     assert torch.equal(logits, image.float())
 
 
-def test_images_share_batches_and_come_back_in_order():
-    calls = []
+class TestWindowsOfSeveralImages:
+    def averages(self, queue, images):
+        """The mean logit of each image, of windows that wait in one queue."""
+        stitchers = [queue.add(image) for image in images]
+        queue.flush()
+        return [float(stitcher.average().mean()) for stitcher in stitchers]
 
-    def net(windows):
-        calls.append(len(windows))
-        return windows.float()
+    def test_share_batches(self):
+        calls = []
 
-    images = [torch.full((1, 8, 8), i, dtype=torch.uint8) for i in range(7)]
-    results = list(slide(enumerate(images), net, crop=8, stride=8, batch_size=4))
-    assert [(key, float(r.mean())) for key, r in results] == [(i, i) for i in range(7)]
-    assert calls == [4, 4]  # seven windows: the second batch is filled up
+        def net(windows):
+            calls.append(len(windows))
+            return windows.float()
+
+        images = [torch.full((1, 8, 8), i, dtype=torch.uint8) for i in range(7)]
+        queue = WindowQueue(net, crop=8, stride=8, batch_size=4)
+        assert self.averages(queue, images) == list(range(7))
+        assert calls == [4, 4]  # seven windows: the second batch is filled up
+
+    def test_of_another_size_start_another_batch(self):
+        images = [torch.full((1, h, 8), h, dtype=torch.uint8) for h in (8, 4, 4, 8)]
+        queue = WindowQueue(lambda w: w.float(), crop=8, stride=8, batch_size=4)
+        assert self.averages(queue, images) == [8, 4, 4, 8]
+
+    def test_are_computed_as_soon_as_they_fill_a_batch(self):
+        queue = WindowQueue(lambda w: w.float(), crop=8, stride=8, batch_size=2)
+        first, second = (queue.add(torch.zeros(1, 8, 8)) for _ in range(2))
+        assert first.is_finished
+        assert second.is_finished
+        third = queue.add(torch.zeros(1, 8, 8))
+        assert not third.is_finished
+        queue.flush()
+        assert third.is_finished
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+    def test_fail_alone(self, batch_size):
+        def net(windows):
+            if (windows == 2).any():
+                raise MemoryError("too large")
+            return windows.float()
+
+        queue = WindowQueue(net, crop=4, stride=4, batch_size=batch_size)
+        stitchers = [queue.add(torch.full((1, 8, 4 * i), i)) for i in (1, 2, 3, 2, 1)]
+        queue.flush()
+        for number, stitcher in zip((1, 2, 3, 2, 1), stitchers, strict=True):
+            assert stitcher.is_finished
+            if number == 2:
+                with pytest.raises(MemoryError, match="too large"):
+                    stitcher.average()
+            else:
+                assert (stitcher.average() == number).all()
 
 
-def test_images_of_other_window_sizes_start_another_batch():
-    images = [torch.full((1, h, 8), h, dtype=torch.uint8) for h in (8, 4, 4, 8)]
-    pairs = [(image.shape[1], image) for image in images]
-    results = list(slide(pairs, lambda w: w.float(), crop=8, stride=8, batch_size=4))
-    assert [(key, r.shape[1], float(r.mean())) for key, r in results] == [
-        (8, 8, 8), (4, 4, 4), (4, 4, 4), (8, 8, 8)
-    ]  # fmt: skip
+def test_an_image_of_too_many_windows_is_rejected():
+    queue = WindowQueue(lambda w: w.float(), crop=8, stride=1, batch_size=2)
+    with pytest.raises(OptionError, match="104,976 windows of 8 pixels with a stride of 1"):
+        queue.add(torch.zeros(1, 331, 331))
 
 
-def test_images_are_read_only_as_windows_are_needed():
-    read = []
+class TestRestore:
+    def test_resizes_bilinearly(self):
+        logits = torch.tensor([[[0.0, 4.0]]])
+        everything = Window(0, 1, 0, 2)
+        assert restore(logits, Placement(everything, (1, 2), (1, 4))).tolist() == [[[0, 1, 3, 4]]]
+        assert restore(logits, Placement(everything, (1, 2), (1, 2))) is logits
 
-    def images():
-        for i in range(5):
-            read.append(i)
-            yield i, torch.zeros(1, 8, 8, dtype=torch.uint8)
+    def test_has_no_vessels_outside_the_region(self):
+        placement = Placement(Window(50, 170, 110, 230), (200, 400), (200, 400))
+        whole = restore(torch.ones(2, 120, 120), placement)
+        assert (whole[:, 50:170, 110:230] == 1).all()
+        vessel = whole.softmax(dim=0)[1]
+        assert vessel.sum() == pytest.approx(0.5 * 120 * 120)
+        assert vessel[49].max() == vessel[:, 230].max() == 0
+        assert (whole.diff(dim=0).sigmoid()[0] == vessel).all()
 
-    results = slide(images(), lambda w: w.float(), crop=8, stride=8, batch_size=2)
-    next(results)
-    assert read == [0, 1]
-
-
-def test_a_key_without_an_image_keeps_its_place():
-    image = torch.ones(1, 8, 8, dtype=torch.uint8)
-    images = [("a", None), ("b", image), ("c", None), ("d", image), ("e", None)]
-    results = list(slide(images, lambda w: w.float(), crop=8, stride=8, batch_size=4))
-    assert [(key, logits.numel()) for key, logits in results] == [
-        ("a", 0), ("b", 64), ("c", 0), ("d", 64), ("e", 0)
-    ]  # fmt: skip
+    def test_adds_the_bias_to_the_vessel_logit(self):
+        logits = torch.zeros(2, 3, 3)
+        placement = Placement(Window(0, 3, 0, 3), (3, 3), (6, 6), vessel_bias=1.5)
+        background, vessel = restore(logits, placement)
+        assert (background == 0).all()
+        assert (vessel == 1.5).all()
 
 
 def test_images_are_not_changed():
     image = torch.full((3, 20, 20), 7, dtype=torch.uint8)
-    one(image, lambda w: w.fill_(9).float(), crop=8, stride=5, batch_size=2)
+    slide(image, lambda w: w.fill_(9).float(), crop=8, stride=5, batch_size=2)
     assert (image == 7).all()
 
 

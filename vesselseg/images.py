@@ -76,6 +76,14 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
     )
 
 
+def is_single(images: object) -> bool:
+    """Whether what should be several images is one: a batch (N, H, W, C) counts as several."""
+    if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)):
+        return True
+    is_array = hasattr(images, "ndim") and hasattr(images, "dtype")
+    return hasattr(images, "read") or (is_array and images.ndim < 4)
+
+
 def check_max_pixels(max_pixels: int) -> int:
     """Return the limit; raise OptionError if it is not a positive integer."""
     limit = plain(max_pixels)

@@ -1,20 +1,20 @@
-"""Photograph -> the network's scale and colours, and logits back to the photograph's size."""
+"""Photograph -> what the network sees of it, and logits back to the photograph's size."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from .errors import OptionError
 from .fov import FieldOfView
 from .images import MAX_PIXELS, RGB
 from .opencv_resize import resize_like_opencv
-from .sliding import Window
+from .sliding import Placement, Window
 from .spec import SCALES, ModelSpec, Scale, is_factor, plain
 
 # Without a field of view to go by, tiny images are not enlarged further than this.
@@ -25,9 +25,6 @@ _GAIN_RANGE = (0.25, 8.0)
 
 # Pixels at the network's scale beside the field of view that are computed with it.
 _MARGIN = 10
-
-# The vessel logit of what is not computed: its probability is 0 in float32.
-_IMPOSSIBLE = -1000.0
 
 _SAMPLES = 256  # rows and columns, about, that channel means are taken over
 
@@ -52,14 +49,31 @@ def check_scale(scale: Scale | None, spec: ModelSpec) -> Scale:
     return scale
 
 
+class NetworkInput(NamedTuple):
+    """What the network sees of a photograph."""
+
+    scaled: RGB
+    """The photograph at the network's scale and in its colours, uint8 (h, w, 3)."""
+    placement: Placement
+    """The region of it that the network computes, and the way back."""
+    warning: str
+    """That the field of view is missing or of an unusual size, or ""."""
+
+    @property
+    def pixels(self) -> RGB:
+        """The pixels of the region."""
+        top, bottom, left, right = self.placement.region
+        return self.scaled[top:bottom, left:right]
+
+
 def preprocess(
     image: RGB, fov: FieldOfView, scale: Scale, spec: ModelSpec, max_pixels: int = MAX_PIXELS
-) -> RGB:
-    """Bring a photograph to the scale and the colours that the network expects.
+) -> NetworkInput:
+    """Bring a photograph to the network's scale and colours, and choose what is computed.
 
     "fit" is the published pipeline: OpenCV's bilinear resampling, not antialiased. All other
-    rules antialias when they reduce. Raises OptionError if the result, uint8 (h, w, 3), would have
-    more than `max_pixels`.
+    rules antialias when they reduce. Raises OptionError if the photograph would have more than
+    `max_pixels` at the network's scale.
     """
     height, width = image.shape[:2]
     factor = scale_factor(height, width, fov.diameter, scale, spec)
@@ -70,15 +84,22 @@ def preprocess(
             f"most {max_pixels:,} pixels are accepted. Choose a smaller scale, or raise the limit: "
             f"load_model(..., max_pixels=...)."
         )
-    if size == (height, width):
-        scaled = image
-    elif scale == "fit":
-        scaled = resize_like_opencv(image, size)
-    else:
-        scaled = resize(image, size)
-    if spec.fov_rgb_mean is None:
-        return scaled
-    return apply_channel_gains(scaled, channel_gains(image, fov, spec.fov_rgb_mean))
+    region = region_to_compute(*size, fov, scale)
+    placement = Placement(region, size, (height, width), vessel_bias(fov.diameter, spec))
+    warning = unfamiliar_size(fov.diameter, max(size) / max(height, width), scale, spec)
+    gains = None
+    if spec.fov_rgb_mean is not None:
+        gains = channel_gains(image, fov, spec.fov_rgb_mean)
+    scaled = apply_channel_gains(_resample(image, size, scale), gains)
+    return NetworkInput(scaled, placement, warning)
+
+
+def _resample(image: RGB, size: tuple[int, int], scale: Scale) -> RGB:
+    if size == image.shape[:2]:
+        return image
+    if scale != "fit":
+        return resize(image, size)
+    return resize_like_opencv(image, size)
 
 
 def resize(image: RGB, size: tuple[int, int]) -> RGB:
@@ -127,8 +148,10 @@ def channel_gains(
     return tuple(float(gain) for gain in gains.clip(*_GAIN_RANGE))
 
 
-def apply_channel_gains(image: RGB, gains: tuple[float, ...]) -> RGB:
-    """Multiply each channel by its gain; round, and clip at 255."""
+def apply_channel_gains(image: RGB, gains: tuple[float, ...] | None) -> RGB:
+    """Multiply each channel by its gain; round, and clip at 255. None changes nothing."""
+    if gains is None:
+        return image
     table = np.outer(gains, np.arange(256)).round().clip(0, 255).astype(int)
     return np.array(Image.fromarray(image).point(table.ravel().tolist()))
 
@@ -141,12 +164,11 @@ def vessel_bias(diameter: float | None, spec: ModelSpec) -> float:
     return bias * min(max(math.log2(largest / diameter), 0.0), 1.0)
 
 
-def region_to_compute(scaled: RGB, fov: FieldOfView, scale: Scale) -> Window:
-    """The part of a photograph at the network's scale that the network computes.
+def region_to_compute(height: int, width: int, fov: FieldOfView, scale: Scale) -> Window:
+    """The part of a photograph, of this size at the network's scale, that the network computes.
 
     With the scale "fov" this is the rectangle around the field of view, else everything.
     """
-    height, width = scaled.shape[:2]
     if scale != "fov":
         return Window(0, height, 0, width)
     ends = []
@@ -156,24 +178,6 @@ def region_to_compute(scaled: RGB, fov: FieldOfView, scale: Scale) -> Window:
         ends.append(max(math.floor(inside[0] * factor) - _MARGIN, 0))
         ends.append(min(math.ceil((inside[-1] + 1) * factor) + _MARGIN, length))
     return Window(*ends)
-
-
-def extend(logits: Tensor, region: Window, height: int, width: int) -> Tensor:
-    """Logits (K, h, w) of a region -> (K, height, width), without vessels outside of it."""
-    if logits.shape[-2:] == (height, width):
-        return logits
-    extended = logits.new_zeros(len(logits), height, width)
-    extended[-1] = _IMPOSSIBLE
-    extended[:, region.top : region.bottom, region.left : region.right] = logits
-    return extended
-
-
-def restore(logits: Tensor, height: int, width: int) -> Tensor:
-    """Resize logits (K, h, w) bilinearly to (K, height, width)."""
-    if logits.shape[-2:] == (height, width):
-        return logits
-    size = (height, width)
-    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def unfamiliar_size(diameter: float | None, factor: float, scale: Scale, spec: ModelSpec) -> str:

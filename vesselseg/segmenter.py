@@ -7,64 +7,45 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import weights
 from ._version import __version__
 from .backends import Backend
 from .backends.pytorch import choose_batch_size
-from .backends.transfers import HostCopy, to_device, to_host
-from .errors import OptionError, VesselsegError
+from .errors import OptionError
 from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness
 from .fov import FieldOfView, find_field_of_view
-from .images import MAX_PIXELS, RGB, ImageLike, check_bits, check_max_pixels, to_rgb
-from .preprocess import (
-    check_scale,
-    extend,
-    preprocess,
-    region_to_compute,
-    restore,
-    unfamiliar_size,
-    vessel_bias,
-)
+from .images import MAX_PIXELS, RGB, ImageLike, check_bits, check_max_pixels, is_single, to_rgb
+from .preprocess import NetworkInput, check_scale, preprocess
 from .result import Segmentation, check_threshold
-from .sliding import Window, slide, starts
+from .sliding import Stitcher, WindowQueue, restore, slide
 from .spec import ModelSpec, Scale
 from .unet import UNet
 
 logger = logging.getLogger(__name__)
 
-Key = TypeVar("Key")
-Result = TypeVar("Result")
 
-MAX_WINDOWS = 100_000  # of one photograph; more would take hours
+class _Options(NamedTuple):
+    """How photographs are segmented, checked: what `Segmenter.__call__` takes."""
+
+    scale: Scale
+    threshold: float
+    bits: int | None
 
 
-@dataclass
-class Photograph(Generic[Key]):
-    """A photograph on its way through the network."""
+class _Photograph(NamedTuple):
+    """A photograph, and what the network sees of it."""
 
-    key: Key
     rgb: RGB
     fov: FieldOfView
-    network_size: tuple[int, int]
-    region: Window  # that is computed, at the network's scale
-    bias: float  # of the vessel logit
-    sharpness: float | None  # at the network's scale, if the model's familiarity depends on it
-    warning: str
-
-
-class Failed(NamedTuple):
-    """An image that could not be used; it keeps its place among the photographs."""
-
-    key: Any
-    error: Exception
-    is_last: bool  # whether its error is raised, which ends the results
+    seen: NetworkInput
+    pixels: Tensor  # of `seen`, uint8 (3, h, w) on the device
 
 
 class Segmenter:
@@ -152,7 +133,12 @@ class Segmenter:
             If `scale`, `threshold` or `bits` is outside what is described here, or the
             photograph has more than 100,000 windows at that scale.
         """
-        return next(self.segment_many([image], scale=scale, threshold=threshold, bits=bits))
+        options = self._check_options(scale, threshold, bits)
+        photograph = self._preprocess(image, options)
+        logit = slide(photograph.pixels, self._vessel_logit, **self._window_options(options))
+        logit = restore(logit, photograph.seen.placement)
+        copy = _to_host(logit[0].sigmoid_())
+        return self._to_segmentation(photograph, copy, options)
 
     @overload
     def segment_many(
@@ -220,58 +206,70 @@ class Segmenter:
         OptionError
             If `images` is a single image, or another argument is outside what is described here.
         """
-        if isinstance(images, (str, bytes, os.PathLike)):
+        if is_single(images):
             raise OptionError(
-                f"segment_many takes several images, not {images!r}; for one, call the model."
+                f"segment_many takes several images, not one of type {type(images).__name__}; for "
+                f"one, call the model."
             )
         if on_error not in ("raise", "yield"):
             raise OptionError(f"on_error is {on_error!r}; allowed are 'raise' and 'yield'.")
-        rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
-        bits = check_bits(bits)
-        keyed = ((None, image) for image in images)
-        pairs = self._results(keyed, rule, threshold, bits, keep_errors=on_error == "yield")
-        results = (result for _, result in pairs)
+        options = self._check_options(scale, threshold, bits)
+        results = self._segment_each(images, options, on_error)
         if not progress:
             return results
-        return show_progress(results, len(images) if isinstance(images, Sized) else None)
+        from tqdm import tqdm
 
-    def segment_keyed(
-        self,
-        images: Iterable[tuple[Key, ImageLike]],
-        *,
-        scale: Scale | None = None,
-        threshold: float = 0.5,
-        bits: int | None = None,
-    ) -> Iterator[tuple[Key, Segmentation]]:
-        """Segment several photographs, each with a key of yours, such as its name.
+        count = len(images) if isinstance(images, Sized) else None
+        return iter(tqdm(results, total=count, unit="image"))
 
-        Parameters
-        ----------
-        images : iterable of (key, image)
-            Images as :meth:`__call__` takes them. Keys can be anything.
-        scale : {"fit", "native", "fov"}, float or None
-            How to bring the photographs to the network's scale; None uses the model's own rule.
-        threshold : float
-            Pixels with a higher probability are vessel, in [0, 1].
-        bits : int, optional
-            Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+    def _segment_each(
+        self, images: Iterable[ImageLike], options: _Options, on_error: str
+    ) -> Iterator[Any]:
+        queue = WindowQueue(self._vessel_logit, **self._window_options(options))
+        computing: deque[Any] = deque()  # photographs with windows in the queue, or errors
+        copying: deque[Any] = deque()  # photographs whose results are copied, or errors
 
-        Returns
-        -------
-        iterator of (key, Segmentation)
-            In the order of `images`.
+        def begin(image: ImageLike) -> tuple[_Photograph, Stitcher]:
+            photograph = self._preprocess(image, options)
+            return photograph, queue.add(photograph.pixels)
 
-        Raises
-        ------
-        FileNotFoundError, ImageError
-            For an image that cannot be used, after the images before it were yielded.
-        OptionError
-            If `scale` or `threshold` is outside what is described here.
-        """
-        rule, threshold = check_scale(scale, self.spec), check_threshold(threshold)
-        bits = check_bits(bits)
-        results = self._results(images, rule, threshold, bits, keep_errors=False)
-        return cast("Iterator[tuple[Key, Segmentation]]", results)
+        def start_copy(computed: tuple[_Photograph, Stitcher]) -> tuple[_Photograph, _HostCopy]:
+            photograph, stitcher = computed
+            logit = restore(stitcher.average(), photograph.seen.placement)
+            return photograph, _to_host(logit[0].sigmoid_())
+
+        def finish(copied: tuple[_Photograph, _HostCopy]) -> Segmentation:
+            return self._to_segmentation(*copied, options)
+
+        def deliver() -> Segmentation | Exception:
+            result = _attempt(finish, copying.popleft())
+            if isinstance(result, Exception) and on_error == "raise":
+                raise result
+            return result
+
+        iterator, failure, is_last = iter(images), None, False
+        while not is_last:
+            try:
+                image = next(iterator)
+            except StopIteration:
+                is_last = True
+            except Exception as error:  # of the iterator: it comes after the results before it
+                failure, is_last = error, True
+            else:
+                computing.append(_attempt(begin, image))
+                is_last = on_error == "raise" and isinstance(computing[-1], Exception)
+            if is_last:
+                queue.flush()
+            while computing and (
+                isinstance(computing[0], Exception) or computing[0][1].is_finished
+            ):
+                copying.append(_attempt(start_copy, computing.popleft()))
+                if len(copying) > self.prefetch:
+                    yield deliver()
+        while copying:
+            yield deliver()
+        if failure is not None:
+            raise failure
 
     def logits(
         self, image: ImageLike, *, scale: Scale | None = None, bits: int | None = None
@@ -301,12 +299,10 @@ class Segmenter:
         OptionError
             If `scale` is outside what is described here.
         """
-        rule, bits = check_scale(scale, self.spec), check_bits(bits)
-        ((photograph, logits),) = self._slide([(None, image)], self._backend, rule, bits)
-        if isinstance(photograph, Failed):
-            raise photograph.error
-        logits[1] += photograph.bias
-        return restore(logits, *photograph.rgb.shape[:2]).cpu()
+        options = self._check_options(scale, 0.5, bits)
+        photograph = self._preprocess(image, options)
+        logits = slide(photograph.pixels, self._backend, **self._window_options(options))
+        return restore(logits, photograph.seen.placement).cpu()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the float32 weights and the model spec; ``load_model(path)`` reads them.
@@ -386,119 +382,44 @@ class Segmenter:
             )
         return self._backend.network
 
-    def _results(
-        self,
-        images: Iterable[tuple[Key, ImageLike]],
-        rule: Scale,
-        threshold: float,
-        bits: int | None,
-        *,
-        keep_errors: bool,
-    ) -> Iterator[tuple[Key, Segmentation | Exception]]:
-        def vessel_logit(windows: Tensor) -> Tensor:
-            # The vessel logit minus the background logit is all that a mask needs: averaging and
-            # resampling are linear, and the softmax of two logits is the sigmoid of their
-            # difference. That halves memory and resampling.
-            return torch.diff(self._backend(windows), dim=1)
+    def _check_options(self, scale: Scale | None, threshold: float, bits: int | None) -> _Options:
+        return _Options(check_scale(scale, self.spec), check_threshold(threshold), check_bits(bits))
 
-        def result(
-            photograph: Photograph[Key] | Failed, copy: HostCopy
-        ) -> tuple[Key, Segmentation | Exception]:
-            if isinstance(photograph, Photograph):
-                return photograph.key, self._result(photograph, copy, rule, threshold, bits)
-            if photograph.is_last:
-                raise photograph.error
-            return photograph.key, photograph.error
-
-        pending: deque[tuple[Photograph[Key] | Failed, HostCopy]] = deque()
-        failure: Exception | None = None
-        try:
-            for photograph, logit in self._slide(images, vessel_logit, rule, bits, keep_errors):
-                if isinstance(photograph, Photograph):
-                    logit += photograph.bias
-                    logit = restore(logit, *photograph.rgb.shape[:2])[0].sigmoid_()
-                pending.append((photograph, to_host(logit)))
-                if len(pending) > self.prefetch:
-                    yield result(*pending.popleft())
-        except Exception as error:
-            failure = error
-        for photograph, copy in pending:
-            yield result(photograph, copy)
-        if failure is not None:
-            raise failure
-
-    def _prepare(
-        self, key: Key, image: ImageLike, rule: Scale, bits: int | None
-    ) -> tuple[Photograph[Key], Tensor]:
-        """A photograph, and what the network sees of it: uint8 (3, h, w) on the device."""
-        rgb = to_rgb(image, self.max_pixels, bits)
+    def _preprocess(self, image: ImageLike, options: _Options) -> _Photograph:
+        rgb = to_rgb(image, self.max_pixels, options.bits)
         fov = find_field_of_view(rgb)
-        scaled = preprocess(rgb, fov, rule, self.spec, self.max_pixels)
-        size = height, width = scaled.shape[:2]
-        check_window_count(height, width, self.spec)
-        region = region_to_compute(scaled, fov, rule)
-        part = scaled[region.top : region.bottom, region.left : region.right]
-        pixels = to_device(torch.from_numpy(np.ascontiguousarray(part)), self.device)
-        bias = vessel_bias(fov.diameter, self.spec)
+        seen = preprocess(rgb, fov, options.scale, self.spec, self.max_pixels)
+        if seen.warning:
+            logger.warning("%s", seen.warning)
+        pixels = _to_device(torch.from_numpy(np.ascontiguousarray(seen.pixels)), self.device)
+        return _Photograph(rgb, fov, seen, pixels.permute(2, 0, 1))
+
+    def _window_options(self, options: _Options) -> dict[str, Any]:
+        """What `slide` and `WindowQueue` take besides the network."""
+        return {
+            "crop": self.spec.crop,
+            "stride": self.spec.stride,
+            "batch_size": self.batch_size,
+            "size_divisor": self.spec.size_divisor,
+            "shrink_windows": options.scale == "fov",
+        }
+
+    def _vessel_logit(self, windows: Tensor) -> Tensor:
+        # The vessel logit minus the background logit is all that a mask needs: averaging and
+        # resampling are linear, and the softmax of two logits is the sigmoid of their difference.
+        # That halves memory and resampling.
+        return torch.diff(self._backend(windows), dim=1)
+
+    def _to_segmentation(
+        self, photograph: _Photograph, copy: _HostCopy, options: _Options
+    ) -> Segmentation:
+        rgb, fov, seen, _ = photograph
+        probability = copy.wait()
         sharpness = None
         if self.spec.least_sharpness is not None:
-            sharpness = measure_sharpness(scaled, fov.mask)
-        factor = max(size) / max(rgb.shape[:2])
-        warning = unfamiliar_size(fov.diameter, factor, rule, self.spec)
-        if warning:
-            logger.warning("%s", warning)
-        photograph = Photograph(key, rgb, fov, size, region, bias, sharpness, warning)
-        return photograph, pixels.permute(2, 0, 1)
-
-    def _slide(
-        self,
-        images: Iterable[tuple[Key, ImageLike]],
-        network: Callable[[Tensor], Tensor],
-        rule: Scale,
-        bits: int | None,
-        keep_errors: bool = False,
-    ) -> Iterator[tuple[Photograph[Key] | Failed, Tensor]]:
-        """Each photograph with the network's output (K, h, w) for it, at the network's scale."""
-
-        def prepared() -> Iterator[tuple[Photograph[Key] | Failed, Tensor | None]]:
-            try:
-                for key, image in images:
-                    try:
-                        yield self._prepare(key, image, rule, bits)
-                    except (VesselsegError, OSError, MemoryError) as error:
-                        if not keep_errors:
-                            raise
-                        yield Failed(key, error, is_last=False), None
-            except Exception as error:
-                yield Failed(None, error, is_last=True), None
-
-        for photograph, logits in slide(
-            prepared(),
-            network,
-            crop=self.spec.crop,
-            stride=self.spec.stride,
-            batch_size=self.batch_size,
-            size_divisor=self.spec.size_divisor,
-            shrink_windows=rule == "fov",
-        ):
-            if isinstance(photograph, Photograph):
-                logits = extend(logits, photograph.region, *photograph.network_size)
-            yield photograph, logits
-
-    def _result(
-        self,
-        photograph: Photograph[Any],
-        copy: HostCopy,
-        rule: Scale,
-        threshold: float,
-        bits: int | None,
-    ) -> Segmentation:
-        probability = copy.wait()
-        fov = photograph.fov
-        if self.spec.mask_outside_fov:
-            probability[~fov.mask] = 0
-        warning = photograph.warning
-        familiar = familiarity(probability, fov.mask, photograph.sharpness, self.spec)
+            sharpness = measure_sharpness(seen.scaled, fov.mask)
+        familiar = familiarity(probability, fov.mask, sharpness, self.spec)
+        warning = seen.warning
         if familiar is not None and familiar < FAMILIARITY_LIMIT:
             doubt = (
                 f"The photograph is unlike those that model {self.spec.name!r} was trained on "
@@ -512,40 +433,62 @@ class Segmenter:
             "model": self.spec.name,
             "sha256": self.sha256,
             "unverified": not self.spec.matches(self.sha256),
-            "scale": rule,
-            "bits": bits,
-            "size": list(photograph.rgb.shape[:2]),
-            "network_size": list(photograph.network_size),
+            "spec": self.spec.digest,
+            "stride": self.spec.stride,
+            "scale": options.scale,
+            "bits": options.bits,
+            "size": list(rgb.shape[:2]),
+            "network_size": list(seen.placement.whole),
             "fov_diameter": None if fov.diameter is None else round(fov.diameter, 1),
-            "vessel_bias": round(photograph.bias, 3),
+            "vessel_bias": round(seen.placement.vessel_bias, 3),
             "backend": self.backend,
             **self._backend.versions,
             "device": str(self.device),
             "precision": self.precision,
-            "threshold": threshold,
+            "threshold": options.threshold,
             "familiarity": None if familiar is None else round(familiar, 3),
             "warning": warning,
         }
-        mask = probability > np.float32(threshold)
-        return Segmentation(mask, probability, fov.mask, provenance, photograph.rgb)
+        mask = probability > np.float32(options.threshold)
+        return Segmentation(mask, probability, fov.mask, provenance, rgb)
 
 
-def show_progress(results: Iterator[Result], count: int | None) -> Iterator[Result]:
-    """The same results, with a bar that counts them on standard error."""
-    from tqdm import tqdm
+def _to_device(pixels: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor to `device`; on CUDA through pinned memory, without waiting for it."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    return pixels.pin_memory().to(device, non_blocking=True)
 
-    with tqdm(results, total=count, unit="image") as bar:
-        yield from bar
+
+def _to_host(values: Tensor) -> _HostCopy:
+    """Start to copy a float32 tensor to the CPU; on CUDA without waiting for it."""
+    if values.device.type != "cuda":
+        return _HostCopy(values.cpu())
+    pinned = values.to("cpu", non_blocking=True)
+    return _HostCopy(pinned, torch.cuda.current_stream(values.device).record_event())
 
 
-def check_window_count(height: int, width: int, spec: ModelSpec) -> None:
-    """Raise OptionError if an image at the network's scale has more windows than `MAX_WINDOWS`."""
-    count = 1
-    for side in (height, width):
-        count *= len(starts(side, spec.crop, spec.stride))
-    if count > MAX_WINDOWS:
-        raise OptionError(
-            f"{width} x {height} pixels at the scale of {spec.name!r} are {count:,} windows of "
-            f"{spec.crop} pixels with a stride of {spec.stride}; at most {MAX_WINDOWS:,} are "
-            f"accepted. Choose a smaller scale, or a model spec with a larger stride."
-        )
+class _HostCopy(NamedTuple):
+    """A copy to the CPU that may still be under way."""
+
+    values: Tensor
+    event: torch.cuda.Event | None = None
+
+    def wait(self) -> NDArray[np.float32]:
+        """The values, once they have arrived. The array is the caller's to keep."""
+        values = self.values
+        if self.event is not None:
+            self.event.synchronize()
+            values = values.clone()  # gives the scarce pinned memory back to PyTorch
+        array: NDArray[np.float32] = values.numpy()
+        return array
+
+
+def _attempt(step: Callable[[Any], Any], given: Any) -> Any:
+    """What a step makes of a value, or its error; the error of an earlier step is handed on."""
+    if isinstance(given, Exception):
+        return given
+    try:
+        return step(given)
+    except Exception as error:
+        return error

@@ -7,15 +7,22 @@ overlap, change `stride`. Shrinking windows is our own.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-Key = TypeVar("Key")
-Network = Callable[[Tensor], Tensor]
+from .errors import OptionError
+
+Network: TypeAlias = Callable[[Tensor], Tensor]
+
+MAX_WINDOWS = 100_000
+"""Of one image; more would take hours."""
+
+NOTHING = -1000.0
+"""The vessel logit of what is not computed: its probability is 0 in float32."""
 
 
 class Window(NamedTuple):
@@ -78,16 +85,21 @@ def round_up(length: int, divisor: int) -> int:
     return -(-length // divisor) * divisor
 
 
-class Stitcher(Generic[Key]):
+class Stitcher:
     """One image, the sum of its windows' logits, and how many windows are still missing."""
 
-    def __init__(self, key: Key, image: Tensor, windows: list[Window]) -> None:
-        self.key = key
+    def __init__(self, image: Tensor, windows: list[Window]) -> None:
         self.image = image
         self.windows = windows
-        self.window_size = windows[0].size if windows else (0, 0)
+        self.window_size = windows[0].size
         self.missing = len(windows)
+        self.error: Exception | None = None  # of the network, if it failed on this image
         self.sums = torch.empty(0, 0, 0)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all windows are computed, or the network failed on one."""
+        return self.error is not None or not self.missing
 
     def add(self, window: Window, logits: Tensor) -> None:
         """Add the logits (K, h, w) of one window."""
@@ -97,8 +109,13 @@ class Stitcher(Generic[Key]):
         self.sums[:, window.top : window.bottom, window.left : window.right] += logits
         self.missing -= 1
 
-    def mean(self) -> Tensor:
-        """Logits (K, H, W), averaged over the windows that cover each pixel."""
+    def average(self) -> Tensor:
+        """Logits (K, H, W), averaged over the windows that cover each pixel.
+
+        Raises what the network raised on this image.
+        """
+        if self.error is not None:
+            raise self.error
         assert not self.missing
         # How many windows cover a pixel is a product of rows and columns.
         for axis, ends in ((1, {w[:2] for w in self.windows}), (2, {w[2:] for w in self.windows})):
@@ -110,89 +127,146 @@ class Stitcher(Generic[Key]):
         return self.sums
 
 
-def slide(
-    images: Iterable[tuple[Key, Tensor | None]],
-    network: Network,
-    *,
-    crop: int,
-    stride: int,
-    batch_size: int,
-    size_divisor: int = 1,
-    shrink_windows: bool = False,
-) -> Iterator[tuple[Key, Tensor]]:
-    """Logits of each image, in order; windows of several images share batches.
+class WindowQueue:
+    """Windows of one image after another, computed in full batches.
+
+    Windows of several images share batches, so that small images use a network as well as large
+    ones. The last batch is filled up with zeros: every batch has the same shape, and the logits
+    of an image do not depend on the images beside it.
 
     Parameters
     ----------
-    images : iterable of (key, Tensor (C, H, W) or None)
-        Read one by one, when windows are needed. Keys are handed through; one that comes without
-        an image keeps its place.
     network : callable
         Windows (N, C, h, w) -> logits (N, K, h, w), with h and w divisible by `size_divisor`.
     crop, stride : int
         Side of the windows and distance between their starts, in pixels; stride <= crop.
     batch_size : int
-        Windows per call of `network`. The last batch is filled up with zeros, so that every
-        call has the same shape and logits do not depend on how images are grouped.
+        Windows per call of `network`.
     size_divisor : int
         Windows of an image that is smaller than the crop are extended to the next multiple of
         this by repeating their last row and column. The logits are cropped back.
     shrink_windows : bool
         Whether windows are shrunk to what covers each image: no more of them, with at least the
         same overlap, in multiples of `size_divisor`.
-
-    Yields
-    ------
-    key, Tensor (K, H, W)
-        float32, on the device of the logits; empty for a key without an image.
     """
-    waiting: deque[Stitcher[Key]] = deque()  # images in order, some of their windows in the batch
-    batch: list[tuple[Stitcher[Key], Window]] = []
-    for key, image in images:
-        if image is None:
-            stitcher = Stitcher(key, torch.empty(0), [])
-        else:
-            height, width = image.shape[-2:]
-            shrink_to = size_divisor if shrink_windows else None
-            stitcher = Stitcher(key, image, windows(height, width, crop, stride, shrink_to))
-        waiting.append(stitcher)
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        crop: int,
+        stride: int,
+        batch_size: int,
+        size_divisor: int = 1,
+        shrink_windows: bool = False,
+    ) -> None:
+        self.network = network
+        self.crop, self.stride = crop, stride
+        self.batch_size, self.size_divisor = batch_size, size_divisor
+        self.shrink_windows = shrink_windows
+        self.batch: list[tuple[Stitcher, Window]] = []
+
+    def add(self, image: Tensor) -> Stitcher:
+        """Queue the windows of an image (C, H, W), and compute the batches that are full.
+
+        Raises OptionError if it has more windows than `MAX_WINDOWS`.
+        """
+        height, width = image.shape[-2:]
+        count = len(starts(height, self.crop, self.stride))
+        count *= len(starts(width, self.crop, self.stride))
+        if count > MAX_WINDOWS:
+            raise OptionError(
+                f"{width} x {height} pixels at the network's scale are {count:,} windows of "
+                f"{self.crop} pixels with a stride of {self.stride}; at most {MAX_WINDOWS:,} are "
+                f"accepted. Choose a smaller scale or a larger stride."
+            )
+        shrink_to = self.size_divisor if self.shrink_windows else None
+        stitcher = Stitcher(image, windows(height, width, self.crop, self.stride, shrink_to))
+        if self.batch and self.batch[0][0].window_size != stitcher.window_size:
+            self.flush()  # a batch has windows of one size
         for window in stitcher.windows:
-            if batch and batch[0][0].window_size != stitcher.window_size:
-                run_batch(batch, network, batch_size, size_divisor)  # windows of one size only
-            batch.append((stitcher, window))
-            if len(batch) == batch_size:
-                run_batch(batch, network, batch_size, size_divisor)
-        while waiting and not waiting[0].missing:
-            first = waiting.popleft()
-            yield first.key, first.mean()
-    if batch:
-        run_batch(batch, network, batch_size, size_divisor)
-    while waiting:
-        first = waiting.popleft()
-        yield first.key, first.mean()
+            if stitcher.error is None:
+                self.batch.append((stitcher, window))
+            if len(self.batch) == self.batch_size:
+                self.flush()
+        return stitcher
+
+    def flush(self) -> None:
+        """Compute the windows that wait, and add their logits to their images.
+
+        If the network fails on a batch, the windows of each image are tried by themselves, so
+        that an image on which it fails has an `error` and the others are right.
+        """
+        batch, self.batch = self.batch, []
+        try:
+            self._compute(batch)
+        except Exception as error:
+            images = list(dict.fromkeys(stitcher for stitcher, _ in batch))
+            if len(images) == 1:
+                images[0].error = error
+                return
+            for image in images:
+                self.batch = [part for part in batch if part[0] is image]
+                self.flush()
+
+    def _compute(self, batch: list[tuple[Stitcher, Window]]) -> None:
+        if not batch:
+            return
+        first = batch[0][0]
+        height, width = first.window_size
+        # In channels-last order whole rows are copied, and convolutions are fastest.
+        size = (
+            self.batch_size,
+            round_up(height, self.size_divisor),
+            round_up(width, self.size_divisor),
+            len(first.image),
+        )
+        stack = torch.zeros(size, dtype=first.image.dtype, device=first.image.device)
+        stack = stack.permute(0, 3, 1, 2)
+        for place, (stitcher, window) in zip(stack, batch, strict=False):
+            pixels = stitcher.image[:, window.top : window.bottom, window.left : window.right]
+            place[:, :height, :width] = pixels
+            place[:, height:, :width] = pixels[:, -1:]
+            place[:, :, width:] = place[:, :, width - 1 : width].clone()
+        logits = self.network(stack)
+        for values, (stitcher, window) in zip(logits, batch, strict=False):
+            stitcher.add(window, values[:, :height, :width])
 
 
-def run_batch(
-    batch: list[tuple[Stitcher[Key], Window]], network: Network, batch_size: int, size_divisor: int
-) -> None:
-    """Run the network on a batch of windows, add the logits to their images, empty the batch."""
-    first = batch[0][0]
-    height, width = first.window_size
-    # In channels-last order whole rows are copied, and convolutions are fastest.
-    size = (
-        batch_size,
-        round_up(height, size_divisor),
-        round_up(width, size_divisor),
-        len(first.image),
-    )
-    stack = torch.zeros(size, dtype=first.image.dtype, device=first.image.device)
-    stack = stack.permute(0, 3, 1, 2)
-    for place, (stitcher, window) in zip(stack, batch, strict=False):
-        pixels = stitcher.image[:, window.top : window.bottom, window.left : window.right]
-        place[:, :height, :width] = pixels
-        place[:, height:, :width] = pixels[:, -1:]
-        place[:, :, width:] = place[:, :, width - 1 : width].clone()
-    logits = network(stack)
-    for values, (stitcher, window) in zip(logits, batch, strict=False):
-        stitcher.add(window, values[:, :height, :width])
-    batch.clear()
+class Placement(NamedTuple):
+    """Where the logits of a region belong in a photograph."""
+
+    region: Window
+    """Of the photograph at the network's scale: what is computed."""
+    whole: tuple[int, int]
+    """Height and width of the photograph at the network's scale."""
+    size: tuple[int, int]
+    """Height and width of the photograph itself."""
+    vessel_bias: float = 0.0
+    """What is added to the vessel logit, the last one."""
+
+
+def restore(logits: Tensor, placement: Placement) -> Tensor:
+    """Logits (K, h, w) of a region -> logits of the photograph at its own size, (K, H, W).
+
+    Outside the region there are no vessels: the last logit is very low there. Resizing is
+    bilinear, as in mmsegmentation.
+    """
+    region, whole, size, bias = placement
+    if logits.shape[-2:] != whole:
+        part = logits
+        logits = part.new_zeros(len(part), *whole)
+        logits[-1] = NOTHING
+        logits[:, region.top : region.bottom, region.left : region.right] = part
+    logits[-1] += bias
+    if whole == size:
+        return logits
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def slide(image: Tensor, network: Network, **options: Any) -> Tensor:
+    """Logits (K, H, W) of one image (C, H, W); `options` are those of :class:`WindowQueue`."""
+    queue = WindowQueue(network, **options)
+    stitcher = queue.add(image)
+    queue.flush()
+    return stitcher.average()

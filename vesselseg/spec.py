@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import numbers
 import re
@@ -190,6 +192,11 @@ class ModelSpec:
         if self.unverified or not self.sources:
             return not self.unverified
         return any(source.matches(sha256) for source in self.sources)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the fields that decide a result."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values without the sources, as they are stored in a saved model."""
