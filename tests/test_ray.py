@@ -60,9 +60,9 @@ class Deadly(Segmenter):
 
     mark: Path
 
-    def segment_keyed(self, images: Any, **options: Any) -> Any:
+    def segment_many(self, images: Any, **options: Any) -> Any:
         def watched() -> Iterator[Any]:
-            for key, image in images:
+            for image in images:
                 if np.array_equal(image, photograph(KILLS_ALWAYS)):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if np.array_equal(image, photograph(KILLS_TWICE)):
@@ -72,9 +72,9 @@ class Deadly(Segmenter):
                         os.kill(os.getpid(), signal.SIGKILL)
                 if np.array_equal(image, photograph(RAISES)):
                     raise KeyError("unforeseen")
-                yield key, image
+                yield image
 
-        return super().segment_keyed(watched(), **options)
+        return super().segment_many(watched(), **options)
 
     def to(self, device: Any = None, precision: Any = None) -> Segmenter:
         return make_deadly(super().to(device, precision), self.mark)
@@ -167,7 +167,7 @@ def test_a_second_run_does_only_the_rest(here: Path, capsys: pytest.CaptureFixtu
     (here / "whole.png").rename(here / "in" / "6" / "020.png")
     before = {path: path.stat().st_mtime_ns for path in (here / "out").rglob("*.png")}
     command = ["segment", "in", "-r", "-o", "out", "--model", "tiny.pth", "--device", "cpu"]
-    assert main([*command, "--executor", "ray", "--skip-existing"]) == 0
+    assert main([*command, "--executor", "ray", "--resume"]) == 0
     assert f"3 segmented, {COUNT - 3} skipped, 0 failed" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in before} == before
     files = tree(here / "out")
@@ -210,7 +210,7 @@ def test_an_interrupted_run_is_resumed_on_the_ray_of_the_program(ray: Any, here:
     options: dict[str, Any] = {"model": "tiny.pth", "device": "cpu", "workers": 1}
     with pytest.raises(KeyboardInterrupt):
         segment_dataset("in/0", here / "stopped", on_row=interrupt, **options)
-    summary = segment_dataset("in/0", here / "stopped", **options)
+    summary = segment_dataset("in/0", here / "stopped", resume=True, **options)
     assert (summary.segmented, summary.skipped) == (42, 1)
     assert ray.is_initialized()
     with pytest.raises(OptionError, match="initialised Ray already"):

@@ -6,13 +6,14 @@ backend and finally a :class:`Segmenter`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, Union
+from typing import Any, Literal, TypeAlias, Union
 
 import torch
 
@@ -51,6 +52,7 @@ def load_model(
     backend: BackendName | None = None,
     calibration: Sequence[ImageLike] | None = None,
     bits: int | None = None,
+    stride: int | None = None,
     batch_size: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Segmenter:
@@ -79,6 +81,9 @@ def load_model(
     bits : int, optional
         Bits that 16-bit values of the `calibration` use, if not all. Whoever calls the model says
         it again for the photographs then.
+    stride : int, optional
+        Distance between the starts of the windows in pixels, up to the model's crop: a smaller
+        one lets them overlap more. None uses the model's own.
     batch_size : int, optional
         Windows that the network computes at once; None chooses what suits the device.
     max_pixels : int
@@ -131,9 +136,11 @@ def load_model(
         assert file is not None
         onnx = OnnxBackend(file, chosen_device)
         return Segmenter(
-            onnx, onnx.spec, sha256=onnx.sha256, batch_size=batch_size, max_pixels=max_pixels
-        )
+            onnx, _with_stride(onnx.spec, stride), sha256=onnx.sha256, batch_size=batch_size,
+            max_pixels=max_pixels,
+        )  # fmt: skip
     network, spec, digest = load_network(spec, file)
+    spec = _with_stride(spec, stride)
     quantized = None
     if chosen_precision == "int8":
         from .backends.quantize import quantize
@@ -151,8 +158,8 @@ def segment(
     image: ImageLike,
     *,
     model: Model | Segmenter | None = None,
-    device: str | torch.device = "auto",
-    precision: str = "float32",
+    device: str | torch.device | None = None,
+    precision: str | None = None,
     backend: BackendName | None = None,
     scale: Scale | None = None,
     threshold: float = 0.5,
@@ -171,11 +178,12 @@ def segment(
     model : str, path, ModelSpec, Segmenter or None
         A name (:func:`vesselseg.list_models`), a model spec, a model file, a loaded model, or
         None for the model in the package.
-    device : str or torch.device
-        "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps". Not used with a
-        loaded model; neither are `precision` and `backend`.
-    precision : {"float32", "bfloat16", "float16", "int8", "auto"}
-        "auto" is the fastest precision that the device computes natively.
+    device : str or torch.device, optional
+        "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps". None is "auto", or
+        the device of a loaded model. With a loaded model, `device`, `precision` and `backend`
+        must be its own.
+    precision : {"float32", "bfloat16", "float16", "int8", "auto"}, optional
+        As :func:`load_model` takes it; None is its default, or that of a loaded model.
     backend : {"torch", "onnxruntime", "openvino"}, optional
         The program that runs the network. None means PyTorch, or ONNX Runtime for an ONNX file.
     scale : {"fit", "native", "fov"}, float or None
@@ -212,18 +220,43 @@ def segment(
     ((1411, 1411), dtype('float32'))
     >>> result.save("vessels.png")
     """
+    choices = {"device": device, "precision": precision, "backend": backend}
     if isinstance(model, Segmenter):
-        return model(image, scale=scale, threshold=threshold, bits=bits)
-    spec, file = resolve_model(model, None)
-    file_state = None
-    if file is not None and file.exists():
-        stat = file.stat()  # a file that was replaced is loaded again
-        file_state = (file.resolve(), stat.st_mtime_ns, stat.st_size)
-    loaded = _MODELS.get(
-        (spec, file, file_state, str(device), str(precision), repr(backend)),
-        lambda: load_model(model, device=device, precision=precision, backend=backend),
-    )
+        loaded = load_or_check(model, **choices)
+    else:
+        spec, file = resolve_model(model, None)
+        file_state = None
+        if file is not None and file.exists():
+            stat = file.stat()  # a file that was replaced is loaded again
+            file_state = (file.resolve(), stat.st_mtime_ns, stat.st_size)
+        key = (spec, file, file_state, *map(str, choices.values()))
+        loaded = _MODELS.get(key, lambda: load_or_check(model, **choices))
     return loaded(image, scale=scale, threshold=threshold, bits=bits)
+
+
+def load_or_check(model: Model | Segmenter | None, **choices: Any) -> Segmenter:
+    """Load a model with choices of :func:`load_model`, of which those that are None do not count.
+
+    A loaded model is returned if they are its own; else OptionError says which is not.
+    """
+    choices = {name: value for name, value in choices.items() if value is not None}
+    if not isinstance(model, Segmenter):
+        return load_model(model, **choices)
+    own = {**vars(model), "stride": model.spec.stride}
+    for name, value in choices.items():
+        if not (value == own[name] or value == "auto" or _is_same_device(value, own[name])):
+            raise OptionError(
+                f"{name} is {value!r}, but the model was loaded with {str(own[name])!r}. Leave "
+                f"{name} out, or load the model with it: load_model(..., {name}={value!r})."
+            )
+    return model
+
+
+def _is_same_device(chosen: object, own: object) -> bool:
+    """Whether a device such as "cuda" means one such as cuda:0."""
+    if not isinstance(own, torch.device):
+        return False
+    return str(chosen) in (str(own), f"{own.type}:{own.index or 0}", own.type)
 
 
 def download(
@@ -405,6 +438,10 @@ def choose_backend(backend: str | None, spec: ModelSpec | None, file: Path | Non
     return backend or "torch"
 
 
+def _with_stride(spec: ModelSpec, stride: int | None) -> ModelSpec:
+    return spec if stride is None else dataclasses.replace(spec, stride=stride)
+
+
 def load_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, ModelSpec, str]:
     """The network, its model spec and the SHA-256 of its weights file."""
     if file is None:
@@ -444,13 +481,21 @@ class ModelCache:
         """Return the cached model, loading it on a miss."""
         with self._lock:
             entry = self._entries.setdefault(key, Entry())
+        with entry.lock:
+            if entry.model is None:
+                try:
+                    entry.model = load()
+                except BaseException:
+                    with self._lock:
+                        self._entries.pop(key, None)  # a failure takes no place from a model
+                    raise
+            model = entry.model
+        with self._lock:
+            self._entries[key] = entry
             self._entries.move_to_end(key)
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)
-        with entry.lock:
-            if entry.model is None:
-                entry.model = load()
-            return entry.model
+        return model
 
     def clear(self) -> None:
         """Forget all models."""

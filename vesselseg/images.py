@@ -76,7 +76,7 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
     )
 
 
-def is_single(images: object) -> bool:
+def is_single(images: Any) -> bool:
     """Whether what should be several images is one: a batch (N, H, W, C) counts as several."""
     if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)):
         return True

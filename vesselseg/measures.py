@@ -169,19 +169,8 @@ def measure(
         raise OptionError(f"mask has the shape {mask.shape}, but fov has {inside.shape}.")
     if not inside.any():
         raise OptionError("The field of view is empty: fov has no pixel that is True.")
-    mm_per_pixel = plain(mm_per_pixel)
-    if mm_per_pixel is not None and not is_factor(mm_per_pixel):
-        raise OptionError(f"mm_per_pixel is {mm_per_pixel!r}; it must be a positive number.")
-    try:
-        import skan  # noqa: F401
-        import skimage  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError('Measures need skan: pip install "vesselseg[measure]".') from error
-    except RuntimeError as error:  # of Numba, which keeps what it compiles
-        raise MissingExtraError(
-            f"skan cannot be imported: {error}. If neither its folder nor your home can be "
-            f"written, set the environment variable NUMBA_CACHE_DIR to a folder that can."
-        ) from error
+    mm_per_pixel = check_mm_per_pixel(mm_per_pixel)
+    require_skan()
     vessels, inside, orientation = canonical(mask & inside, inside)
     area = int(inside.sum())
     diameter = float(2 * np.sqrt(area / np.pi))
@@ -220,6 +209,28 @@ def measure(
             "end_column": end_columns,
         },
     )
+
+
+def check_mm_per_pixel(mm_per_pixel: float | None) -> float | None:
+    """Return the size of a pixel; raise OptionError if it is not a positive number or None."""
+    mm_per_pixel = plain(mm_per_pixel)
+    if mm_per_pixel is not None and not is_factor(mm_per_pixel):
+        raise OptionError(f"mm_per_pixel is {mm_per_pixel!r}; it must be a positive number.")
+    return mm_per_pixel
+
+
+def require_skan() -> None:
+    """Raise MissingExtraError unless what measures are made with can be imported."""
+    try:
+        import skan  # noqa: F401
+        import skimage  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError('Measures need skan: pip install "vesselseg[measure]".') from error
+    except RuntimeError as error:  # of Numba, which keeps what it compiles
+        raise MissingExtraError(
+            f"skan cannot be imported: {error}. If neither its folder nor your home can be "
+            f"written, set the environment variable NUMBA_CACHE_DIR to a folder that can."
+        ) from error
 
 
 def to_mask(values: ArrayLike, name: str) -> Mask:

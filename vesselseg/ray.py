@@ -22,15 +22,22 @@ from pathlib import Path
 from typing import Any
 
 from . import dicom
-from .api import BackendName, Model, load_model
-from .batch.folder import Summary
-from .batch.jobs import Job, join, plan_jobs
-from .batch.manifest import ParquetManifest, Row
-from .batch.pipeline import run
-from .errors import DeviceError, OptionError, require
-from .images import check_bits
-from .preprocess import check_scale
-from .result import Style, check_style, check_threshold
+from .api import BackendName, Model, load_or_check
+from .batch.folder import (
+    OnError,
+    OnOutcome,
+    Summary,
+    make_work,
+    run_collection,
+    run_here,
+    to_places,
+)
+from .batch.jobs import Job, names_file, plan_jobs
+from .batch.places import join, parent
+from .batch.table import Row
+from .batch.work import Work
+from .errors import DeviceError, OptionError, VesselsegError, require
+from .result import Style
 from .segmenter import Segmenter
 from .spec import Scale, is_integer, plain
 
@@ -45,27 +52,33 @@ def segment_dataset(
     out: str | os.PathLike[str],
     *,
     model: Model | Segmenter | None = None,
+    kinds: Sequence[str] = ("mask",),
+    recursive: bool = False,
+    keep_endings: bool = False,
+    resume: bool = False,
+    manifest: str | os.PathLike[str] | None = None,
+    scale: Scale | None = None,
+    threshold: float = 0.5,
+    bits: int | None = None,
+    style: Style = "tint",
+    measure: bool = False,
+    mm_per_pixel: float | None = None,
     device: str | None = None,
     precision: str | None = None,
     backend: BackendName | None = None,
-    scale: Scale | None = None,
-    threshold: float = 0.5,
-    kinds: Sequence[str] = ("mask",),
-    style: Style = "tint",
-    recursive: bool = False,
-    keep_endings: bool = False,
-    bits: int | None = None,
-    manifest: str | os.PathLike[str] | None = None,
-    resume: bool = True,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    max_pixels: int | None = None,
+    on_error: OnError = "continue",
+    on_row: Callable[[Row], None] | None = None,
     workers: int | None = None,
     address: str | None = None,
-    on_row: Callable[[Row], None] = lambda _: None,
 ) -> Summary:
     """Segment a collection of photographs on the workers of a Ray cluster.
 
-    The files are byte for byte those that ``vesselseg segment`` writes on such a machine.
-    Photographs that fail are recorded and skipped, and so is one that makes its worker die; the
-    other photographs of that worker are done again.
+    The files are byte for byte those that :func:`vesselseg.segment_folder` writes on such a
+    machine. Photographs that fail are recorded and skipped, and so is one that makes its worker
+    die; the other photographs of that worker are done again.
 
     Parameters
     ----------
@@ -77,48 +90,51 @@ def segment_dataset(
     model : str, path, ModelSpec, Segmenter or None
         As :func:`vesselseg.load_model` takes it, or a loaded model. It is loaded here once and
         sent to the workers.
-    device, precision : str, optional
-        For the workers. None means "auto" and "float32", or those of a loaded model. "int8"
-        needs a model that was loaded with it.
-    backend : {"torch", "onnxruntime", "openvino"}, optional
-        As :func:`vesselseg.load_model` takes it; a loaded model has its own.
+    kinds : sequence of {"mask", "probability", "overlay", "fov", "dicom"}
+        Files to write for each photograph, as :func:`vesselseg.segment_folder` takes them.
+    recursive : bool
+        Whether to search subfolders.
+    keep_endings : bool
+        Whether to name results after the whole file name, ``eye.jpg.png`` instead of ``eye.png``.
+    resume : bool
+        Whether to skip photographs that are done, by the rule of
+        :func:`vesselseg.segment_folder`. Results at addresses are not read for it: the manifest
+        says what they are.
+    manifest : path, optional
+        Table with a row for each photograph, or its address: Parquet, CSV or, with any other
+        ending, JSON lines. None means ``manifest.parquet`` in the folder of the results.
     scale : {"fit", "native", "fov"}, float or None
         How to bring photographs to the network's scale; None uses the model's own rule.
     threshold : float
         Pixels with a higher probability are vessel, in [0, 1].
-    kinds : sequence of {"mask", "probability", "overlay", "fov", "dicom"}
-        Files to write for each photograph, as :func:`vesselseg.segment_folder` takes them.
+    bits : int, optional
+        Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
     style : {"tint", "outline"}
         Style of overlays.
-    recursive : bool
-        Whether to search the folders in folders.
-    keep_endings : bool
-        Whether to name results after the whole file name, ``eye.jpg.png`` instead of ``eye.png``.
-    bits : int, optional
-        Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
-    manifest : path, optional
-        Parquet file, or its address, with a row for each photograph: input, error, the files
-        written (mask, probability, overlay, fov, dicom), model, sha256 of its weights and whether
-        they are unverified, scale, bits, backend, device, precision, threshold, size, diameter of
-        the field of view, familiarity, warning, seconds, and the fraction of the field of view that
-        is vessel.
-        None means ``manifest.parquet`` in `out`.
-    resume : bool
-        Whether to skip photographs that the manifest has as done with the same weights, scale,
-        backend, precision and threshold, to the same files. False replaces the manifest.
+    measure : bool
+        Whether to add the measures of the vessels to the rows; see :func:`vesselseg.measure`.
+    mm_per_pixel : float, optional
+        Size of a pixel on the retina, in millimetres, for the measures.
+    device, precision : str, optional
+        Of the workers. None means "auto" and the model's default, or those of a loaded model.
+    backend, stride, batch_size, max_pixels : optional
+        As :func:`vesselseg.load_model` takes them. With a loaded model they must be its own.
+    on_error : {"continue", "raise"}
+        What to do about a photograph that fails: record its error in the manifest and go on, or
+        raise its error.
+    on_row : callable, optional
+        Called with the manifest's row of each photograph when it is finished, in any order.
     workers : int, optional
         Processes with a model and a CPU each. None means one for each GPU of the cluster or, if
         there is none or `device` is not CUDA, one for each CPU.
     address : str, optional
         Of a running cluster, as ``ray.init`` takes it. None uses the Ray that this program has
         initialised, or RAY_ADDRESS, or else starts one on this machine for this call.
-    on_row : callable
-        Called with the manifest's row of each photograph when it is finished, in any order.
 
     Returns
     -------
     Summary
-        Numbers of photographs that were segmented, skipped and failed, and the manifest.
+        Numbers of photographs that were segmented, repeated, skipped and failed, and the manifest.
 
     Raises
     ------
@@ -137,112 +153,108 @@ def segment_dataset(
     --------
     >>> from vesselseg.ray import segment_dataset
     >>> segment_dataset(  # doctest: +SKIP
-    ...     "s3://eyes/photographs", "s3://eyes/vessels", address="auto"
+    ...     "s3://eyes/photographs", "s3://eyes/vessels", address="auto", resume=True
     ... )
     """
     for module in ("ray", "pyarrow"):
         require(module, "ray")
-    check_style(style)
-    workers, bits, threshold = plain(workers), check_bits(bits), check_threshold(threshold)
+    places, target = to_places(inputs), os.fspath(out)
+    if "-" in places:
+        raise OptionError("Standard input stays on this machine. Pass files or folders.")
+    if not isinstance(model, Segmenter):
+        device, precision = device or "auto", precision or "float32"
+    work = make_work(
+        scale=scale, threshold=threshold, bits=bits, style=style, measure=measure,
+        mm_per_pixel=mm_per_pixel, precision=precision, folder=str(Path.cwd()),
+    )  # fmt: skip
+    jobs = plan_jobs(places, target, kinds=kinds, recursive=recursive, keep_endings=keep_endings)
+    if manifest is None:
+        is_file = names_file(target, is_single=len(jobs) == 1)
+        manifest = join(parent(target) if is_file else target, "manifest.parquet")
+
+    def load() -> Segmenter:
+        return load_or_check(
+            model, backend=backend, stride=stride, batch_size=batch_size, max_pixels=max_pixels,
+            device=None if isinstance(model, Segmenter) else "cpu",
+        )  # fmt: skip
+
+    return run_collection(
+        jobs,
+        work,
+        load,
+        out=target,
+        resume=resume,
+        table=os.fspath(manifest),
+        on_error=on_error,
+        on_row=on_row or (lambda _: None),
+        execute=on_cluster(address=address, workers=workers, device=device, precision=precision),
+    )
+
+
+def on_cluster(
+    *, address: str | None, workers: int | None, device: str | None, precision: str | None
+) -> Callable[[Sequence[Job], Segmenter | None, Work, OnOutcome], None]:
+    """What runs the jobs of a collection on a cluster; OptionError for wrong `workers`."""
+    workers = plain(workers)
     if workers is not None and not is_integer(workers, 1, 10**6):
         raise OptionError(f"workers is {workers!r}; it must be a positive integer.")
-    places = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
-    texts = [os.fspath(place) for place in places]
-    if "-" in texts:
-        raise OptionError("Standard input stays on this machine. Pass files or folders.")
-    target = os.fspath(out)
-    jobs = plan_jobs(texts, target, kinds=kinds, recursive=recursive, keep_endings=keep_endings)
-    folder = str(Path(target).parent) if target.lower().endswith(".png") else target
-    table = ParquetManifest(os.fspath(manifest or join(folder, "manifest.parquet")))
 
-    if isinstance(model, Segmenter):
-        loaded = model
-        if backend not in (None, loaded.backend):
-            raise OptionError(
-                f"backend is {backend!r}, but the model was loaded with {loaded.backend!r}. Leave "
-                f"backend out, or load the model with it."
-            )
-    else:
-        loaded = load_model(model, device="cpu", backend=backend)
-        device, precision = device or "auto", precision or "float32"
-    if loaded.backend == "openvino" and device == "auto":
-        device = "cpu"  # OpenVINO does not use a GPU of the cluster
-    expected = {
-        "error": None,
-        "sha256": loaded.sha256,
-        "scale": str(check_scale(scale, loaded.spec)),
-        "bits": bits,
-        "threshold": threshold,
-        "backend": loaded.backend,
-        "precision": precision or loaded.precision,
-    }
-    if precision == "auto":
-        del expected["precision"]  # the worker chooses it
+    def execute(
+        jobs: Sequence[Job], model: Segmenter | None, work: Work, on_outcome: OnOutcome
+    ) -> None:
+        with (
+            connect(address),
+            contextlib.closing(
+                _run_on_cluster(jobs, model, work, workers, device, precision)
+            ) as outcomes,
+        ):
+            for job, outcome in outcomes:
+                on_outcome(job, outcome)
 
-    def is_done(job: Job) -> bool:
-        row = table.rows.get(job.name)
-        return row is not None and row.items() >= {**expected, **job.outputs}.items()
-
-    to_do = [job for job in jobs if not (resume and is_done(job))]
-    again = {job.name for job in to_do}
-    table.rows = {name: row for name, row in table.rows.items() if resume and name not in again}
-    table.merge()
-    failed = 0
-    if to_do:
-        options = {
-            "device": device, "precision": precision, "scale": scale, "threshold": threshold,
-            "style": style, "bits": bits, "folder": str(Path.cwd()),
-        }  # fmt: skip
-        try:
-            with (
-                connect(address),
-                contextlib.closing(run_on_cluster(to_do, loaded, options, workers)) as rows,
-            ):
-                for row in rows:
-                    failed += row.get("error") is not None
-                    table.add(row)
-                    on_row(table.rows[row["input"]])
-        finally:
-            table.flush()  # however this run ends, the next one resumes from here
-    table.merge()
-    return Summary(len(to_do) - failed, 0, len(jobs) - len(to_do), failed, table.place)
+    return execute
 
 
-def run_on_cluster(
-    jobs: Sequence[Job], model: Segmenter, options: dict[str, Any], workers: int | None
-) -> Generator[Row]:
-    """A row for every job, in any order. Workers that die are restarted, their jobs repeated."""
+def _run_on_cluster(
+    jobs: Sequence[Job],
+    model: Segmenter | None,
+    work: Work,
+    workers: int | None,
+    device: str | None,
+    precision: str | None,
+) -> Generator[tuple[Job, Row | Exception]]:
+    """An outcome for every job, in any order; workers that die are restarted, jobs repeated."""
     import ray
 
     resources = ray.cluster_resources()
-    use_gpu = uses_gpu(options["device"] or str(model.device), resources)
+    own_device = "cpu" if model is None else str(model.device)
+    use_gpu = uses_gpu(device or own_device, resources)
     if use_gpu:
-        options = {**options, "device": "cuda"}  # the GPU that Ray gives to the worker
+        device = "cuda"  # the GPU that Ray gives to the worker
     count = workers or max(int(resources.get("GPU" if use_gpu else "CPU", 1)), 1)
     size = min(_BATCH, math.ceil(len(jobs) / (4 * count)))
     queue = deque(jobs[start : start + size] for start in range(0, len(jobs), size))
-    actor = ray.remote(num_cpus=1, num_gpus=int(use_gpu), max_restarts=-1)(Worker)
+    actor = ray.remote(num_cpus=1, num_gpus=int(use_gpu), max_restarts=-1)(_Worker)
     reference = ray.put(model)
-    pool = [actor.remote(reference, **options) for _ in range(min(count, len(queue)))]
+    pool = [actor.remote(reference, device, precision, work) for _ in range(min(count, len(queue)))]
     idle: list[Any] = []
-    busy: dict[Any, tuple[Any, Sequence[Job]]] = {}  # by the reference to the rows
+    busy: dict[Any, tuple[Any, Sequence[Job]]] = {}  # by the reference to the outcomes
     deaths: Counter[str] = Counter()
 
     def wait_until_ready(worker: Any) -> None:
         """Give it nothing to do until it has started, again after its death."""
-        busy[worker.segment.options(max_task_retries=-1).remote([])] = worker, []
+        busy[worker.run.options(max_task_retries=-1).remote([])] = worker, []
 
-    def repeat(batch: Sequence[Job], error: Exception) -> list[Row]:
-        """Queue the jobs of a batch that failed again; a single one that is given up has a row."""
-        name = batch[0].name
+    def repeat(batch: Sequence[Job], error: Exception) -> list[tuple[Job, Row | Exception]]:
+        """Queue the jobs of a batch that failed again; a single one may be given up."""
+        job = batch[0]
         if len(batch) > 1:  # any of them can be the reason: they are tried one by one
             queue.extend([job] for job in batch)
         elif isinstance(error, ray.exceptions.RayTaskError):
-            return [{"input": name, "error": repr(error.cause)}]
-        elif deaths[name] + 1 == _DEATHS:
-            return [{"input": name, "error": _DIED}]
+            return [(job, VesselsegError(repr(error.cause)))]
+        elif deaths[job.name] + 1 == _DEATHS:
+            return [(job, VesselsegError(_DIED))]
         else:
-            deaths[name] += 1
+            deaths[job.name] += 1
             queue.append(batch)
         return []
 
@@ -263,7 +275,7 @@ def run_on_cluster(
                 wait_until_ready(worker)
             while idle and queue:
                 worker, batch = idle.pop(), queue.popleft()
-                busy[worker.segment.remote(batch)] = worker, batch
+                busy[worker.run.remote(batch)] = worker, batch
     finally:
         for worker in pool:
             ray.kill(worker)
@@ -308,21 +320,25 @@ def connect(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-class Worker:
-    """A model in a process of Ray.
-
-    A device or precision of None is the model's. `options` are for the pipeline's `run`.
-    """
+class _Worker:
+    """A model in a process of Ray; a device or precision of None is the model's."""
 
     def __init__(
-        self, model: Segmenter, device: str | None, precision: str | None, **options: Any
+        self, model: Segmenter | None, device: str | None, precision: str | None, work: Work
     ) -> None:
         dicom.silence()
-        self.model = model.to(device, precision) if device or precision else model
-        self.options = options
+        if model is not None and (device or precision):
+            model = model.to(device, precision)
+        self.model, self.work = model, work
 
-    def segment(self, jobs: Sequence[Job]) -> list[Row]:
-        """Run jobs; return their rows of the manifest."""
-        rows: list[Row] = []
-        run(jobs, self.model, lambda _, row: rows.append(row), **self.options)
-        return rows
+    def run(self, jobs: Sequence[Job]) -> list[tuple[Job, Row | Exception]]:
+        """Run jobs; return what became of each."""
+        outcomes: list[tuple[Job, Row | Exception]] = []
+
+        def keep(job: Job, outcome: Row | Exception) -> None:
+            if isinstance(outcome, Exception) and not isinstance(outcome, VesselsegError | OSError):
+                outcome = VesselsegError(repr(outcome))  # not every exception can be sent
+            outcomes.append((job, outcome))
+
+        run_here(jobs, self.model, self.work, keep)
+        return outcomes

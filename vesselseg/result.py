@@ -220,7 +220,8 @@ class Segmentation:
             np.save(stream, values, allow_pickle=False)
             return stream.getvalue()
         software = f"vesselseg {self.provenance['vesselseg']}"
-        provenance = json.dumps({"kind": kind, **self.provenance})
+        drawn = {"style": style, "opacity": opacity} if kind == "overlay" else {}
+        provenance = json.dumps({"kind": kind, **drawn, **self.provenance})
         picture = Image.fromarray(values)
         if format == "tiff":
             picture.save(
@@ -365,12 +366,15 @@ def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(mask & ~inner)
 
 
-def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The provenance in a PNG, TIFF or DICOM file that vesselseg wrote; {} if there is none."""
+def read_provenance(source: Target) -> dict[str, Any]:
+    """The provenance in a PNG, TIFF or DICOM file that vesselseg wrote; {} if there is none.
+
+    DICOM files are read from paths, pictures from streams as well.
+    """
     try:
-        if PurePath(path).suffix.lower() == ".dcm":
-            return dicom.read_provenance(Path(path))
-        with Image.open(path) as opened:
+        if isinstance(source, (str, os.PathLike)) and PurePath(source).suffix.lower() == ".dcm":
+            return dicom.read_provenance(Path(source))
+        with Image.open(source) as opened:
             text = opened.info.get("vesselseg")
             if text is None and hasattr(opened, "tag_v2"):
                 text = opened.tag_v2.get(IMAGEDESCRIPTION)

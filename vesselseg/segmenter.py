@@ -242,7 +242,7 @@ class Segmenter:
             return self._to_segmentation(*copied, options)
 
         def deliver() -> Segmentation | Exception:
-            result = _attempt(finish, copying.popleft())
+            result: Segmentation | Exception = _attempt(finish, copying.popleft())
             if isinstance(result, Exception) and on_error == "raise":
                 raise result
             return result

@@ -13,7 +13,7 @@ from support.models import tiny_weights
 import vesselseg
 from vesselseg import ImageError, OptionError, segment_folder
 from vesselseg.batch.folder import Summary
-from vesselseg.batch.manifest import read_manifest
+from vesselseg.batch.table import Table
 from vesselseg.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,10 +51,10 @@ def test_skips_what_is_done_and_repeats_what_is_not(
     segment_folder(folder / "b.png", out, model=model, threshold=0.2)
     rows: list[object] = []
     summary = segment_folder(
-        folder, out, model=model, skip_existing=True, manifest=manifest, on_row=rows.append
+        folder, out, model=model, resume=True, manifest=manifest, on_row=rows.append
     )
     assert summary == Summary(segmented=1, repeated=1, skipped=1, manifest=str(manifest))
-    assert [Path(row["input"]).name for row in read_manifest(manifest)] == ["a.png", "b.png"]
+    assert [Path(row["input"]).name for row in Table(str(manifest)).rows] == ["a.png", "b.png"]
     assert len(rows) == 1
 
 
@@ -67,9 +67,9 @@ def test_rows_of_existing_results_have_their_bits(
     for name in ("first.jsonl", "second.jsonl"):
         manifest = tmp_path / name
         segment_folder(
-            eye, tmp_path / "out", model=model, bits=12, skip_existing=True, manifest=manifest
+            eye, tmp_path / "out", model=model, bits=12, resume=True, manifest=manifest
         )
-        (row,) = read_manifest(manifest)
+        (row,) = Table(str(manifest)).rows
         rows.append({**row, "seconds": None})
     assert rows[0] == rows[1]
     assert "16-bit values" not in caplog.text
@@ -81,7 +81,7 @@ def test_other_formats_are_skipped_if_they_say_their_settings(
 ) -> None:
     out = tmp_path / f"vessels{ending}"
     segment_folder(folder / "a.png", out, model=model)
-    summary = segment_folder(folder / "a.png", out, model=model, skip_existing=True)
+    summary = segment_folder(folder / "a.png", out, model=model, resume=True)
     assert (summary.segmented, summary.skipped) == (1 - skipped, skipped)
 
 
@@ -94,7 +94,7 @@ def test_a_bad_photograph_is_recorded_and_the_rest_goes_on(
         folder, tmp_path / "out", model=model, recursive=True, manifest=manifest
     )
     assert (summary.segmented, summary.failed) == (2, 1)
-    assert "could not be decoded" in read_manifest(manifest)[1]["error"]
+    assert "could not be decoded" in Table(str(manifest)).rows[1]["error"]
 
 
 def test_or_its_error_is_raised_once_earlier_results_are_written(

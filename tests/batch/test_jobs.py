@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from support.dicom import content, dataset, dicom_file
 from support.drawn import photograph, photographs
 
 from vesselseg import ImageError, OptionError, Segmentation
-from vesselseg.batch import jobs as module
+from vesselseg.batch import places
 from vesselseg.batch.jobs import SUFFIXES, Job, plan_jobs
 
 
@@ -246,14 +247,31 @@ def test_images_at_addresses_and_results_may_not_meet(far: str) -> None:
     assert len(plan_jobs([f"{far}/1.jpg", f"{far}/1.jpg"], "out")) == 1
     with pytest.raises(OptionError, match="overwritten"):
         plan_jobs([f"{far}/out/old.png"], f"{far}/out")
-    with pytest.raises(OptionError, match="nothing to segment"):  # results of an earlier run
-        plan_jobs([f"{far}/sub"], f"{far}/sub")
+
+
+@pytest.mark.parametrize("out", ["/sub/out", "", "/sub"])  # below the photographs, above, beside
+def test_results_of_an_earlier_run_at_an_address_are_left_out(
+    out: str, far: str, here: Path
+) -> None:
+    (here / "sub" / "out").mkdir()
+    result_of_vesselseg(here / "sub" / "out" / "2.png")
+    jobs = plan_jobs([f"{far}/sub"], far + out, recursive=True)
+    assert [job.name for job in jobs] == [f"{far}/sub/2.TIF"]
+
+
+def test_pipes_in_folders_are_left_out(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photographs(here / "p", ["eye.jpg"])
+    os.mkfifo(here / "p" / "pipe.jpg")
+    assert planned("p") == {"p/eye.jpg": "out/eye.png"}
+    assert "is left out: it is a pipe or a device" in caplog.text
 
 
 @pytest.mark.parametrize("scheme", ["file", "local"])
 def test_files_at_addresses_are_read_and_written(far: str, scheme: str) -> None:
     folder = far.replace("file://", f"{scheme}://")
-    module.write_bytes(f"{folder}/new/folder/file", b"content")
-    assert module.read_bytes(f"{folder}/new/folder/file") == b"content"
+    places.write_bytes(f"{folder}/new/folder/file", b"content")
+    assert places.read_bytes(f"{folder}/new/folder/file") == b"content"
     with pytest.raises(FileNotFoundError):
-        module.read_bytes(f"{folder}/gone")
+        places.read_bytes(f"{folder}/gone")

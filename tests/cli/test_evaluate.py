@@ -139,16 +139,26 @@ def test_options_reach_the_model(weights, run, pairs):
 
 
 def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, run, pairs):
-    (pairs[0] / "labels" / "b.png").write_bytes(b"no picture")
-
     for arguments, message in [
-        ([*pairs, "--model", weights], "could not be decoded"),
         ([tmp_path / "nowhere", *pairs[1:], "--model", weights], "There is no folder"),
         ([*pairs, "--weights", weights, "--model", "unet_s5-d16_drive"], "tiny.pth"),
     ]:
         code, out, err = run(*arguments)
         assert (code, out) == (1, "")
         assert message in err
+
+
+def test_a_pair_that_cannot_be_used_is_named_and_the_others_are_evaluated(
+    tmp_path, weights, run, pairs
+):
+    (pairs[0] / "labels" / "b.png").write_bytes(b"no picture")
+    code, out, err = run(*pairs, "--model", weights, "--json", tmp_path / "figures.json")
+    assert code == 1
+    assert "vesselseg: b: Label" in err
+    assert "Could not be used: b." in out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures["failed"]) == ["b"]
+    assert [image["name"] for image in figures["results"][0]["images"]] == ["a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +172,7 @@ def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, run, pai
 def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
     weights, run, pairs, monkeypatch, option, value, message
 ):
-    monkeypatch.setattr(Segmenter, "segment_keyed", None)
+    monkeypatch.setattr(Segmenter, "segment_many", None)
 
     code, out, err = run(*pairs, "--model", weights, option, value)
 

@@ -25,6 +25,7 @@ from support.models import TINY, tiny_weights
 
 import vesselseg
 from vesselseg.cli import main
+from vesselseg.files import sha256
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,7 +62,9 @@ def test_a_photograph_in_a_mask_out(model: str, short: bool) -> None:
     assert mask.dtype == np.uint8
     assert (mask == np.where(expected.mask, 255, 0)).all()
     with Image.open("vessels.png") as opened:
-        assert json.loads(opened.text["vesselseg"]) == {"kind": "mask", **expected.provenance}
+        assert json.loads(opened.text["vesselseg"]) == {
+            "kind": "mask", **expected.provenance, "input_version": sha256("eye.jpg"),
+        }  # fmt: skip
 
 
 def test_unusual_names(model: str) -> None:
@@ -187,15 +190,15 @@ def test_segmentation_objects_say_which_settings_they_come_from(
     for options, said in [
         ([], "2 segmented, 0 skipped"),
         ([], "0 segmented, 2 skipped"),
-        (["--threshold", "0.4"], "2 segmented (2 again, since their settings differed), 0 skipped"),
+        (["--threshold", "0.4"], "2 segmented (2 again, since their settings or files differed), 0 skipped"),
     ]:
-        words = ["p", "-o", "out", "--model", model, "--dicom", "--skip-existing", *options]
+        words = ["p", "-o", "out", "--model", model, "--dicom", "--resume", *options]
         assert main(words) == 0
         assert said in capsys.readouterr().err
     for path in Path("out").glob("*.png"):
         path.unlink()
     assert main(["p/left.dcm", "-o", "out/left_seg.dcm", "--model", model, "--threshold", "0.4",
-                 "--skip-existing"]) == 0  # fmt: skip
+                 "--resume"]) == 0  # fmt: skip
     assert "0 segmented, 1 skipped" in capsys.readouterr().err
 
 
@@ -273,7 +276,7 @@ def test_a_pipe(
         (["a", "-o", "out", "--device", "cdua"], "Did you mean 'cuda'"),
         (["a", "-o", "out", "--precision", "int4"], "allowed are 'float32'"),
         (["a", "-o", "out", "--scale=fit", "--manifest=m"], "has no size for scale='fit'"),
-        (["a", "-o", "out", "--manifest", "a/eye.png"], "is not a manifest"),
+        (["a", "-o", "out", "--manifest", "a/eye.png"], "is not a table of vesselseg"),
     ],
 )
 def test_wrong_usage_is_reported(
@@ -334,11 +337,11 @@ def test_warnings_name_their_image(tmp_path: Path, capsys: pytest.CaptureFixture
     ]
 
 
-def test_skip_existing_leaves_out_what_is_complete(
+def test_resuming_leaves_out_what_is_complete(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photographs(Path("p"), ["1.png", "2.png", "3.png"])
-    again = ["p", "-o", "out", "--model", model, "--overlay", "--skip-existing"]
+    again = ["p", "-o", "out", "--model", model, "--overlay", "--resume"]
     assert main(again) == 0
     expected = tree(Path("out"))
     Path("out/2_overlay.png").unlink()
@@ -348,7 +351,7 @@ def test_skip_existing_leaves_out_what_is_complete(
 
 
 @pytest.mark.parametrize("option", ["--threshold=0.1", "--scale=0.9", "--bits=8", "--model=other"])
-def test_skip_existing_replaces_results_of_other_settings(
+def test_resuming_replaces_results_of_other_settings(
     model: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photographs(Path("p"), ["1.png", "2.png"])
@@ -358,19 +361,19 @@ def test_skip_existing_replaces_results_of_other_settings(
     assert main(["p/1.png", "-o", "out", "--model", model]) == 0
     assert main(["p/2.png", "-o", "out", "--model", model, option]) == 0
     capsys.readouterr()
-    assert main(["p", "-o", "out", "--model", model, option, "--skip-existing"]) == 0
+    assert main(["p", "-o", "out", "--model", model, option, "--resume"]) == 0
     said = capsys.readouterr().err
-    assert "1 segmented (1 again, since their settings differed), 1 skipped" in said
+    assert "1 segmented (1 again, since their settings or files differed), 1 skipped" in said
     assert tree(Path("out")) == tree(Path("fresh"))
 
 
-def test_skip_existing_replaces_files_that_are_no_results(model: str) -> None:
+def test_resuming_replaces_files_that_are_no_results(model: str) -> None:
     photographs(Path("p"), ["1.png"])
     command = ["p", "-o", "out", "--model", model]
     assert main(command) == 0
     expected = tree(Path("out"))
     Path("out/1.png").write_bytes(b"damaged")
-    assert main([*command, "--skip-existing"]) == 0
+    assert main([*command, "--resume"]) == 0
     assert tree(Path("out")) == expected
 
 
@@ -435,12 +438,12 @@ def test_a_manifest_goes_on_where_results_are_skipped(model: str) -> None:
     expected = without_seconds("m.jsonl")
     kept = Path("m.jsonl").read_text().splitlines(keepends=True)
     # As an interruption leaves it: a line not written yet, an old error, a result missing.
-    Path("m.jsonl").write_text(f'{kept[0]}{{"input": "p/3.png", "error": "x"}}\n{kept[3][:40]}')
+    Path("m.jsonl").write_text(f'{kept[0]}{{"input": "p/3.png", "error": "x", "mask": "out/3.png"}}\n{kept[3][:40]}')
     Path("out/3.png").unlink()
-    assert main([*command, "--skip-existing"]) == 0
+    assert main([*command, "--resume"]) == 0
     assert without_seconds("m.jsonl") == expected
     assert [line["seconds"] is None for line in lines("m.jsonl")] == [False, True, False, True]
-    # Without --skip-existing it begins anew.
+    # Without --resume it begins anew.
     assert main(["p/1.png", *command[1:]]) == 0
     assert without_seconds("m.jsonl") == expected[:1]
 
@@ -467,7 +470,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes to stop a run half-way")
-def test_a_run_killed_half_way_is_finished_by_skip_existing(
+def test_a_run_killed_half_way_is_finished_by_resuming(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"sub/{i:03}.png" for i in range(200)]
@@ -481,7 +484,7 @@ def test_a_run_killed_half_way_is_finished_by_skip_existing(
     content = Path("p/sub/100.png").read_bytes()
     Path("p/sub/100.png").unlink()
     os.mkfifo("p/sub/100.jpg")  # opening it takes until somebody writes: the run stops here
-    process = start(*command)
+    process = start("p/sub/100.jpg", *command)
     wait_for(lambda: len(list(Path("out").rglob("*_fov.png"))) >= 90)
     process.kill()
     assert process.wait() == -signal.SIGKILL
@@ -492,7 +495,7 @@ def test_a_run_killed_half_way_is_finished_by_skip_existing(
 
     Path("p/sub/100.jpg").unlink()
     Path("p/sub/100.png").write_bytes(content)
-    assert main([*command, "--skip-existing"]) == 0
+    assert main([*command, "--resume"]) == 0
     results = tree(Path("out"))
     assert {k: v for k, v in results.items() if not k.endswith(".part")} == tree(
         Path("../undisturbed/out")
@@ -505,7 +508,7 @@ def test_a_run_killed_half_way_is_finished_by_skip_existing(
 def test_ctrl_c_ends_with_130_and_whole_files_only(model: str) -> None:
     photographs(Path("p"), [f"{i:02}.png" for i in range(40) if i != 20])
     os.mkfifo("p/20.jpg")
-    process = start("p", "-o", "out", "--model", model, "--manifest", "m.jsonl")
+    process = start("p", "p/20.jpg", "-o", "out", "--model", model, "--manifest", "m.jsonl")
     pipes: list[int] = []
 
     def is_being_read() -> bool:
@@ -523,7 +526,7 @@ def test_ctrl_c_ends_with_130_and_whole_files_only(model: str) -> None:
     assert "Traceback" not in said
     written = sorted(Path("out").iterdir())
     assert all(pixels(path).shape == photograph(0).shape[:2] for path in written)
-    assert [line["outputs"]["mask"] for line in lines("m.jsonl")] == list(map(str, written))
+    assert [line["mask"] for line in lines("m.jsonl")] == list(map(str, written))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -540,7 +543,7 @@ def test_a_full_disk_ends_a_run_with_one_message(
     monkeypatch.setattr(Path, "open", open_full)
     assert main(["p", "-o", "out", "--model", model, "--manifest", "m.jsonl"]) == 1
     errors = capsys.readouterr().err
-    assert "The manifest 'm.jsonl' cannot be written: No space left on device" in errors
+    assert "The table 'm.jsonl' cannot be written: No space left on device" in errors
     assert "Traceback" not in errors
 
 

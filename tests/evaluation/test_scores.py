@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import sys
@@ -14,7 +15,8 @@ from support import drawn, models
 from support.dicom import dicom_file
 
 import vesselseg
-from vesselseg import DatasetError, MissingExtraError, metrics
+from vesselseg import DatasetError, MissingExtraError, OptionError, metrics
+from vesselseg.evaluation import scores
 from vesselseg.evaluation.datasets import (
     LAYOUTS,
     Sample,
@@ -105,7 +107,7 @@ def test_figures_of_whole_frames_and_inside_the_field_of_view_are_pooled_over_pi
         metrics.sensitivity(inside),
         metrics.specificity(inside),
         metrics.accuracy(inside),
-        metrics.auc(probability, label, view),
+        pytest.approx(metrics.auc(probability, label, view), abs=1e-4),
         metrics.cldice(*side_by_side),
     )
 
@@ -207,16 +209,73 @@ def test_a_label_of_another_size_is_rejected(tmp_path, model, file, dataset):
         found = read_dataset(drawn.chase_db1(tmp_path), dataset)
     drawn.write(tmp_path / file, drawn.vessels(0)[:-1])
 
+    def run(**options):
+        if dataset == "pairs":
+            return evaluate(model, found.samples, **options)
+        return evaluate_other_observer(found, **options)
+
     with pytest.raises(DatasetError, match=r"is 44 x 39 pixels, but its photograph .* 44 x 40"):
-        evaluate(model, found.samples) if dataset == "pairs" else evaluate_other_observer(found)
+        run(on_error="raise")
+    evaluation = run()
+    ((name, error),) = evaluation.failed.items()
+    assert name in ("b", "Image_11L")
+    assert "is 44 x 39 pixels" in error
+    assert [image.name for image in evaluation.images] == [
+        sample.name for sample in found.samples if sample.name != name
+    ]
 
 
 def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.morphology", None)
-    monkeypatch.setattr(type(model), "segment_keyed", None)
+    monkeypatch.setattr(type(model), "segment_many", None)
 
     with pytest.raises(MissingExtraError, match=r"vesselseg\[eval\]"):
         evaluate(model, read(drawn.pairs(tmp_path)).samples)
+
+
+@pytest.mark.parametrize("error", ["network", "photograph", "label"])
+def test_a_pair_that_cannot_be_used_is_named_and_the_others_count(
+    tmp_path, model, monkeypatch, error
+):
+    dataset = read(drawn.pairs(tmp_path))
+    expected = evaluate(model, [dataset.samples[0], dataset.samples[2]])
+    if error == "network":
+        model.max_pixels = drawn.photograph(0)[..., 0].size
+        large = np.pad(drawn.photograph(1), [(0, 1), (0, 0), (0, 0)])
+        drawn.write(dataset.samples[1].image, large)
+    elif error == "photograph":
+        dataset.samples[1].image.write_bytes(b"no image")
+    else:
+        dataset.samples[1].label.write_bytes(b"no image")
+    evaluation = evaluate(model, dataset.samples)
+    assert list(evaluation.failed) == [dataset.samples[1].name]
+    assert dataclasses.replace(evaluation, failed={}) == expected
+
+
+def test_nothing_that_can_be_used_is_an_error(tmp_path, model):
+    with pytest.raises(DatasetError, match="no photographs to evaluate on"):
+        evaluate(model, [])
+    dataset = read(drawn.pairs(tmp_path))
+    for sample in dataset.samples:
+        sample.label.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"None of the 3 photographs could be used\. Label"):
+        evaluate(model, dataset.samples)
+    with pytest.raises(OptionError, match="on_error is 'skip'"):
+        evaluate(model, dataset.samples, on_error="skip")
+
+
+def test_the_pooled_area_is_that_of_all_pixels(model, tmp_path):
+    """Of probabilities as networks give them: nearly all close to 0 or 1."""
+    rng = np.random.default_rng(0)
+    label = rng.random(200_000) < 0.1
+    logit = np.where(label, rng.normal(3, 4, label.size), rng.normal(-6, 4, label.size))
+    probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    tally = scores._Tally()
+    for part in np.array_split(np.arange(label.size), 7):
+        other = scores._Tally()
+        other.add(probability[part][label[part]], probability[part][~label[part]])
+        tally.merge(other)
+    assert tally.auc() == pytest.approx(metrics.auc(probability, label), abs=1e-4)
 
 
 def test_the_curve_has_the_counts_at_every_threshold(tmp_path, model):

@@ -1,31 +1,36 @@
-"""Photographs and folders on this machine: skip what is done, segment the rest, record it."""
+"""Collections: skip what is done, run the rest, and record it; folders on this machine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import OptionError
 from ..files import remove_abandoned
 from ..images import check_bits
-from ..preprocess import check_scale
+from ..measures import check_mm_per_pixel, require_skan
 from ..result import Style, check_style, check_threshold, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
-from .jobs import Job, is_address, make_folder, plan_jobs
-from .manifest import Row, append_row, describe_existing, read_manifest, write_manifest
-from .pipeline import run
+from .engine import run
+from .jobs import KINDS, Job, plan_jobs
+from .places import is_address, make_folder, names_dicom, parent, suffix_of
+from .table import Row, Table
+from .work import SEGMENTS, Work
 
 if TYPE_CHECKING:
     import torch
 
     from ..api import BackendName, Model, PathLike
 
-_THREADS = 4  # that read results of earlier runs
+OnOutcome: TypeAlias = "Callable[[Job, Row | Exception], None]"
+OnError: TypeAlias = Literal["continue", "raise"]
+
+_THREADS = 4  # that look at results of earlier runs
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,14 @@ class Summary:
     Attributes
     ----------
     segmented : int
-        Photographs whose results were written.
+        Photographs that were segmented, or masks that were measured.
     repeated : int
-        How many of these had results of another model, scale or threshold, which were replaced.
+        How many of these had results of other settings or of another version of the photograph,
+        which were replaced.
     skipped : int
         Photographs whose results were there already.
     failed : int
-        Photographs that could not be segmented.
+        Photographs that failed; their rows have the error.
     manifest : str or None
         Path or address of the manifest.
     """
@@ -61,17 +67,22 @@ def segment_folder(
     kinds: Sequence[str] = ("mask",),
     recursive: bool = False,
     keep_endings: bool = False,
-    skip_existing: bool = False,
+    resume: bool = False,
     manifest: PathLike | None = None,
     scale: Scale | None = None,
     threshold: float = 0.5,
     bits: int | None = None,
     style: Style = "tint",
-    device: str | torch.device = "auto",
-    precision: str = "float32",
+    measure: bool = False,
+    mm_per_pixel: float | None = None,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
     backend: BackendName | None = None,
-    on_error: Literal["continue", "raise"] = "continue",
-    on_row: Callable[[Row], None] = lambda _: None,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    max_pixels: int | None = None,
+    on_error: OnError = "continue",
+    on_row: Callable[[Row], None] | None = None,
     progress: bool = True,
 ) -> Summary:
     """Segment photographs in files and folders and write the results to files.
@@ -92,29 +103,36 @@ def segment_folder(
         Files to write for each photograph. The mask is always written; "dicom" is a DICOM
         Segmentation object, ``NAME_seg.dcm``, for photographs that are DICOM files.
     recursive : bool
-        Whether to search the folders in folders.
+        Whether to search subfolders.
     keep_endings : bool
         Whether to name results after the whole file name, ``eye.jpg.png`` instead of ``eye.png``.
-    skip_existing : bool
-        Whether to skip photographs whose results all exist and come from the same weights, scale
-        and threshold. Other results are replaced, and so are NPY files, which do not say.
+    resume : bool
+        Whether to skip photographs whose results all exist and agree with everything that decides
+        their content: weights, model spec, scale, threshold, bits, precision, backend, style of
+        overlays, and the photograph's file. Others are replaced. NPY files do not say how they
+        were made, so they are skipped only if the manifest does.
     manifest : path, optional
-        File to which a row of JSON is written for each photograph.
+        Table with a row for each photograph: JSON lines, or CSV or Parquet by the ending ``.csv``
+        or ``.parquet``.
     scale : {"fit", "native", "fov"}, float or None
         How to bring photographs to the network's scale; None uses the model's own rule.
     threshold : float
         Pixels with a higher probability are vessel, in [0, 1].
     bits : int, optional
-        Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+        Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
     style : {"tint", "outline"}
         Style of overlays.
-    device, precision, backend
-        As :func:`vesselseg.load_model` takes them. Not used with a loaded model.
+    measure : bool
+        Whether to add the measures of the vessels to the rows; see :func:`vesselseg.measure`.
+    mm_per_pixel : float, optional
+        Size of a pixel on the retina, in millimetres, for the measures.
+    device, precision, backend, stride, batch_size, max_pixels : optional
+        As :func:`vesselseg.load_model` takes them. With a loaded model they must be its own.
     on_error : {"continue", "raise"}
-        What to do about a photograph that fails: go on, and count it in the result and record it
-        in the manifest; or stop and raise its error once the results before it are written.
-    on_row : callable
-        Called with a dict for each photograph that is finished: what the manifest has.
+        What to do about a photograph that fails at any stage: count it in the result, record its
+        error in the manifest, and go on; or raise its error once the results before it are written.
+    on_row : callable, optional
+        Called with a dict for each photograph that is finished: its row of the manifest.
     progress : bool
         Whether to show a bar if standard error is a terminal.
 
@@ -138,142 +156,196 @@ def segment_folder(
     >>> import vesselseg
     >>> vesselseg.segment_folder("photographs", "vessels", kinds=("mask", "overlay"))
     Summary(segmented=2, repeated=0, skipped=0, failed=0, manifest=None)
-    >>> vesselseg.segment_folder("photographs", "vessels", skip_existing=True)
+    >>> vesselseg.segment_folder("photographs", "vessels", resume=True)
     Summary(segmented=0, repeated=0, skipped=2, failed=0, manifest=None)
     """
     from tqdm import tqdm
 
-    from ..api import load_model
+    from ..api import load_or_check
 
-    if on_error not in ("continue", "raise"):
-        raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
-    several = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    places = [os.fspath(each) for each in several]
-    check_style(style)
+    places = to_places(inputs)
     refuse_addresses([os.fspath(out), *places])
+    work = make_work(
+        scale=scale, threshold=threshold, bits=bits, style=style,
+        measure=measure, mm_per_pixel=mm_per_pixel,
+    )  # fmt: skip
     jobs = plan_jobs(
-        places,
-        os.fspath(out),
-        kinds=kinds,
-        recursive=recursive,
-        keep_endings=keep_endings,
+        places, os.fspath(out), kinds=kinds, recursive=recursive, keep_endings=keep_endings
     )
 
     def load() -> Segmenter:
-        if isinstance(model, Segmenter):
-            return model
-        return load_model(model, device=device, precision=precision, backend=backend)
+        return load_or_check(
+            model, device=device, precision=precision, backend=backend, stride=stride,
+            batch_size=batch_size, max_pixels=max_pixels,
+        )  # fmt: skip
 
     with tqdm(unit="image", disable=None if progress else True) as bar:
 
         def advance(row: Row) -> None:
             bar.update()
-            on_row(row)
+            if on_row is not None:
+                on_row(row)
 
-        return run_jobs(
+        return run_collection(
             jobs,
+            work,
             load,
             out=os.fspath(out),
-            skip_existing=skip_existing,
-            manifest=None if manifest is None else Path(manifest),
-            on_plan=lambda count, *_: bar.reset(total=count),
+            resume=resume,
+            table=None if manifest is None else os.fspath(manifest),
+            on_error=on_error,
+            on_plan=lambda plan: bar.reset(total=len(plan.to_do)),
             on_row=advance,
-            stop_on_error=on_error == "raise",
-            scale=scale,
-            threshold=threshold,
-            bits=bits,
-            style=style,
         )
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    load: Callable[[], Segmenter],
+def to_places(inputs: PathLike | Sequence[PathLike]) -> list[str]:
+    """One path or several, as texts."""
+    several = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    return [os.fspath(each) for each in several]
+
+
+def make_work(
     *,
-    out: str,
-    skip_existing: bool = False,
-    manifest: Path | None = None,
-    on_plan: Callable[[int, int, int], None] = lambda *_: None,
+    scale: Scale | None,
+    threshold: float,
+    bits: int | None,
+    style: Style,
+    measure: bool,
+    mm_per_pixel: float | None,
+    **more: Any,
+) -> Work:
+    """What is done with each photograph; OptionError for an argument that is not allowed."""
+    check_style(style)
+    if measure:
+        require_skan()
+    return Work(
+        scale=scale,
+        threshold=check_threshold(threshold),
+        bits=check_bits(bits),
+        style=style,
+        with_measures=measure,
+        mm_per_pixel=check_mm_per_pixel(mm_per_pixel),
+        **more,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does with its photographs."""
+
+    to_do: list[Job]
+    """To segment."""
+    to_describe: list[Job]
+    """Whose results are done, but whose rows are missing or lack measures."""
+    skipped: int
+    """How many are done, those to describe included."""
+    repeated: int
+    """How many of those to segment have results of other settings."""
+
+
+def run_collection(
+    jobs: Sequence[Job],
+    work: Work,
+    load: Callable[[], Segmenter | None],
+    *,
+    out: str | None = None,
+    resume: bool = False,
+    table: str | None = None,
+    segments: str | None = None,
+    on_error: OnError = "continue",
+    on_plan: Callable[[Plan], None] = lambda _: None,
     on_row: Callable[[Row], None] = lambda _: None,
-    stop_on_error: bool = False,
-    scale: Scale | None = None,
-    threshold: float = 0.5,
-    bits: int | None = None,
-    **settings: Any,
+    execute: Callable[[Sequence[Job], Any, Work, OnOutcome], None] | None = None,
 ) -> Summary:
-    """Segment what is not done yet; `load` is called if there is anything to compare or do.
+    """Do the work on all jobs that are not done, and record every photograph in the tables.
 
-    `on_plan` is called with the numbers of photographs to segment, of those among them that have
-    results of other settings, and of those that are skipped. `settings` are passed on to
-    :func:`vesselseg.batch.pipeline.run`.
+    Whatever a photograph raises at any stage becomes the error of its row. Only an interrupt, a
+    table that cannot be written, or a model that cannot be loaded ends the run.
+
+    `load` is called if there is anything to compare or do. `table` has a row for each photograph,
+    `segments` one for each segment of its vessels. `on_plan` is called before the first photograph,
+    and `on_row` with the row of each that is finished. `execute` runs jobs elsewhere; by default
+    they run in threads here.
     """
-    threshold, bits = check_threshold(threshold), check_bits(bits)
-    rows = read_manifest(manifest) if manifest else []
-    if not jobs:  # an empty share of the list
-        on_plan(0, 0, 0)
-        if manifest:
-            write_manifest(manifest, rows if skip_existing else [])
-        return Summary(manifest=None if manifest is None else str(manifest))
-    for folder in {Path(place).parent for job in jobs for place in job.outputs.values()}:
-        remove_abandoned(folder)
-    mask = jobs[0].outputs["mask"]
-    make_folder(Path(mask).parent if mask == out else Path(out))  # an error before any work
-    model = load()
-    expected = {
-        "sha256": model.sha256,
-        "scale": check_scale(scale, model.spec),
-        "threshold": threshold,
-        "bits": bits,
-    }
-    existing = [job for job in jobs if skip_existing and job.is_done]
-    with ThreadPoolExecutor(_THREADS) as readers:
-        is_same = readers.map(lambda job: has_settings(job, expected), existing)
-        skipped = [job for job, same in zip(existing, is_same, strict=True) if same]
-        masks = {job.outputs["mask"] for job in skipped}
-        to_do = [job for job in jobs if job.outputs["mask"] not in masks]
-        if manifest:
-            names = {job.name for job in to_do}
-            rows = [row for row in rows if skip_existing and row["input"] not in names]
-            known = {(row["input"], str(row.get("outputs"))) for row in rows}
-            lost = [job for job in skipped if (job.name, str(job.outputs)) not in known]
-            write_manifest(manifest, [*rows, *readers.map(describe_existing, lost)])
-    repeated = len(existing) - len(skipped)
-    on_plan(len(to_do), repeated, len(skipped))
+    if on_error not in ("continue", "raise"):
+        raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
+    tables = [None if place is None else Table(place) for place in (table, segments)]
+    for folder in {parent(place) for job in jobs for place in job.outputs.values()}:
+        if not is_address(folder):
+            remove_abandoned(Path(folder))
+    if jobs and out is not None and not is_address(out):  # an error before any work
+        make_folder(Path(parent(out) if jobs[0].outputs["mask"] == out else out))
+    model = load() if jobs else None
+    if model is not None:
+        work = replace(work, max_pixels=model.max_pixels)
+    plan = Plan(list(jobs), [], 0, 0)
+    rows = tables[0].rows if tables[0] is not None else []
+    if resume and jobs:
+        plan = _make_plan(jobs, work, work.expected(model), rows if tables[0] else None)
+    elif jobs:
+        work.expected(model)  # raises for a scale that the model does not have
+    redone = {_key(job) for job in (*plan.to_do, *plan.to_describe)}
+    kept = [row for row in rows if resume and (row["input"], row.get("mask")) not in redone]
+    inputs = {row["input"] for row in kept}
+    if tables[0] is not None:
+        tables[0].begin(kept)
+    if tables[1] is not None:
+        tables[1].begin(row for row in tables[1].rows if row["input"] in inputs)
+    on_plan(plan)
     failures: list[Exception] = []
-    done = 0
+    done = lost = 0  # what is lost was done, but cannot be described
 
-    def until_failure() -> Iterator[Job]:
-        for job in to_do:
-            if failures and stop_on_error:
-                return
-            yield job
+    def record(job: Job, outcome: Row | Exception) -> Row:
+        if isinstance(outcome, Exception):
+            text = str(outcome) or type(outcome).__name__
+            outcome = {"input": job.name, "error": text, **job.outputs}
+        parts = outcome.pop(SEGMENTS, [])
+        for each, new in zip(tables, ([outcome], parts), strict=True):
+            if each is not None:
+                each.add(*new)
+        return outcome
 
-    def finish(_: Job, row: Row) -> None:
+    def finish(job: Job, outcome: Row | Exception) -> None:
         nonlocal done
-        done += "error" not in row
-        if manifest:
-            append_row(manifest, row)
+        row = record(job, outcome)
+        done += not isinstance(outcome, Exception)
         on_row(row)
+        if isinstance(outcome, Exception):
+            failures.append(outcome)
+            if on_error == "raise" and len(failures) == 1:
+                raise outcome
 
+    def describe(job: Job, outcome: Row | Exception) -> None:
+        nonlocal lost
+        if isinstance(outcome, Exception):
+            lost += 1
+            finish(job, outcome)
+        else:
+            record(job, outcome)
+
+    try:
+        run(plan.to_describe, None, work.read_existing, work.finish_existing, describe)
+        if plan.to_do:
+            (execute or run_here)(plan.to_do, model, work, finish)
+    finally:
+        for each in tables:
+            if each is not None:
+                each.flush()  # however this run ends, the next one resumes from here
+    for each in tables:
+        if each is not None:
+            each.finish()
+    return Summary(done, plan.repeated, plan.skipped - lost, len(failures), table)
+
+
+def run_here(
+    jobs: Sequence[Job], model: Segmenter | None, work: Work, on_outcome: OnOutcome
+) -> None:
+    """Do the work in threads of this process."""
     run(
-        until_failure(), model, finish, on_failure=failures.append,
-        scale=scale, threshold=threshold, bits=bits, **settings,
+        jobs, model, work.read, work.finish, on_outcome,
+        scale=work.scale, threshold=work.threshold,
     )  # fmt: skip
-    if manifest:
-        write_manifest(manifest, read_manifest(manifest))
-    if failures and stop_on_error:
-        raise failures[0]
-    place = None if manifest is None else str(manifest)
-    return Summary(done, repeated, len(skipped), len(failures), place)
-
-
-def has_settings(job: Job, expected: dict[str, Any]) -> bool:
-    """Whether all results of a job were written by vesselseg with these settings."""
-    for place in job.outputs.values():
-        provenance = read_provenance(place)
-        if any(provenance.get(name) != value for name, value in expected.items()):
-            return False
-    return True
 
 
 def refuse_addresses(places: Sequence[str]) -> None:
@@ -283,3 +355,69 @@ def refuse_addresses(places: Sequence[str]) -> None:
             "Addresses need Ray: --executor ray, or vesselseg.ray.segment_dataset. Without it, "
             "pass files and folders."
         )
+
+
+def _key(job: Job) -> tuple[str, str | None]:
+    return job.name, job.outputs.get("mask")
+
+
+def _make_plan(
+    jobs: Sequence[Job], work: Work, expected: Mapping[str, Any], rows: Iterable[Row] | None
+) -> Plan:
+    """Find out what is done; `rows` are those of the table, None if none is wanted."""
+    row_of = {(row["input"], row.get("mask")): row for row in rows or []}
+    is_wanted = rows is not None
+
+    def state(job: Job) -> Literal["to do", "to describe", "done"]:
+        version = work.version(job)
+        if version is None:
+            return "to do"
+        row = row_of.get(_key(job), {})
+        wanted = {**expected, "input_version": version}
+        has_row = not row.get("error") and _agrees(row, {**wanted, **_outputs(job)})
+        if not all(_is_written(job, kind, wanted, work.style, has_row) for kind in job.outputs):
+            return "to do"
+        if work.with_measures:
+            has_row = has_row and "density" in row
+            has_row = has_row and _agrees(row, {"mm_per_pixel": work.mm_per_pixel})
+        if has_row or not is_wanted:
+            return "done"
+        mask = job.outputs.get("mask", "")
+        is_readable = mask and not is_address(mask) and not names_dicom(mask)
+        return "to describe" if is_readable else "to do"
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        states = list(threads.map(state, jobs))
+    by_state: dict[str, list[Job]] = {"to do": [], "to describe": [], "done": []}
+    for job, found in zip(jobs, states, strict=True):
+        by_state[found].append(job)
+    repeated = sum(job.has_outputs for job in by_state["to do"])
+    skipped = len(jobs) - len(by_state["to do"])
+    return Plan(by_state["to do"], by_state["to describe"], skipped, repeated)
+
+
+def _outputs(job: Job) -> dict[str, str | None]:
+    return {kind: job.outputs.get(kind) for kind in KINDS}
+
+
+def _agrees(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    # As texts, since tables hold some numbers, such as a factor among scale rules, as texts.
+    return all(str(found.get(name)) == str(value) for name, value in wanted.items())
+
+
+def _is_written(
+    job: Job, kind: str, wanted: Mapping[str, Any], style: Style, has_row: bool
+) -> bool:
+    """Whether a file of a job is there and says that it is what is wanted.
+
+    Of files that cannot say so, NPY and those at addresses, the row says it.
+    """
+    place = job.outputs[kind]
+    if is_address(place):
+        return has_row
+    if suffix_of(place) == ".npy":
+        return has_row and Path(place).exists()
+    provenance = read_provenance(place)
+    if kind == "overlay":
+        wanted = {**wanted, "style": style}
+    return _agrees(provenance, wanted)

@@ -1,7 +1,4 @@
-"""Jobs: which photographs to segment, and where their results go.
-
-Places are paths or addresses such as ``s3://bucket/folder``, which fsspec opens.
-"""
+"""Jobs: which photographs to segment, and where their results go."""
 
 from __future__ import annotations
 
@@ -9,16 +6,23 @@ import glob
 import itertools
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from .. import dicom
-from ..errors import ImageError, MissingExtraError, OptionError, OutputError, require
+from ..errors import ImageError, OptionError, require
 from ..result import FORMATS, read_provenance
 from ..result import KINDS as PICTURES
+from .places import (
+    identity,
+    is_address,
+    join,
+    names_dicom,
+    open_filesystem,
+    suffix_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +49,9 @@ class Job:
     outputs: dict[str, str]
 
     @property
-    def is_done(self) -> bool:
-        """Whether all outputs exist. They are written atomically, so what exists is whole."""
-        return all(Path(place).exists() for place in self.outputs.values())
-
-
-def is_address(place: str) -> bool:
-    """Whether a place is an address rather than a path."""
-    return "://" in place
-
-
-def names_dicom(place: str) -> bool:
-    """Whether a place is that of a DICOM file, by its ending."""
-    return place.lower().endswith(".dcm")
-
-
-def join(folder: str, *names: str) -> str:
-    """A place below a folder."""
-    if is_address(folder):
-        return "/".join((folder.rstrip("/"), *names))
-    return str(Path(folder, *names))
+    def has_outputs(self) -> bool:
+        """Whether all outputs exist, as far as they are on this machine."""
+        return all(not is_address(x) and Path(x).exists() for x in self.outputs.values())
 
 
 def plan_jobs(
@@ -91,10 +78,7 @@ def plan_jobs(
     kinds = check_kinds(kinds)
     found: list[tuple[str, PurePath]] = []  # the photograph, and its place below `out`
     for text in inputs:
-        if is_address(text):
-            photographs = find_remote(text, out, recursive)
-        else:
-            photographs = find_local(text, recursive)
+        photographs = find_photographs(text, out, recursive)
         if not photographs:
             logger.warning("There are no photographs in %r.", text)
         found += photographs
@@ -134,7 +118,7 @@ def names_file(out: str, *, is_single: bool) -> bool:
 
     A file takes the result of a single photograph, passed by its own name.
     """
-    suffix = "" if Path(out).is_dir() else PurePosixPath(out).suffix.lower()
+    suffix = "" if Path(out).is_dir() else suffix_of(out)
     is_file = suffix in FORMATS or names_dicom(suffix)
     if is_file and not is_single:
         raise OptionError(
@@ -158,6 +142,13 @@ def name_outputs(mask: str, kinds: Sequence[str]) -> dict[str, str]:
     if "dicom" in kinds:
         outputs["dicom"] = f"{stem}_seg.dcm"
     return outputs
+
+
+def find_photographs(text: str, out: str, recursive: bool) -> list[tuple[str, PurePath]]:
+    """The photographs that an input means, each with its place below OUT."""
+    if is_address(text):
+        return find_remote(text, out, recursive)
+    return find_local(text, recursive)
 
 
 def find_local(text: str, recursive: bool) -> list[tuple[str, PurePath]]:
@@ -209,6 +200,9 @@ def is_photograph(path: Path) -> bool:
     suffix = path.suffix.lower()
     if path.name.startswith("."):
         return False
+    if path.exists() and not path.is_file():  # reading a pipe could wait for ever
+        logger.warning("%r is left out: it is a pipe or a device, not a file.", str(path))
+        return False
     if suffix not in SUFFIXES or names_dicom(path.name):
         return path.is_file() and dicom.is_photograph(path)
     if suffix in FORMATS and read_provenance(path):
@@ -227,14 +221,27 @@ def find_remote(address: str, out: str, recursive: bool) -> list[tuple[str, Pure
     except OSError as error:
         raise OptionError(f"{address!r} cannot be read: {error}.") from error
     found: list[tuple[str, PurePath]] = []
+    folder, results = f"{address.rstrip('/')}/", f"{out.rstrip('/')}/"
+    has_only_results = results.startswith(folder) and results != folder
     for path in paths:
         place = PurePosixPath(path).relative_to(base)
         name = join(address, *place.parts)
         is_hidden = any(part.startswith(".") for part in place.parts)
-        is_result = name.startswith(out.rstrip("/") + "/")  # of an earlier run
-        if place.suffix.lower() in SUFFIXES and not is_hidden and not is_result:
-            found.append((name, place))
+        if place.suffix.lower() not in SUFFIXES or is_hidden:
+            continue
+        if name.startswith(results) and (has_only_results or _is_result(filesystem, path)):
+            continue
+        found.append((name, place))
     return found
+
+
+def _is_result(filesystem: Any, path: str) -> bool:
+    """Whether vesselseg wrote a file at an address. One that cannot be read fails later."""
+    try:
+        with filesystem.open(path) as stream:
+            return suffix_of(path) in FORMATS and bool(read_provenance(stream))
+    except Exception:  # the library behind an address can raise anything
+        return False
 
 
 def without_clashes(jobs: Iterable[Job]) -> list[Job]:
@@ -261,54 +268,3 @@ def without_clashes(jobs: Iterable[Job]) -> list[Job]:
                     f"{job.name!r}. Nothing was done. Choose another folder for OUT."
                 )
     return list(unique.values())
-
-
-def identity(place: str) -> str:
-    """The same text for all names of a file."""
-    if is_address(place) or place == "-":
-        return place
-    real = os.path.realpath(place)
-    return real.casefold() if sys.platform in ("darwin", "win32") else real
-
-
-def open_filesystem(address: str) -> tuple[Any, str]:
-    """The fsspec filesystem of an address, and the path there."""
-    from fsspec.core import url_to_fs
-
-    try:
-        filesystem, path = url_to_fs(address)
-    except ImportError as error:
-        raise MissingExtraError(f"{address!r} cannot be opened: {error}.") from error
-    except ValueError as error:
-        raise OptionError(f"{address!r} is not an address that can be opened: {error}.") from error
-    return filesystem, str(path)
-
-
-def read_bytes(address: str) -> bytes:
-    """Read a file at an address; ImageError or FileNotFoundError if that is impossible."""
-    filesystem, path = open_filesystem(address)
-    try:
-        return bytes(filesystem.cat_file(path))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no image {address!r}.") from error
-    except Exception as error:  # the library behind an address can raise anything
-        raise ImageError(f"{address!r} cannot be read: {error}.") from error
-
-
-def write_bytes(address: str, content: bytes) -> None:
-    """Write a file and its folder at an address; OutputError if that is impossible."""
-    filesystem, path = open_filesystem(address)
-    try:
-        filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
-        filesystem.pipe_file(path, content)
-    except Exception as error:  # the library behind an address can raise anything
-        raise OutputError(f"{address!r} cannot be written: {error}.") from error
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder; OutputError if that is impossible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"The folder {str(folder)!r} cannot be created: {reason}.") from error

@@ -39,9 +39,7 @@ def add_parsers(commands: Any) -> None:
         help="port to listen at, 0 for any free one (default: %(default)s)")  # fmt: skip
     add("--max-upload", type=arguments.positive, default=50, metavar="MB",
         help="largest file that is accepted, in megabytes (default: %(default)s)")  # fmt: skip
-    add("--max-pixels", type=arguments.positive, default=50_000_000, metavar="N",
-        help="largest image that is decoded (default: %(default)s)")  # fmt: skip
-    arguments.add_model_options(parser)
+    arguments.add_model_options(parser, max_pixels=50_000_000)
     parser.set_defaults(run=app)
 
 
@@ -63,7 +61,7 @@ def app(options: argparse.Namespace) -> int:
             f"The page needs {error.name or 'a package'}, which is not installed. Install it: "
             f'pip install "vesselseg[app]".'
         ) from error
-    host, max_pixels = options.host, options.max_pixels
+    host = options.host
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,12 +76,12 @@ def app(options: argparse.Namespace) -> int:
         is_loopback = ipaddress.ip_address(address).is_loopback
         hosts = ("127.0.0.1", "localhost", "::1", host) if is_loopback else None
         # The first model is loaded before anything listens, so that no client waits for it.
-        first = arguments.load_model(options, max_pixels=max_pixels)
+        first = arguments.load_model(options)
         name = first.spec.name
         file = options.weights or (options.model if options.model != name else None)
         if file:
             name += f" ({Path(file).name})"
-        load = functools.partial(arguments.load_model, options, weights=None, max_pixels=max_pixels)
+        load = functools.partial(arguments.load_model, options, weights=None)
         server = make_app(
             OfferedModels(first, name, load), max_upload=options.max_upload * 10**6, hosts=hosts
         )

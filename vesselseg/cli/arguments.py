@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from ..segmenter import Segmenter
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> Any:
+def add_model_options(
+    parser: argparse.ArgumentParser, *, several: bool = False, max_pixels: int = 200_000_000
+) -> Any:
     """Add the options that :func:`load_model` reads; return their group.
 
     With `several`, ``--model`` can be repeated and is a list.
@@ -35,6 +37,13 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     add("--calibration", nargs="+", metavar="FILE",
         help="for int8: a few representative photographs to calibrate it with (default: one "
         "that is part of the package)")  # fmt: skip
+    add("--stride", type=positive, metavar="N",
+        help="pixels between the starts of the windows; fewer let them overlap more "
+        "(default: the model's own)")  # fmt: skip
+    add("--batch-size", type=positive, metavar="N",
+        help="windows computed at once (default: what suits the device)")  # fmt: skip
+    add("--max-pixels", type=positive, default=max_pixels, metavar="N",
+        help="reject larger images (default: %(default)s)")  # fmt: skip
     return group
 
 
@@ -59,7 +68,8 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     """Load the model that the options name; `changes` are arguments of ``load_model``."""
     from ..api import load_model
 
-    names = ["model", "weights", "device", "precision", "backend", "calibration"]
+    names = ["model", "weights", "device", "precision", "backend", "calibration", "stride",
+             "batch_size", "max_pixels"]  # fmt: skip
     if options.calibration and "bits" in options:
         names.append("bits")
     return load_model(**{**{name: getattr(options, name) for name in names}, **changes})

@@ -55,8 +55,6 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     """Evaluate the models and write what was asked for."""
     check_options(parser, options)
 
-    from tqdm import tqdm
-
     from .. import metrics
     from ..evaluation import report
     from ..evaluation.scores import evaluate, evaluate_other_observer
@@ -73,20 +71,25 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     pictures: report.Pictures = {}
     evaluations = []
     for model in models:
-        name = model.spec.name
-        samples = tqdm(dataset.samples, desc=name, disable=None)  # None: shown on a terminal only
-        keep = partial(report.add_pictures, pictures, name) if options.report else None
-        evaluation = evaluate(
-            model,
-            samples,
-            scale=options.scale,
-            threshold=options.threshold,
-            on_case=keep,
+        keep = None
+        if options.report:
+            keep = partial(report.add_pictures, pictures, model.spec.name)
+        evaluations.append(
+            evaluate(
+                model,
+                dataset.samples,
+                scale=options.scale,
+                threshold=options.threshold,
+                on_case=keep,
+                progress=True,
+            )
         )
-        evaluations.append(evaluation)
     observer = evaluate_other_observer(dataset)
     if observer is not None:
         evaluations.append(observer)
+    failed = {name: why for evaluation in evaluations for name, why in evaluation.failed.items()}
+    for name, why in failed.items():
+        print(f"vesselseg: {name}: {why}", file=sys.stderr)
 
     print(report.to_text(dataset, evaluations))
     if options.json:
@@ -96,7 +99,7 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     if options.report:
         page = report.write_page(Path(options.report), dataset, evaluations, pictures)
         print(f"\nReport: {page}")
-    return 0
+    return 1 if failed else 0
 
 
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -110,6 +110,11 @@ def describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
         listed = ", ".join(dataset.missing[:_LISTED])
         more = len(dataset.missing) - _LISTED
         lines.append(f"Not evaluated: {listed}{f' and {more} more' if more > 0 else ''}.")
+    failed = sorted({name for evaluation in evaluations for name in evaluation.failed})
+    if failed:
+        listed = ", ".join(failed[:_LISTED])
+        more = len(failed) - _LISTED
+        lines.append(f"Could not be used: {listed}{f' and {more} more' if more > 0 else ''}.")
     for evaluation in evaluations:
         how = evaluation.provenance
         if how:
@@ -166,7 +171,7 @@ def compare_with_published(evaluation: Evaluation, dataset: Dataset) -> tuple[fl
     differences = []
     if dataset.caution:
         differences.append("it is for the test images, not for training images")
-    elif dataset.missing:
+    elif dataset.missing or evaluation.failed:
         total = len(dataset.samples) + len(dataset.missing)
         differences.append(f"it is for {total} test images")
     if dataset.observer != 1:
@@ -247,6 +252,9 @@ def write_json(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) 
         "description": dataset.description,
         "training_images": bool(dataset.caution),
         "missing": list(dataset.missing),
+        "failed": {
+            name: why for evaluation in evaluations for name, why in evaluation.failed.items()
+        },
         "results": [to_dict(evaluation, dataset) for evaluation in evaluations],
     }
     with whole_file(path) as part:

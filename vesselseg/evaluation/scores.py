@@ -8,20 +8,22 @@ literature counts inside the field of view only, pooled or image by image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import metrics
-from ..errors import DatasetError
+from ..batch.engine import run
+from ..errors import DatasetError, OptionError
 from ..fov import find_field_of_view
 from ..images import RGB
 from ..metrics import Confusion, Mask
+from ..result import Segmentation
 from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
 from .datasets import Dataset, Sample, read_label, read_photograph
@@ -109,7 +111,8 @@ class Evaluation:
 
     `provenance` has what all images share of ``Segmentation.provenance``. All pixels inside the
     fields of view together give `pooled_auc`, `curve` and `reliability`: the counts at each of
-    `THRESHOLDS`, and ten bins of equal width. Of an observer the last two are empty.
+    `THRESHOLDS`, and ten bins of equal width. Of an observer the last two are empty. `failed` has
+    the photographs that could not be used, and why.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Evaluation:
     provenance: dict[str, Any]
     curve: tuple[Confusion, ...] = ()
     reliability: tuple[Bin, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> Result:
@@ -170,86 +174,209 @@ def evaluate(
     scale: Scale | None = None,
     threshold: float = 0.5,
     on_case: Callable[[Case], None] | None = None,
+    on_error: Literal["continue", "raise"] = "continue",
+    progress: bool = False,
 ) -> Evaluation:
     """Segment photographs and compare the masks with their labels.
 
-    `on_case` is called after each photograph. The field of view is the data set's own if it has
-    one, else the one found in the photograph. Raises DatasetError for a label that cannot be read
-    or differs in size from its photograph.
+    The field of view is the data set's own if it has one, else the one found in the photograph.
+    The memory does not grow with the number of photographs.
+
+    Parameters
+    ----------
+    model : Segmenter
+    samples : iterable of Sample
+        Photographs and their labels, such as ``read_dataset(...).samples``.
+    scale : {"fit", "native", "fov"}, float or None
+        How to bring photographs to the network's scale; None uses the model's own rule.
+    threshold : float
+        Pixels with a higher probability are vessel, in [0, 1].
+    on_case : callable, optional
+        Called after each photograph with its pixels.
+    on_error : {"continue", "raise"}
+        What to do about a photograph or label that cannot be used: leave it out and name it in
+        `Evaluation.failed`, or raise its error.
+    progress : bool
+        Whether to show a bar if standard error is a terminal.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    DatasetError
+        If there are no samples, or none that can be used.
+    OptionError
+        If another argument is outside what is described here.
     """
     metrics.require_skeletons()  # now rather than after the first photograph
+    tally = _Tally()
+    shared: dict[str, Any] = {}
 
-    def photographs() -> Iterator[tuple[tuple[Sample, RGB], RGB]]:
-        for sample in samples:
-            photograph = read_photograph(sample)
-            yield (sample, photograph), photograph
+    def read(sample: Sample) -> tuple[RGB, RGB]:
+        photograph = read_photograph(sample)
+        return photograph, photograph
 
-    results, vessel_scores, background_scores = [], [], []
-    segmented = model.segment_keyed(photographs(), scale=scale, threshold=threshold)
-    for (sample, photograph), found in segmented:
+    def finish(sample: Sample, photograph: RGB, found: Segmentation, _: float) -> _Scored:
         case = to_case(sample, photograph, found.mask, found.field_of_view)
-        # The pooled curve needs all scores: 4 bytes for each pixel of the data set.
-        vessel_scores.append(found.probability[case.label & case.fov])
-        background_scores.append(found.probability[~case.label & case.fov])
-        auc = metrics.auc_of_scores(vessel_scores[-1], background_scores[-1])
-        results.append(score(case, auc))
+        vessel = found.probability[case.label & case.fov]
+        background = found.probability[~case.label & case.fov]
+        part = _Tally()
+        part.add(vessel, background)
+        auc = metrics.auc_of_scores(vessel, background)
+        return _Scored(case, score(case, auc), {**found.provenance, "bits": sample.bits}, part)
+
+    def add(scored: _Scored) -> None:
+        tally.merge(scored.tally)
+        shared.update(scored.provenance)
         if on_case is not None:
-            on_case(case)
-    vessel, background = np.concatenate(vessel_scores), np.concatenate(background_scores)
-    vessel_scores.clear()
-    background_scores.clear()
-    vessel.sort()
-    background.sort()
-    pooled_auc = metrics.auc_of_scores(vessel, background)
-    shared = found.provenance.copy()
+            on_case(scored.case)
+
+    results, failed = _run(
+        samples, model, read, finish, add, on_error, scale=scale, threshold=threshold,
+        progress=progress, name=model.spec.name,
+    )  # fmt: skip
     for name in ("size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "warning"):
         del shared[name]  # of one photograph
-    shared["bits"] = sample.bits  # photographs were decoded before the model got them
     return Evaluation(
-        model.spec.name, tuple(results), pooled_auc, model.spec, shared,
-        to_curve(vessel, background), to_reliability(vessel, background),
+        model.spec.name, results, tally.auc(), model.spec, shared, tally.curve(),
+        tally.reliability(), failed,
     )  # fmt: skip
 
 
-def to_curve(vessel: Scores, background: Scores) -> tuple[Confusion, ...]:
-    """The counts at each of `THRESHOLDS`, from the sorted probabilities of both classes."""
-    missed = np.searchsorted(vessel, THRESHOLDS, side="right").tolist()
-    right = np.searchsorted(background, THRESHOLDS, side="right").tolist()
-    return tuple(
-        Confusion(tp=vessel.size - fn, fp=background.size - tn, fn=fn, tn=tn)
-        for fn, tn in zip(missed, right, strict=True)
-    )
-
-
-def to_reliability(vessel: Scores, background: Scores) -> tuple[Bin, ...]:
-    """Ten bins of equal width, from the sorted probabilities of both classes."""
-    edges = THRESHOLDS[10:-1:10]
-    parts = zip(
-        np.split(vessel, np.searchsorted(vessel, edges, side="right")),
-        np.split(background, np.searchsorted(background, edges, side="right")),
-        strict=True,
-    )
-    bins = []
-    for positive, negative in parts:
-        pixels = positive.size + negative.size
-        total = float(positive.sum(dtype=np.float64) + negative.sum(dtype=np.float64))
-        bins.append(Bin(pixels, total / pixels if pixels else math.nan, positive.size))
-    return tuple(bin for bin in bins if bin.pixels)
-
-
-def evaluate_other_observer(dataset: Dataset) -> Evaluation | None:
+def evaluate_other_observer(
+    dataset: Dataset, *, on_error: Literal["continue", "raise"] = "continue"
+) -> Evaluation | None:
     """Compare the other observer's labels, if there are any, with those that count as the truth."""
-    results = []
-    for sample in dataset.samples:
-        if sample.second is not None:
-            photograph = read_photograph(sample)
-            other = read_mask(sample.second, sample, photograph)
-            case = to_case(sample, photograph, other, find_field_of_view(photograph).mask)
-            results.append(score(case, math.nan))
-    if not results:
+
+    def read(sample: Sample) -> tuple[Mask, RGB]:
+        assert sample.second is not None
+        photograph = read_photograph(sample)
+        return read_mask(sample.second, sample, photograph), photograph
+
+    def finish(sample: Sample, photograph: RGB, other: Mask, _: float) -> _Scored:
+        case = to_case(sample, photograph, other, find_field_of_view(photograph).mask)
+        return _Scored(case, score(case, math.nan), {}, _Tally())
+
+    samples = [sample for sample in dataset.samples if sample.second is not None]
+    if not samples:
         return None
+    results, failed = _run(samples, None, read, finish, lambda _: None, on_error)
     name = "first observer" if dataset.observer == 2 else "second observer"
-    return Evaluation(name, tuple(results), math.nan, None, {})
+    return Evaluation(name, results, math.nan, None, {}, failed=failed)
+
+
+class _Scored(NamedTuple):
+    """What is kept of a photograph until it is added to the others."""
+
+    case: Case
+    result: Result
+    provenance: dict[str, Any]
+    tally: _Tally
+
+
+def _run(
+    samples: Iterable[Sample],
+    model: Segmenter | None,
+    read: Callable[[Sample], tuple[Any, Any]],
+    finish: Callable[[Sample, Any, Any, float], _Scored],
+    add: Callable[[_Scored], None],
+    on_error: str,
+    *,
+    scale: Scale | None = None,
+    threshold: float = 0.5,
+    progress: bool = False,
+    name: str = "",
+) -> tuple[tuple[Result, ...], dict[str, str]]:
+    """The results of all samples, and the errors of those that could not be used."""
+    from tqdm import tqdm
+
+    if on_error not in ("continue", "raise"):
+        raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
+    samples = list(samples)
+    if not samples:
+        raise DatasetError("There are no photographs to evaluate on.")
+    results: list[Result] = []
+    failed: dict[str, str] = {}
+    with tqdm(desc=name, total=len(samples), disable=None if progress else True) as bar:
+
+        def record(sample: Sample, outcome: _Scored | Exception) -> None:
+            bar.update()
+            if not isinstance(outcome, Exception):
+                results.append(outcome.result)
+                add(outcome)
+                return
+            failed[sample.name] = str(outcome) or type(outcome).__name__
+            if on_error == "raise" and len(failed) == 1:
+                raise outcome
+
+        run(samples, model, read, finish, record, scale=scale, threshold=threshold)
+    if not results:
+        raise DatasetError(
+            f"None of the {len(samples)} photographs could be used. {next(iter(failed.values()))}"
+        )
+    return tuple(results), failed
+
+
+class _Tally:
+    """How the probabilities of vessel and background are distributed, in bounded memory.
+
+    Counts and sums between two of `THRESHOLDS` are exact. The area under the curve comes from a
+    histogram, whose bins are narrower than what can be told from the exact area.
+    """
+
+    _BINS = 2**16
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((2, len(THRESHOLDS) + 1), np.int64)  # vessel, background
+        self.sums = np.zeros(len(THRESHOLDS) + 1)
+        self.histogram = np.zeros((2, self._BINS), np.int64)
+
+    def add(self, vessel: Scores, background: Scores) -> None:
+        """Count the probabilities of one photograph."""
+        for place, scores in enumerate((vessel, background)):
+            above = np.searchsorted(THRESHOLDS, scores)  # how many thresholds it exceeds
+            self.counts[place] += np.bincount(above, minlength=len(self.sums))
+            self.sums += np.bincount(above, weights=scores, minlength=len(self.sums))
+            bins = (scores * self._BINS).astype(np.int64).clip(max=self._BINS - 1)
+            self.histogram[place] += np.bincount(bins, minlength=self._BINS)
+
+    def merge(self, other: _Tally) -> None:
+        """Add what another one counted."""
+        self.counts += other.counts
+        self.sums += other.sums
+        self.histogram += other.histogram
+
+    def auc(self) -> float:
+        """Area under the curve; pixels of one bin are ties."""
+        vessel, background = self.histogram.astype(np.float64)
+        pairs = vessel.sum() * background.sum()
+        lower = np.cumsum(background) - background / 2
+        return float((vessel * lower).sum() / pairs) if pairs else math.nan
+
+    def curve(self) -> tuple[Confusion, ...]:
+        """The counts at each of `THRESHOLDS`."""
+        # Above threshold t are the pixels that exceed more than t thresholds.
+        missed, right = np.cumsum(self.counts, axis=1)[:, :-1].tolist()
+        vessels, others = self.counts.sum(axis=1).tolist()
+        return tuple(
+            Confusion(tp=vessels - fn, fp=others - tn, fn=fn, tn=tn)
+            for fn, tn in zip(missed, right, strict=True)
+        )
+
+    def reliability(self) -> tuple[Bin, ...]:
+        """Ten bins of equal width, those without pixels left out."""
+        # A probability of 0 exceeds no threshold and belongs to the first bin.
+        edges = [0, *range(11, len(THRESHOLDS), 10)]
+        vessels = np.add.reduceat(self.counts[0], edges)
+        pixels = np.add.reduceat(self.counts.sum(axis=0), edges)
+        sums = np.add.reduceat(self.sums, edges)
+        return tuple(
+            Bin(int(n), float(total / n), int(v))
+            for n, total, v in zip(pixels, sums, vessels, strict=True)
+            if n
+        )
 
 
 def to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask) -> Case:

@@ -1,0 +1,116 @@
+"""Places: paths on this machine, and addresses such as ``s3://bucket/folder``, opened by fsspec."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import ImageError, MissingExtraError, OptionError, OutputError
+from ..files import sha256, whole_file
+
+
+def is_address(place: str) -> bool:
+    """Whether a place is an address rather than a path."""
+    return "://" in place
+
+
+def join(folder: str, *names: str) -> str:
+    """A place below a folder."""
+    if is_address(folder):
+        return "/".join((folder.rstrip("/"), *names))
+    return str(Path(folder, *names))
+
+
+def parent(place: str) -> str:
+    """The folder that a place is in."""
+    if is_address(place):
+        return place.rstrip("/").rpartition("/")[0]
+    return str(Path(place).parent)
+
+
+def suffix_of(place: str) -> str:
+    """The ending of a place, in lower case."""
+    return PurePosixPath(place).suffix.lower()
+
+
+def names_dicom(place: str) -> bool:
+    """Whether a place is that of a DICOM file, by its ending."""
+    return place.lower().endswith(".dcm")
+
+
+def identity(place: str) -> str:
+    """The same text for all names of a file."""
+    if is_address(place) or place == "-":
+        return place
+    real = os.path.realpath(place)
+    return real.casefold() if sys.platform in ("darwin", "win32") else real
+
+
+def open_filesystem(place: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a path or an address, and the path there."""
+    import fsspec
+
+    if not is_address(place):
+        return fsspec.filesystem("file"), Path(place).absolute().as_posix()
+    try:
+        filesystem, path = fsspec.core.url_to_fs(place)
+    except ImportError as error:
+        raise MissingExtraError(f"{place!r} cannot be opened: {error}.") from error
+    except ValueError as error:
+        raise OptionError(f"{place!r} is not an address that can be opened: {error}.") from error
+    return filesystem, str(path)
+
+
+def read_bytes(address: str) -> bytes:
+    """Read a file at an address; ImageError or FileNotFoundError if that is impossible."""
+    filesystem, path = open_filesystem(address)
+    try:
+        return bytes(filesystem.cat_file(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no image {address!r}.") from error
+    except Exception as error:  # the library behind an address can raise anything
+        raise ImageError(f"{address!r} cannot be read: {error}.") from error
+
+
+def write_bytes(place: str, content: bytes) -> None:
+    """Write a file and its folder; OutputError if that is impossible."""
+    if not is_address(place):
+        make_folder(Path(place).parent)
+        with whole_file(place) as part:
+            part.write_bytes(content)
+        return
+    filesystem, path = open_filesystem(place)
+    try:
+        filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
+        filesystem.pipe_file(path, content)
+    except Exception as error:  # the library behind an address can raise anything
+        raise OutputError(f"{place!r} cannot be written: {error}.") from error
+
+
+def version_of(place: str) -> str | None:
+    """What tells this content of a file from another; None if it cannot be found out.
+
+    That is the SHA-256 of a file on this machine. A file at an address is not read for it: its
+    filesystem says what identifies its version, such as an ETag.
+    """
+    if is_address(place):
+        filesystem, path = open_filesystem(place)
+        try:
+            return str(filesystem.ukey(path))
+        except Exception:  # the library behind an address can raise anything
+            return None
+    try:
+        return sha256(place) if Path(place).is_file() else None
+    except OSError:
+        return None
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder; OutputError if that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"The folder {str(folder)!r} cannot be created: {reason}.") from error

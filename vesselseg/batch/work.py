@@ -1,0 +1,206 @@
+"""What is done with each photograph of a run: files, measures, and its row of the table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import dicom
+from ..errors import ImageError
+from ..evaluation.datasets import read_label
+from ..images import MAX_PIXELS, RGB, field_of_view, to_rgb
+from ..measures import Measures
+from ..measures import measure as measure_mask
+from ..preprocess import check_scale
+from ..result import FORMATS, Segmentation, Style, read_provenance
+from ..segmenter import Segmenter
+from ..spec import Scale
+from .jobs import Job
+from .places import (
+    is_address,
+    make_folder,
+    names_dicom,
+    read_bytes,
+    suffix_of,
+    version_of,
+    write_bytes,
+)
+from .table import Row
+
+Mask: TypeAlias = "NDArray[np.bool_]"
+
+_SETTINGS = (
+    "model", "sha256", "unverified", "spec", "stride", "scale", "bits", "backend", "device",
+    "precision", "threshold", "input_version", "fov_diameter", "familiarity", "warning",
+)  # fmt: skip
+_SEGMENT_UNITS = {name: f"{name}_px" for name in ("length", "chord", "width")}
+
+SEGMENTS = "segments"
+"""Key of a row under which the rows of its segments travel; it is no column of the table."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Read a photograph; write the files of its result, measure it, and describe it in a row.
+
+    It can be sent to another machine. `folder` is where relative paths start there, by default
+    the working directory; `stdin` is the content of the job ``-``. With `with_measures` the row
+    has the measures of the mask, and with `mm_per_pixel` those in millimetres. `precision` is that
+    of the workers, if it is not the model's.
+    """
+
+    scale: Scale | None = None
+    threshold: float = 0.5
+    bits: int | None = None
+    style: Style = "tint"
+    with_measures: bool = False
+    mm_per_pixel: float | None = None
+    precision: str | None = None
+    max_pixels: int = MAX_PIXELS
+    folder: str = ""
+    stdin: bytes = b""
+
+    def expected(self, model: Segmenter | None) -> dict[str, Any]:
+        """Everything that decides the content of files and rows, besides the photograph itself."""
+        assert model is not None
+        expected = {
+            "sha256": model.sha256,
+            "spec": model.spec.digest,
+            "scale": check_scale(self.scale, model.spec),
+            "threshold": self.threshold,
+            "bits": self.bits,
+            "backend": model.backend,
+            "precision": self.precision or model.precision,
+        }
+        if self.precision == "auto":
+            del expected["precision"]  # each worker chooses it
+        return expected
+
+    def version(self, job: Job) -> str | None:
+        """What tells this version of a job's photograph from another, if that can be found out."""
+        return None if job.name == "-" else version_of(self._path(job.name))
+
+    def read(self, job: Job) -> tuple[RGB, str | None]:
+        """The photograph, and its version."""
+        version, source = self.version(job), self._source(job)
+        if any(map(names_dicom, job.outputs.values())):
+            dicom.read_source(source)  # an error before any work
+        return to_rgb(source, self.max_pixels, self.bits), version
+
+    def finish(self, job: Job, version: str | None, result: Segmentation, seconds: float) -> Row:
+        """Write the files of a job; return its row."""
+        # The model got the photograph decoded.
+        result.provenance.update(bits=self.bits, input_version=version)
+        row = self._describe(job, result.provenance, result.shape, result.vessel_fraction())
+        row["seconds"] = round(seconds, 3)
+        self._write(job, result)
+        self._add_measures(row, result.mask, result.field_of_view)
+        return row
+
+    def read_existing(self, job: Job) -> tuple[tuple[Mask, Mask], dict[str, Any]]:
+        """The mask that an earlier run wrote, with the field of view, and its provenance."""
+        place = self._path(job.outputs["mask"])
+        provenance = read_provenance(place)
+        photograph = self._source(job)
+        return (read_label(Path(place)), field_of_view(photograph, bits=self.bits)), provenance
+
+    def finish_existing(
+        self, job: Job, provenance: dict[str, Any], masks: tuple[Mask, Mask], _: float
+    ) -> Row:
+        """The row of a mask that an earlier run wrote; its seconds are not known."""
+        mask, inside = masks
+        if mask.shape != inside.shape:
+            raise ImageError(f"{job.name!r} and its mask differ in size. Segment it again.")
+        fraction = float(mask[inside].mean()) if inside.any() else None
+        row = self._describe(job, provenance, mask.shape, fraction)
+        row["seconds"] = None
+        self._add_measures(row, mask, inside)
+        return row
+
+    def _describe(
+        self,
+        job: Job,
+        provenance: Mapping[str, Any],
+        shape: tuple[int, ...],
+        fraction: float | None,
+    ) -> Row:
+        style = {"style": self.style} if "overlay" in job.outputs else {}
+        return {
+            "input": job.name,
+            **job.outputs,
+            **{name: provenance.get(name) for name in _SETTINGS},
+            **style,
+            "height": shape[0],
+            "width": shape[1],
+            "vessel_fraction": None if fraction is None else round(fraction, 6),
+        }
+
+    def _add_measures(self, row: Row, mask: Mask, inside: Mask) -> None:
+        if self.with_measures:
+            measures = measure_mask(mask, fov=inside, mm_per_pixel=self.mm_per_pixel)
+            row["mm_per_pixel"] = self.mm_per_pixel
+            row.update(measures.to_dict())
+            row[SEGMENTS] = _segment_rows(row["input"], measures)
+
+    def _path(self, place: str) -> str:
+        return place if is_address(place) else str(Path(self.folder, place))
+
+    def _source(self, job: Job) -> bytes | Path:
+        if job.name == "-":
+            return self.stdin
+        return read_bytes(job.name) if is_address(job.name) else Path(self._path(job.name))
+
+    def _write(self, job: Job, result: Segmentation) -> None:
+        for kind, place in job.outputs.items():
+            suffix = suffix_of(place)
+            target: Path | io.BytesIO = io.BytesIO()
+            if not is_address(place):
+                target = Path(self._path(place))
+                make_folder(target.parent)
+            if names_dicom(suffix):
+                result.save_dicom(target, self._source(job))
+            else:
+                result.save(target, kind, format=FORMATS[suffix], style=self.style)  # type: ignore[arg-type]
+            if isinstance(target, io.BytesIO):
+                write_bytes(place, target.getvalue())
+
+
+@dataclass(frozen=True)
+class MaskWork(Work):
+    """Measure masks that are there; the field of view is ``NAME_fov.png`` beside ``NAME.png``."""
+
+    with_measures: bool = True
+
+    def expected(self, model: Segmenter | None) -> dict[str, Any]:
+        assert model is None
+        return {}
+
+    def read(self, job: Job) -> tuple[Any, Any]:
+        path = Path(self._path(job.name))
+        provenance = read_provenance(path)
+        kind = provenance.get("kind", "mask")
+        if kind != "mask":
+            raise ImageError(f"{job.name!r} is not a mask: vesselseg wrote it as {kind}.")
+        mask = read_label(path)
+        fov = path.with_name(f"{path.stem}_fov{path.suffix}")
+        inside = read_label(fov) if fov.exists() else np.ones_like(mask)
+        return (mask, inside), {**provenance, "input_version": self.version(job)}
+
+    def finish(self, job: Job, version: Any, result: Any, seconds: float) -> Row:
+        row = self.finish_existing(job, version, result, seconds)
+        return {**row, "seconds": round(seconds, 3)}
+
+
+def _segment_rows(name: str, measures: Measures) -> list[Row]:
+    """A row for each segment, with the unit in each name; what one does not have is None."""
+    columns = {_SEGMENT_UNITS.get(key, key): values for key, values in measures.segments.items()}
+    return [
+        {"input": name, **{k: None if v != v else v for k, v in zip(columns, values, strict=True)}}
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
+    ]

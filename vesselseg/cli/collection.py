@@ -1,0 +1,168 @@
+"""What commands over many photographs share: their options, progress, and the run itself."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+from . import arguments
+
+if TYPE_CHECKING:
+    from ..batch.folder import Plan
+    from ..batch.jobs import Job
+    from ..batch.table import Row
+    from ..batch.work import Work
+    from ..segmenter import Segmenter
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add which images are taken, and on which machines."""
+    add = parser.add_argument_group("which images").add_argument
+    add("-r", "--recursive", action="store_true", help="search subfolders (default: no)")
+    add("--resume", action="store_true",
+        help="skip images that are done: their results exist and agree in everything that decides "
+        "them (weights, model spec, scale, threshold, bits, precision, backend, style, the image "
+        "itself) (default: do them again)")  # fmt: skip
+    add("--part", type=_part, default=(1, 1), metavar="I/N",
+        help="the I-th of N shares of the sorted list, I from 1 to N (default: 1/1)")  # fmt: skip
+    add = parser.add_argument_group("more than one machine").add_argument
+    add("--executor", choices=("local", "ray"), default="local",
+        help="ray: on the workers of a Ray cluster; IMAGE and OUT can be addresses such as "
+        "s3://bucket/folder; needs vesselseg[ray] (default: %(default)s)")  # fmt: skip
+    add("--address", metavar="ADDRESS", help="of the Ray cluster, such as auto or "
+        "HOST:6379 (default: RAY_ADDRESS, or else a Ray on this machine for this run)")  # fmt: skip
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise OptionError for options that do not go together."""
+    from ..batch.folder import refuse_addresses
+
+    places = [place for place in (options.out, *options.inputs) if place is not None]
+    if options.executor == "ray":
+        if "-" in places:
+            raise OptionError(
+                "--executor ray needs files and folders, not standard input or output."
+            )
+        return
+    if options.address is not None:
+        raise OptionError("--address is that of a Ray cluster. Add --executor ray.")
+    refuse_addresses(places)
+
+
+def take_part(jobs: Sequence[Job], options: argparse.Namespace) -> Sequence[Job]:
+    """The share of the jobs that ``--part`` names."""
+    number, total = options.part
+    return jobs[number - 1 :: total]
+
+
+def run(
+    options: argparse.Namespace,
+    jobs: Sequence[Job],
+    work: Work,
+    *,
+    verb: str,
+    where: str,
+    needs_model: bool = True,
+    **tables: Any,
+) -> int:
+    """Run a collection; print progress, warnings, errors and a summary; return the exit code."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from ..batch.folder import run_collection
+
+    execute = None
+    changes: dict[str, Any] = {}
+    if options.executor == "ray":
+        from ..ray import on_cluster
+
+        execute = on_cluster(
+            address=options.address, workers=None,
+            device=options.device, precision=options.precision,
+        )  # fmt: skip
+        changes = {"device": "cpu", "precision": None}  # it is loaded here and sent to the workers
+
+    def load() -> Segmenter | None:
+        return arguments.load_model(options, **changes) if needs_model else None
+
+    progress = _Progress(verb)
+    warnings = logging.getLogger("vesselseg.segmenter")
+    warnings.addFilter(_is_in_table)
+    try:
+        with progress.bar, logging_redirect_tqdm([] if progress.bar.disable else None):
+            run_collection(
+                jobs,
+                work,
+                load,
+                resume=options.resume,
+                on_plan=progress.plan,
+                on_row=progress.add,
+                execute=execute,
+                **tables,
+            )
+    finally:
+        warnings.removeFilter(_is_in_table)
+        progress.summarize(where)
+    return 1 if progress.failed else 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    """A share of the list, such as 2/8."""
+    number, _, total = text.partition("/")
+    if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, such as 2/8")
+    return int(number), int(total)
+
+
+def _is_in_table(_: logging.LogRecord) -> bool:
+    """A filter for warnings that rows have, with the name of the image."""
+    return False
+
+
+class _Progress:
+    """A bar that counts images, their warnings and errors, and a summary at the end."""
+
+    def __init__(self, verb: str) -> None:
+        from tqdm import tqdm
+
+        self.verb = verb
+        self.bar = tqdm(unit="image", disable=None, file=sys.stderr)
+        self.begun: float | None = None
+        self.done = self.failed = self.repeated = self.skipped = 0
+
+    def plan(self, plan: Plan) -> None:
+        """Begin to count."""
+        self.bar.reset(total=len(plan.to_do))
+        self.begun = time.perf_counter()
+        self.repeated, self.skipped = plan.repeated, plan.skipped
+
+    def add(self, row: Row) -> None:
+        """Count an image that is finished."""
+        error = row.get("error")
+        if error is None:
+            self.done += 1
+            if row["warning"]:
+                self.bar.write(f"WARNING: {row['input']}: {row['warning']}", file=sys.stderr)
+        else:
+            self.failed += 1
+            named = error if row["input"] in error else f"{row['input']}: {error}"
+            self.bar.write(f"vesselseg: {named}", file=sys.stderr)
+        self.bar.update()
+
+    def summarize(self, where: str) -> None:
+        """Print the summary of a run that began."""
+        if self.begun is None:
+            return
+        seconds = time.perf_counter() - self.begun
+        repeated = ""
+        if self.repeated:
+            repeated = f" ({self.repeated} again, since their settings or files differed)"
+        print(
+            f"vesselseg: {self.done} {self.verb}{repeated}, {self.skipped} skipped, "
+            f"{self.failed} failed, in {seconds:.1f} s; {where}",
+            file=sys.stderr,
+        )
