@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 from . import dicom
 from .errors import OptionError
 from .files import whole_file
+from .formats import open_picture
 from .images import RGB
 from .measures import Measures, measure
 from .spec import is_tuple, plain
@@ -370,7 +371,8 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         if PurePath(path).suffix.lower() == ".dcm":
             return dicom.read_provenance(Path(path))
-        with Image.open(path) as opened:
+        # Only these are written with a provenance.
+        with Path(path).open("rb") as stream, open_picture(stream, ("PNG", "TIFF")) as opened:
             text = opened.info.get("vesselseg")
             if text is None and hasattr(opened, "tag_v2"):
                 text = opened.tag_v2.get(IMAGEDESCRIPTION)

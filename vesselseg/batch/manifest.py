@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from ..errors import OptionError, OutputError
 from ..files import whole_file
+from ..formats import open_picture
 from ..images import field_of_view
 from ..result import read_provenance
 from .jobs import KINDS, Job, is_address, make_folder, open_filesystem
@@ -54,7 +54,7 @@ def describe_existing(job: Job) -> Row:
     fraction = None
     provenance = read_provenance(job.outputs["mask"])
     try:
-        with Image.open(job.outputs["mask"]) as opened:
+        with Path(job.outputs["mask"]).open("rb") as stream, open_picture(stream) as opened:
             mask = np.asarray(opened) > 127
         inside = field_of_view(job.name, bits=provenance.get("bits"))
         if mask.shape == inside.shape and inside.any():
