@@ -293,16 +293,6 @@ def test_wrong_threshold_is_rejected(threshold, model, photograph):
         model(photograph, threshold=threshold)
 
 
-def test_outside_the_field_of_view_is_background_where_the_spec_says_so(published_file, photograph):
-    spec = dataclasses.replace(NARROW, mask_outside_fov=True)
-    model = vesselseg.load_model(spec, weights=published_file, device="cpu")
-    result = model(photograph, threshold=0)
-    outside = ~result.field_of_view
-    assert outside.mean() > 0.2
-    assert not result.probability[outside].any()
-    assert result.probability[~outside].all()
-
-
 class TestSaveAndMove:
     def test_saved_model_gives_the_same_bits(self, model, photograph, tmp_path):
         model.save(tmp_path / "mine.pth")

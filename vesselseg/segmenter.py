@@ -495,8 +495,6 @@ class Segmenter:
     ) -> Segmentation:
         probability = copy.wait()
         fov = photograph.fov
-        if self.spec.mask_outside_fov:
-            probability[~fov.mask] = 0
         warning = photograph.warning
         familiar = familiarity(probability, fov.mask, photograph.sharpness, self.spec)
         if familiar is not None and familiar < FAMILIARITY_LIMIT:
