@@ -8,6 +8,7 @@ from numpydoc.xref import DEFAULT_LINKS
 
 import vesselseg
 from vesselseg.cli import build_parser
+from vesselseg.formats import formats_with_endings
 
 project = "vesselseg"
 author = "The vesselseg authors"
@@ -58,6 +59,12 @@ def table_of_terms() -> str:
     return "\n".join(["| data set | terms |", "|---|---|", *rows])
 
 
+def table_of_formats() -> str:
+    """The image formats that are read as a Markdown table."""
+    rows = [f"| {name} | {' '.join(row)} |" for name, row in formats_with_endings().items()]
+    return "\n".join(["| format | endings |", "|---|---|", *rows])
+
+
 def help_of_commands() -> str:
     """A section with the ``--help`` of each command."""
     os.environ["COLUMNS"] = "100"  # argparse wraps its texts at the width of the terminal
@@ -72,6 +79,7 @@ myst_substitutions = {
     "models": table_of_models(),
     "terms": table_of_terms(),
     "commands": help_of_commands(),
+    "formats": table_of_formats(),
 }
 
 # Links in included files -> where the same thing is, seen from the page that includes them.
@@ -81,6 +89,8 @@ LINKS = {
     "RESULTS.md": "training-results.md",
     "compare.py": "../../training/compare.py",
     "evaluate.py": "../../training/evaluate.py",
+    "docs/reference/images.md": "../reference/images.md",
+    "docs/how-to/add-a-model.md": "../how-to/add-a-model.md",
 }
 
 

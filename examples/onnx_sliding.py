@@ -61,6 +61,4 @@ back = (size[0] / width, 0, 0, 0, size[1] / height, 0)  # bilinear, without anti
 mean = Image.fromarray(sums / counts)
 mean = mean.transform(photograph.size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
 mask = np.asarray(mean) + bias > 0
-if spec["mask_outside_fov"]:
-    mask &= bright
 Image.fromarray(mask.astype(np.uint8) * 255).save(sys.argv[3])

@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 from support import EXAMPLE
+from vesselseg.batch.manifest import SETTINGS
 
 import vesselseg
-from vesselseg.batch.manifest import SETTINGS
 from vesselseg.cli import build_parser
 
 ROOT = EXAMPLE.parents[1]

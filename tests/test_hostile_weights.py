@@ -114,8 +114,9 @@ def test_the_same_weights_under_two_names_are_rejected(path):
     ("field", "value"),
     [
         ("scale", 10**400), ("scale", 1e308), ("fov_diameter", 10**400), ("mean", (10**400, 1, 1)),
-        ("fit_size", (1, 2**70)), ("stride", 0), ("crop", 2**70), ("mask_outside_fov", "yes"),
-        ("width", torch.zeros(2)), ("mask_outside_fov", torch.zeros(2)), ("name", torch.zeros(2)),
+        ("fit_size", (1, 2**70)), ("stride", 0), ("crop", 2**70), ("unverified", "yes"),
+        ("width", torch.zeros(2)), ("unverified", torch.zeros(2)), ("name", torch.zeros(2)),
+        ("mask_outside_fov", torch.zeros(2)),
     ],
 )  # fmt: skip
 def test_values_that_a_model_spec_cannot_have_are_rejected(path, tmp_path, field, value):

@@ -47,10 +47,11 @@ def test_every_error_has_the_base_and_a_builtin():
 # A module may import those on the lines above its own, and no other.
 ORDER = """
 errors _version
+formats
 spec files sliding opencv_resize unet dicom
 registry fov safe_load metrics
 images weights measures
-result preprocess familiarity cache.verify
+result preprocess familiarity cache.sidecar
 cache.transfer
 cache
 backends
@@ -78,7 +79,7 @@ LAYERS = {
 
 
 def module_name(path: Path) -> str:
-    """For example "cache.verify" or "cache"."""
+    """For example "cache.sidecar" or "cache"."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 

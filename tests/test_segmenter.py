@@ -270,7 +270,9 @@ class TestSegmentMany:
             model.segment_many(image)
 
     def test_a_batch_is_several_images(self, model, photograph):
-        results = list(model.segment_many(np.stack([photograph[:64, :64], photograph[64:128, :64]])))
+        results = list(
+            model.segment_many(np.stack([photograph[:64, :64], photograph[64:128, :64]]))
+        )
         assert [result.shape for result in results] == [(64, 64)] * 2
 
     @pytest.mark.parametrize("batch_size", [1, 5])

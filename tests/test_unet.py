@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.models import SHAPES
 
+from vesselseg import spec
 from vesselseg.unet import HEADS, UNet, fold_batch_norm
 
 
@@ -21,6 +22,10 @@ def seeded(head, *, width=8, depth=3):
             if ".norm." in name:
                 value.data.uniform_(0.5, 1.5)
     return network.eval()
+
+
+def test_has_every_head_that_a_model_spec_can_name():
+    assert tuple(HEADS) == spec.HEADS
 
 
 @pytest.mark.parametrize("head", HEADS)

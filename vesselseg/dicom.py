@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ImageError, require
+from .formats import open_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,7 +198,6 @@ def decode(photograph: Photograph, label: str) -> tuple[NDArray[Any], int]:
 def decode_frame(photograph: Photograph, decoder: str) -> Any:
     """The first frame, grey or RGB. A frame that unpacks to another size is an error before."""
     import numpy as np
-    from PIL import Image
     from pydicom.encaps import get_frame
     from pydicom.pixels import pixel_array
 
@@ -218,7 +218,7 @@ def decode_frame(photograph: Photograph, decoder: str) -> Any:
         height, width = struct.unpack(">HH", frame[start + 5 : start + 9])
         size = (width, height)
     else:
-        opened = Image.open(io.BytesIO(frame))
+        opened = open_picture(io.BytesIO(frame), ("JPEG", "JPEG2000"))
         size = opened.size
     if size != (photograph.width, photograph.height):
         raise ValueError("The frame has another size than the header says.")

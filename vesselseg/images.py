@@ -12,11 +12,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from . import dicom
 from .errors import ImageError, OptionError
+from .formats import check_opened, open_picture
 from .fov import find_field_of_view
 from .spec import is_integer, plain
 
@@ -46,6 +47,7 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
     """
     bits = check_bits(bits)
     if isinstance(image, Image.Image):
+        check_opened(image, "The PIL image")
         check_size(image.width, image.height, "The PIL image", max_pixels)
         return from_pil(image, "the PIL image", image.format, bits)
     if isinstance(image, (str, os.PathLike)):
@@ -161,7 +163,7 @@ def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) 
     if dicom.is_dicom(head):
         return from_dicom(stream, label, max_pixels, bits)
     try:
-        with Image.open(stream) as opened:
+        with open_picture(stream) as opened:
             check_size(opened.width, opened.height, label, max_pixels)
             pages = getattr(opened, "n_frames", 1)
             has_16_bits = any(";16" in str(tile[3]) for tile in opened.tile)
@@ -172,15 +174,10 @@ def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) 
             upright = ImageOps.exif_transpose(opened)
     except ImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{label} could not be decoded: {error}.") from error
     except Exception as error:  # bytes from outside can make a decoder raise anything
         reason = str(error).partition("\n")[0]
-        if "cannot identify" in reason:
-            reason = "Pillow does not recognise its format"
-            if head[:4] in (b"II*\0", b"MM\0*"):
-                reason = (
-                    "Pillow does not read this kind of TIFF file. If it has 32-bit or float RGB "
-                    "values, read it with tifffile and pass the array: uint16, or float in [0, 1]"
-                )
         raise ImageError(
             f"{label} could not be decoded: {reason}. It may be truncated, damaged or no image."
         ) from error

@@ -1,8 +1,8 @@
-"""Models that can be loaded by name: the embedded one and the 24 published ones.
+"""Models that can be loaded by name: the embedded one, mmsegmentation's 24, and others.
 
-The published models are those that mmsegmentation 1.2.2 lists for retinal vessels in
-``configs/unet/metafile.yaml``. Windows and sizes come from its ``configs/_base_/datasets``.
-To add a model, add a row to the table below.
+mmsegmentation 1.2.2 lists its models for retinal vessels in ``configs/unet/metafile.yaml``.
+Windows and sizes come from its ``configs/_base_/datasets``. To add a model of any other origin,
+add its `ModelSpec` to `_OTHERS`; docs/how-to/add-a-model.md goes through it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .errors import UnknownModelError, did_you_mean
-from .spec import ModelSpec, Source
+from .spec import Head, ModelSpec, Source
 
 _HOST = "https://download.openmmlab.com/mmsegmentation/v0.5/unet/"
 _CONFIGS = "https://github.com/open-mmlab/mmsegmentation/blob/v1.2.2/configs/unet/"
 
 
-class Dataset(NamedTuple):
-    """What the models of one data set share."""
+class _TrainingSet(NamedTuple):
+    """What mmsegmentation's models of one data set share."""
 
     name: str
     crop: int
@@ -30,16 +30,19 @@ class Dataset(NamedTuple):
     terms: str
 
 
-_DRIVE = Dataset("drive", 64, 42, (584, 565), 538, "research and education, not commercial")
-_STARE = Dataset("stare", 128, 85, (605, 700), 650, "publicly offered, no licence stated")
-_CHASE_DB1 = Dataset("chase_db1", 128, 85, (960, 999), 918, "CC BY 4.0")
-_HRF = Dataset("hrf", 256, 170, (2336, 3504), 3263, "CC BY 4.0")
+_DRIVE = _TrainingSet("drive", 64, 42, (584, 565), 538, "research and education, not commercial")
+_STARE = _TrainingSet("stare", 128, 85, (605, 700), 650, "publicly offered, no licence stated")
+_CHASE_DB1 = _TrainingSet("chase_db1", 128, 85, (960, 999), 918, "CC BY 4.0")
+_HRF = _TrainingSet("hrf", 256, 170, (2336, 3504), 3263, "CC BY 4.0")
 
 
-def published_spec(
-    head: str, loss: str, data: Dataset, dice: float, mdice: float, *stems: str
+def _published(
+    head: Head, loss: str, data: _TrainingSet, dice: float, mdice: float, *stems: str
 ) -> ModelSpec:
-    """One row of the table below; `stems` are its file names, the current one first."""
+    """One row of the table below; `stems` are its file names, the current one first.
+
+    Names and addresses follow mmsegmentation's rules, which hold for these 24 models only.
+    """
     parts = ["unet_s5-d16", head.replace("fcn", ""), loss.replace("ce+dice", "ce-dice"), data.name]
     sources = []
     for stem in stems:
@@ -70,58 +73,58 @@ def published_spec(
 
 
 # fmt: off
-_PUBLISHED = (
-    published_spec("fcn", "ce", _DRIVE, 78.67, 88.38,
+_MMSEGMENTATION = (
+    _published("fcn", "ce", _DRIVE, 78.67, 88.38,
                "fcn_unet_s5-d16_64x64_40k_drive_20201223_191051-5daf6d3b",
                "unet_s5-d16_64x64_40k_drive_20201223_191051-9cd163b8"),
-    published_spec("fcn", "ce+dice", _DRIVE, 79.32, 88.71,
+    _published("fcn", "ce+dice", _DRIVE, 79.32, 88.71,
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201820-785de5c2"),
-    published_spec("pspnet", "ce", _DRIVE, 78.62, 88.35,
+    _published("pspnet", "ce", _DRIVE, 78.62, 88.35,
                "pspnet_unet_s5-d16_64x64_40k_drive_20201227_181818-aac73387"),
-    published_spec("pspnet", "ce+dice", _DRIVE, 79.42, 88.76,
+    _published("pspnet", "ce+dice", _DRIVE, 79.42, 88.76,
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201821-22b3e3ba"),
-    published_spec("deeplabv3", "ce", _DRIVE, 78.69, 88.38,
+    _published("deeplabv3", "ce", _DRIVE, 78.69, 88.38,
                "deeplabv3_unet_s5-d16_64x64_40k_drive_20201226_094047-0671ff20"),
-    published_spec("deeplabv3", "ce+dice", _DRIVE, 79.56, 88.84,
+    _published("deeplabv3", "ce+dice", _DRIVE, 79.56, 88.84,
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201825-6bf0efd7"),
-    published_spec("fcn", "ce", _STARE, 81.02, 89.78,
+    _published("fcn", "ce", _STARE, 81.02, 89.78,
                "fcn_unet_s5-d16_128x128_40k_stare_20201223_191051-7d77e78b",
                "unet_s5-d16_128x128_40k_stare_20201223_191051-e5439846"),
-    published_spec("fcn", "ce+dice", _STARE, 82.7, 90.65,
+    _published("fcn", "ce+dice", _STARE, 82.7, 90.65,
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201821-f75705a9"),
-    published_spec("pspnet", "ce", _STARE, 81.22, 89.89,
+    _published("pspnet", "ce", _STARE, 81.22, 89.89,
                "pspnet_unet_s5-d16_128x128_40k_stare_20201227_181818-3c2923c4"),
-    published_spec("pspnet", "ce+dice", _STARE, 82.84, 90.72,
+    _published("pspnet", "ce+dice", _STARE, 82.84, 90.72,
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201823-f1063ef7"),
-    published_spec("deeplabv3", "ce", _STARE, 80.93, 89.73,
+    _published("deeplabv3", "ce", _STARE, 80.93, 89.73,
                "deeplabv3_unet_s5-d16_128x128_40k_stare_20201226_094047-93dcb93c"),
-    published_spec("deeplabv3", "ce+dice", _STARE, 82.71, 90.65,
+    _published("deeplabv3", "ce+dice", _STARE, 82.71, 90.65,
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201825-21db614c"),
-    published_spec("fcn", "ce", _CHASE_DB1, 80.24, 89.46,
+    _published("fcn", "ce", _CHASE_DB1, 80.24, 89.46,
                "fcn_unet_s5-d16_128x128_40k_chase_db1_20201223_191051-11543527",
                "unet_s5-d16_128x128_40k_chase_db1_20201223_191051-8b16ca0b"),
-    published_spec("fcn", "ce+dice", _CHASE_DB1, 80.4, 89.52,
+    _published("fcn", "ce+dice", _CHASE_DB1, 80.4, 89.52,
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201821-1c4eb7cf"),
-    published_spec("pspnet", "ce", _CHASE_DB1, 80.36, 89.52,
+    _published("pspnet", "ce", _CHASE_DB1, 80.36, 89.52,
                "pspnet_unet_s5-d16_128x128_40k_chase_db1_20201227_181818-68d4e609"),
-    published_spec("pspnet", "ce+dice", _CHASE_DB1, 80.28, 89.45,
+    _published("pspnet", "ce+dice", _CHASE_DB1, 80.28, 89.45,
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201823-c0802c4d"),
-    published_spec("deeplabv3", "ce", _CHASE_DB1, 80.47, 89.57,
+    _published("deeplabv3", "ce", _CHASE_DB1, 80.47, 89.57,
                "deeplabv3_unet_s5-d16_128x128_40k_chase_db1_20201226_094047-4c5aefa3"),
-    published_spec("deeplabv3", "ce+dice", _CHASE_DB1, 80.37, 89.49,
+    _published("deeplabv3", "ce+dice", _CHASE_DB1, 80.37, 89.49,
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201825-4ef29df5"),
-    published_spec("fcn", "ce", _HRF, 79.45, 88.92,
+    _published("fcn", "ce", _HRF, 79.45, 88.92,
                "fcn_unet_s5-d16_256x256_40k_hrf_20201223_173724-d89cf1ed",
                "unet_s5-d16_256x256_40k_hrf_20201223_173724-d89cf1ed"),
-    published_spec("fcn", "ce+dice", _HRF, 80.87, 89.64,
+    _published("fcn", "ce+dice", _HRF, 80.87, 89.64,
                "fcn_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_201821-c314da8a"),
-    published_spec("pspnet", "ce", _HRF, 80.07, 89.24,
+    _published("pspnet", "ce", _HRF, 80.07, 89.24,
                "pspnet_unet_s5-d16_256x256_40k_hrf_20201227_181818-fdb7e29b"),
-    published_spec("pspnet", "ce+dice", _HRF, 80.96, 89.69,
+    _published("pspnet", "ce+dice", _HRF, 80.96, 89.69,
                "pspnet_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_201823-53d492fa"),
-    published_spec("deeplabv3", "ce", _HRF, 80.21, 89.32,
+    _published("deeplabv3", "ce", _HRF, 80.21, 89.32,
                "deeplabv3_unet_s5-d16_256x256_40k_hrf_20201226_094047-3a1fdf85"),
-    published_spec("deeplabv3", "ce+dice", _HRF, 80.71, 89.56,
+    _published("deeplabv3", "ce+dice", _HRF, 80.71, 89.56,
                "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_202032-59daf7a4"),
 )
 # fmt: on
@@ -151,8 +154,11 @@ EMBEDDED = ModelSpec(
 )
 """The model in the package: the default of ``segment`` and of the command line."""
 
+_OTHERS: tuple[ModelSpec, ...] = ()
+"""Models from elsewhere, each with everything that its authors state."""
+
 REGISTRY: Mapping[str, ModelSpec] = MappingProxyType(
-    {spec.name: spec for spec in (EMBEDDED, *_PUBLISHED)}
+    {spec.name: spec for spec in (EMBEDDED, *_MMSEGMENTATION, *_OTHERS)}
 )
 """All models by name, the embedded one first."""
 

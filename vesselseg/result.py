@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 from . import dicom
 from .errors import OptionError
 from .files import whole_file
+from .formats import open_picture
 from .images import RGB
 from .measures import Measures, measure
 from .spec import is_tuple, plain
@@ -372,14 +373,22 @@ def read_provenance(source: Target) -> dict[str, Any]:
     DICOM files are read from paths, pictures from streams as well.
     """
     try:
-        if isinstance(source, (str, os.PathLike)) and PurePath(source).suffix.lower() == ".dcm":
-            return dicom.read_provenance(Path(source))
-        with Image.open(source) as opened:
-            text = opened.info.get("vesselseg")
-            if text is None and hasattr(opened, "tag_v2"):
-                text = opened.tag_v2.get(IMAGEDESCRIPTION)
-        provenance = json.loads(text or "{}")
+        if not isinstance(source, (str, os.PathLike)):
+            provenance = _read_from_picture(source)
+        elif PurePath(source).suffix.lower() == ".dcm":
+            provenance = dicom.read_provenance(Path(source))
+        else:
+            with Path(source).open("rb") as stream:
+                provenance = _read_from_picture(stream)
     except Exception:  # the files of others can make a decoder raise anything
         return {}
     is_ours = isinstance(provenance, dict) and "vesselseg" in provenance
     return provenance if is_ours else {}
+
+
+def _read_from_picture(stream: IO[bytes]) -> Any:
+    with open_picture(stream, ("PNG", "TIFF")) as opened:  # only these are written with one
+        text = opened.info.get("vesselseg")
+        if text is None and hasattr(opened, "tag_v2"):
+            text = opened.tag_v2.get(IMAGEDESCRIPTION)
+    return json.loads(text or "{}")

@@ -9,17 +9,32 @@ import numbers
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard, get_args
 
 from .errors import CheckpointError, OptionError
 
-Scale: TypeAlias = "Literal['fit', 'native', 'fov'] | float"
+Head: TypeAlias = Literal["fcn", "pspnet", "deeplabv3"]
+"""Head of the network."""
+
+ScaleRule: TypeAlias = Literal["fit", "native", "fov"]
+Scale: TypeAlias = ScaleRule | float
 """A rule for bringing a photograph to the network's scale, or a factor."""
 
-SCALES = ("fit", "native", "fov")
-HEADS = ("fcn", "pspnet", "deeplabv3")
+HEADS: tuple[Head, ...] = get_args(Head)
+SCALES: tuple[ScaleRule, ...] = get_args(ScaleRule)
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+_DESCRIPTIVE = frozenset(
+    {
+        "name", "dataset", "loss", "dice", "mdice", "sources", "license", "data_terms", "config",
+        "unverified",
+    }
+)  # fmt: skip
+"""Fields that do not decide the result."""
+
+_DROPPED = {"mask_outside_fov": False}
+"""Fields that a stored spec may still have -> the only value that was ever stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +44,18 @@ class Source:
     Parameters
     ----------
     url : str
-        An address, or ``package:FILE`` for a file in the package's ``embedded/`` folder.
+        An address, with a query or without, or ``package:FILE`` for a file in the package's
+        ``embedded/`` folder.
     digits : str
         First hexadecimal digits of the SHA-256, taken from the published file name. They are
         evidence, not proof: some published names were made from an earlier version of the file.
     sha256 : str
-        The full digest, if known. It is binding.
+        The full digest, if known. A file with another digest is rejected.
 
     Examples
     --------
     >>> import vesselseg
-    >>> source = vesselseg.Source("https://weights.example.org/net-9cd163b8.pth", "9cd163b8")
+    >>> source = vesselseg.Source("https://weights.example.org/net-9cd163b8.pth?download=1")
     >>> source.filename
     'net-9cd163b8.pth'
     """
@@ -50,8 +66,8 @@ class Source:
 
     @property
     def filename(self) -> str:
-        """Last part of the address."""
-        return re.split(r"[/:]", self.url)[-1]
+        """Last part of the address, without its query and fragment."""
+        return re.split(r"[/:]", re.split(r"[?#]", self.url)[0])[-1]
 
     def matches(self, sha256: str) -> bool:
         """Whether a digest agrees with the full one or, as weaker evidence, with the digits."""
@@ -60,7 +76,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A set of weights and everything needed to use it the way it was trained.
+    """A set of weights, and everything needed to use it as it was trained.
 
     Parameters
     ----------
@@ -68,46 +84,50 @@ class ModelSpec:
         The name that ``load_model`` takes.
     dataset : str
         The data set that the model was trained on.
-    crop, stride : int
-        Side of the square windows, and the distance between their starts, in pixels. With the
-        scale "fov" windows are shrunk to what covers the field of view; their overlap stays.
+    crop : int
+        Side of the square windows, in pixels.
+    stride : int
+        Distance between the starts of two windows, in pixels. With the scale "fov", windows
+        shrink to what covers the field of view. They still overlap by ``crop - stride``.
     head : {"fcn", "pspnet", "deeplabv3"}
         Head of the network.
-    width, depth : int
-        Channels of the first stage, and number of stages, of the U-Net.
+    width : int
+        Channels of the first stage of the U-Net, a multiple of 4.
+    depth : int
+        Stages of the U-Net, from 2 to 8.
     scale : {"fit", "native", "fov"} or float
         Default rule for bringing a photograph to the network's scale. "fit" fits it into
-        `fit_size`; "native" leaves it alone; "fov" brings its field of view to `fov_diameter`,
-        or into the range from `fov_diameter` to `fov_diameter_max`; a number is a factor.
+        `fit_size`. "native" leaves it alone. "fov" brings its field of view to `fov_diameter`, or
+        into the range from `fov_diameter` to `fov_diameter_max`. A number is a factor.
     fit_size : (int, int) or None
         Height and width of the data set's images, in pixels.
     fov_diameter : float or None
         Diameter of the field of view at the network's scale, in pixels.
     fov_diameter_max : float or None
-        If given, fields of view between `fov_diameter` and this diameter keep their size, and
-        larger ones are reduced to it, in pixels.
+        Largest diameter of the field of view at the network's scale, in pixels. Between
+        `fov_diameter` and this, the scale "fov" leaves a photograph alone; a larger one is
+        reduced to it. None means `fov_diameter`.
     fov_rgb_mean : (float, float, float) or None
-        Target means of R, G and B inside the field of view, 0 to 255. One gain per channel
-        brings a photograph to them, whatever its camera. None leaves colours alone.
+        Target means of R, G and B inside the field of view, 0 to 255. Each channel is multiplied
+        by a gain that brings its mean there, so that cameras look alike. None leaves colours
+        alone.
     small_fov_bias : (float, float) or None
-        (D, b): a photograph whose field of view is narrower than D pixels gets a bias on its
-        vessel logit, which grows to b at D / 2, with the logarithm of the diameter, and stays
-        there. An observer draws no vessel thinner than a pixel, and so draws them wider on small
-        photographs than a network does that learned from large ones.
+        (D, b): photographs whose field of view is narrower than D pixels get a bias on the vessel
+        logit. It grows with the logarithm of the diameter, from 0 at D to b at D / 2, and stays b
+        below. Observers draw no vessel thinner than a pixel, so on small photographs they draw
+        vessels wider than a network that learned from large ones.
     expected_dice : float or None
         Mean Dice that the model expects of its own masks on photographs like those trained on, in
-        (0, 1]; see `Segmentation.familiarity`.
+        (0, 1]. `Segmentation.familiarity` compares a photograph with it.
     least_sharpness : float or None
-        Photographs that are less sharp than this, at the network's scale, become unfamiliar.
-    mask_outside_fov : bool
-        Whether the probability is set to 0 outside the field of view.
+        Least sharpness, at the network's scale, of a familiar photograph.
     mean, std : (float, float, float)
         Normalisation of R, G and B, in units of 0 to 255.
     loss : str
         Training loss.
     dice, mdice : float or None
-        Published scores in percent, pooled over all pixels of all test images: Dice of the
-        vessel class, and the mean of the Dice of both classes.
+        Published scores in percent, pooled over all pixels of all test images. `dice` is that of
+        the vessel class, `mdice` the mean of both classes.
     sources : tuple of Source
         Where to get the file, in the order in which the sources are tried.
     license : str
@@ -115,7 +135,7 @@ class ModelSpec:
     data_terms : str
         Terms of the training data.
     config : str
-        Address of the training configuration.
+        Address of the training configuration, if there is one.
     unverified : bool
         Whether the weights were saved from a file whose SHA-256 was not the published one.
 
@@ -123,6 +143,19 @@ class ModelSpec:
     ------
     OptionError
         If a value is outside what is described here.
+
+    Notes
+    -----
+    Saved models and exported ONNX files hold a model spec, so its fields are part of the file
+    format. A later version of vesselseg keeps every field's name, meaning and default, and changes
+    the fields like this:
+
+    - It adds a field with a default that means "as before", and with
+      ``metadata={"since": "1.2"}``, its own version. Such a field is stored only if it differs
+      from the default. Files that do not need it stay readable for earlier versions; the others
+      are rejected there by the field's name.
+    - It drops a field only if all stored files have one value in it, and goes on reading files
+      with that value.
 
     Examples
     --------
@@ -139,7 +172,7 @@ class ModelSpec:
     dataset: str
     crop: int
     stride: int
-    head: str = "fcn"
+    head: Head = "fcn"
     width: int = 64
     depth: int = 5
     scale: Scale = "native"
@@ -150,7 +183,6 @@ class ModelSpec:
     small_fov_bias: tuple[float, float] | None = None
     expected_dice: float | None = None
     least_sharpness: float | None = None
-    mask_outside_fov: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     loss: str = ""
@@ -165,7 +197,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
-        for name, is_valid, allowed in checks(self):
+        for name, is_valid, allowed in _checks(self):
             if not is_valid:
                 value = getattr(self, name)
                 raise OptionError(f"ModelSpec {name} is {value!r}; it must be {allowed}.")
@@ -195,20 +227,38 @@ class ModelSpec:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the fields that decide a result."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the fields that decide the result, as 64 hexadecimal digits.
+
+        Two model specs with the same digest give the same result with the same weights. Name, data
+        set, loss, scores, sources, licences, configuration and `unverified` do not count.
+        """
+        values = {k: v for k, v in self.to_dict().items() if k not in _DESCRIPTIVE}
+        canonical = json.loads(json.dumps(values), parse_int=float)  # 1000 is 1000.0
+        return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values without the sources, as they are stored in a saved model."""
         values = asdict(self)
-        del values["sources"]
+        for field in fields(self):
+            is_later = "since" in field.metadata
+            if field.name == "sources" or (is_later and values[field.name] == field.default):
+                del values[field.name]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Read what :meth:`to_dict` wrote; raise CheckpointError for anything else."""
+        """Read what :meth:`to_dict` wrote, in this version of vesselseg or an earlier one.
+
+        A missing field has its default, and a dropped one is ignored. Raises CheckpointError if a
+        value is not valid, or a field is unknown: it comes from a later version.
+        """
+        values = {str(name): value for name, value in values.items()}
+        for name, only in _DROPPED.items():
+            value = values.get(name)
+            if type(value) is type(only) and value == only:  # a damaged file may have a tensor here
+                values.pop(name, None)
         known = {field.name for field in fields(cls)} - {"sources"}
-        unknown = sorted(set(map(str, values)) - known)
+        unknown = sorted(set(values) - known)
         if unknown:
             raise CheckpointError(
                 f"The file's model spec has fields that this version does not know: "
@@ -220,7 +270,7 @@ class ModelSpec:
             raise CheckpointError(f"The file's model spec is not valid: {error}") from error
 
 
-def checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
+def _checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
     """Each field, whether its value is valid, and what is allowed; later ones rely on earlier."""
     for field in ("name", "dataset"):
         value = getattr(spec, field)
@@ -255,8 +305,7 @@ def checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
         yield "expected_dice", is_share, "above 0 and at most 1, or None"
     if spec.least_sharpness is not None:
         yield "least_sharpness", is_factor(spec.least_sharpness), "a positive number, or None"
-    for field in ("mask_outside_fov", "unverified"):
-        yield field, isinstance(getattr(spec, field), bool), "True or False"
+    yield "unverified", isinstance(spec.unverified, bool), "True or False"
     for field in ("loss", "license", "data_terms", "config"):
         yield field, isinstance(getattr(spec, field), str), "a text"
     sources = spec.sources

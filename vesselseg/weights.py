@@ -3,7 +3,8 @@
 Two layouts are read. The published one is mmsegmentation's: ``{"meta", "state_dict"}``, or the
 bare state dict, with batch norms beside their convolutions. Our own, written by :func:`save`, is
 ``{"format", "version", "spec", "state_dict"}``: batch norms folded, with the model spec. Both are
-read with ``weights_only=True``, so nothing in a file is ever executed.
+read with ``weights_only=True``, so nothing in a file is ever executed. The version is that of these
+four entries; docs/reference/weights-files.md says how the model spec changes within it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
 import uvicorn
 
-from vesselseg import UnknownModelError, list_models
+from vesselseg import UnknownModelError, formats, list_models
 from vesselseg.app import server
 from vesselseg.app.server import OfferedModels, make_app
 
@@ -87,6 +87,14 @@ def connected(url):
 
 def result_of(url, token, file, **query):
     return requests.get(f"{url}/results/{token}/{file}", params=query, timeout=30)
+
+
+def test_the_file_chooser_offers_the_formats_of_the_table(model, monkeypatch):
+    monkeypatch.setitem(formats.READABLE, "TGA", (".tga",))
+    with served(model) as url:
+        (accepted,) = re.findall(r'accept="(.*?)"', requests.get(url, timeout=30).text)
+    assert accepted.split(",") == list(formats.endings())
+    assert {".jpg", ".dcm", ".tga"} <= set(formats.endings())
 
 
 def test_downloads_are_the_librarys_own_files(url, model, content, asked, tmp_path):

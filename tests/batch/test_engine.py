@@ -81,7 +81,11 @@ def test_windows_of_several_photographs_share_batches(
 
 
 def test_without_a_model_what_was_read_is_finished() -> None:
-    found = outcomes(None, jobs_of(3), finish=lambda job, known, image, _: (known, image.shape))
+    def shape_of(_: Number, known: str, image: Any, seconds: float) -> tuple[str, Any]:
+        assert seconds >= 0
+        return known, image.shape
+
+    found = outcomes(None, jobs_of(3), finish=shape_of)
     assert found == [(i, (f"read {i}", photograph(i).shape)) for i in range(3)]
 
 

@@ -66,9 +66,7 @@ def test_rows_of_existing_results_have_their_bits(
     rows = []
     for name in ("first.jsonl", "second.jsonl"):
         manifest = tmp_path / name
-        segment_folder(
-            eye, tmp_path / "out", model=model, bits=12, resume=True, manifest=manifest
-        )
+        segment_folder(eye, tmp_path / "out", model=model, bits=12, resume=True, manifest=manifest)
         (row,) = Table(str(manifest)).rows
         rows.append({**row, "seconds": None})
     assert rows[0] == rows[1]

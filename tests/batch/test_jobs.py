@@ -12,7 +12,8 @@ from support.drawn import photograph, photographs
 
 from vesselseg import ImageError, OptionError, Segmentation
 from vesselseg.batch import places
-from vesselseg.batch.jobs import SUFFIXES, Job, plan_jobs
+from vesselseg.batch.jobs import Job, plan_jobs
+from vesselseg.formats import endings
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +55,13 @@ def test_a_folder_gives_its_images_and_recursive_those_below_in_their_places() -
 def test_of_a_folder_only_visible_files_with_the_ending_of_an_image_are_taken() -> None:
     folder = Path("p")
     folder.mkdir()
-    for i, suffix in enumerate(SUFFIXES):
+    for i, suffix in enumerate(endings()):
         (folder / f"{i}{suffix.upper() if i % 2 else suffix}").touch()
     for name in ("notes.txt", "._eye.jpg", "eye"):  # the second is what macOS leaves
         (folder / name).touch()
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "eye.jpg").touch()
-    assert len(planned("p", recursive=True)) == len(SUFFIXES)
+    assert len(planned("p", recursive=True)) == len(endings())
 
 
 def test_a_file_given_by_name_is_tried_whatever_its_name_even_if_it_is_missing() -> None:
@@ -259,9 +260,7 @@ def test_results_of_an_earlier_run_at_an_address_are_left_out(
     assert [job.name for job in jobs] == [f"{far}/sub/2.TIF"]
 
 
-def test_pipes_in_folders_are_left_out(
-    here: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_pipes_in_folders_are_left_out(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     photographs(here / "p", ["eye.jpg"])
     os.mkfifo(here / "p" / "pipe.jpg")
     assert planned("p") == {"p/eye.jpg": "out/eye.png"}

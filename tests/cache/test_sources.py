@@ -11,7 +11,7 @@ import pytest
 from support.servers import File, Status, sha256, sidecar_of
 
 import vesselseg
-from vesselseg import DownloadError, ModelSpec, OptionError, Source, UnknownModelError
+from vesselseg import DownloadError, ModelSpec, OptionError, Source, UnknownModelError, cache
 from vesselseg.registry import EMBEDDED, REGISTRY
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -91,6 +91,51 @@ class TestMirrors:
         assert sidecar_of(home / "current.pth")["obtained_from"] == one.sources[0].url
 
 
+class TestAddressesWithAQuery:
+    """The request has the query; file names, sidecars and messages do not."""
+
+    @pytest.fixture
+    def signed(self, spec, server, content):
+        address = server.serve("/net.pth?token=secret/a.pth&download=1", File(content))
+        return dataclasses.replace(spec, sources=(Source(address + "#part"),))
+
+    def test_a_file_is_downloaded_to_the_name_in_the_path(self, signed, home, server):
+        path = vesselseg.download(signed)
+        assert path == home / "net.pth"
+        assert sorted(file.name for file in home.iterdir() if file.is_file()) == [
+            "net.pth",
+            "net.pth.json",
+        ]
+        sidecar = sidecar_of(path)
+        assert sidecar["address"] == sidecar["obtained_from"] == f"{server.url}/net.pth"
+        assert vesselseg.find_cached(signed) == vesselseg.download(signed, force=True) == path
+        assert cache.clear(signed) == [path, home / "net.pth.json"]
+
+    def test_a_mirror_has_it_under_that_name(self, signed, home, server, content, monkeypatch):
+        server.serve("/mirror/net.pth", File(content))
+        monkeypatch.setenv("VESSELSEG_MIRROR", f"{server.url}/mirror")
+        assert vesselseg.download(signed) == home / "net.pth"
+        assert {request.path for request in server.requests} == {
+            "/mirror/net.pth",
+            "/mirror/net.pth.json",
+        }
+
+    def test_an_interrupted_download_is_resumed(self, signed, server, content):
+        path = "/net.pth?token=secret/a.pth&download=1"
+        server.serve(path, File(content, cut=1 << 17), File(content))
+        assert vesselseg.download(signed).read_bytes() == content
+        assert server.asked(path)[1].headers["Range"] == f"bytes={1 << 17}-"
+
+    def test_the_query_is_not_reported(self, signed, server, caplog):
+        caplog.set_level("DEBUG", "vesselseg")
+        server.serve("/net.pth?token=secret/a.pth&download=1", Status(503))
+        odd = Source("nonsense://host/net.pth?token=secret")
+        for sources in (signed.sources, (odd,)):
+            with pytest.raises(DownloadError, match=r"/net\.pth\n") as caught:
+                vesselseg.download(dataclasses.replace(signed, sources=sources))
+            assert "secret" not in str(caught.value) + caplog.text
+
+
 class TestErrors:
     def test_every_address_is_reported_with_its_answer_and_what_to_do(self, spec, server, home):
         current = dataclasses.replace(spec.sources[0], digits="5daf6d3b")
@@ -147,7 +192,7 @@ class TestErrors:
         monkeypatch.setenv("VESSELSEG_MIRROR", str(tmp_path))
         assert vesselseg.download(mine) == home / "mine.pth"
 
-    @pytest.mark.parametrize("name", ["", "..", "a.pth?raw=1", ".hidden", "a\\b"])
+    @pytest.mark.parametrize("name", ["", "..", "?raw=a.pth", ".hidden", "a\\b"])
     def test_an_address_that_ends_in_no_file_name(self, name, spec):
         odd = dataclasses.replace(spec, sources=(Source(f"https://example.org/{name}"),))
         with pytest.raises(OptionError, match="does not end in a file name"):
@@ -169,8 +214,22 @@ class TestPackaged:
         assert vesselseg.find_cached(EMBEDDED) is None
         (tmp_path / "embedded").mkdir()
         path = tmp_path / "embedded" / EMBEDDED.filename
-        path.touch()
-        assert vesselseg.download(EMBEDDED.name) == vesselseg.find_cached(EMBEDDED) == path
+        path.write_bytes(b"weights")
+        pinned = Source(EMBEDDED.sources[0].url, sha256=sha256(b"weights").upper())
+        spec = dataclasses.replace(EMBEDDED, sources=(pinned,))
+        assert vesselseg.download(spec) == vesselseg.find_cached(spec) == path
+
+    def test_a_file_with_another_digest_than_the_pinned_one_is_rejected(
+        self, monkeypatch, tmp_path, caplog
+    ):
+        monkeypatch.setattr("vesselseg.cache.__file__", str(tmp_path / "cache" / "__init__.py"))
+        (tmp_path / "embedded").mkdir()
+        (tmp_path / "embedded" / EMBEDDED.filename).write_bytes(b"other weights")
+        for use in (vesselseg.download, vesselseg.load_model):
+            with pytest.raises(DownloadError, match=r"spec pins a79b.* installation is damaged"):
+                use(EMBEDDED)
+        assert vesselseg.find_cached(EMBEDDED) is None
+        assert "installation is damaged" in caplog.text
 
     def test_is_the_file_that_the_spec_pins(self):
         path = vesselseg.find_cached(EMBEDDED)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -74,6 +75,7 @@ class TestDownload:
         assert capsys.readouterr().out == line
 
     def test_all(self, capsys, monkeypatch, tmp_path):
+        embedded = vesselseg.find_cached(EMBEDDED)
         elsewhere = str(tmp_path / "cache" / "__init__.py")
         monkeypatch.setattr("vesselseg.cache.__file__", elsewhere)
         assert main(["download", "--all"]) == 1  # the embedded one is not there
@@ -81,7 +83,7 @@ class TestDownload:
         assert "installation is damaged" in said.err
         assert "current.pth" in said.out  # but the others are
         (tmp_path / "embedded").mkdir()
-        (tmp_path / "embedded" / EMBEDDED.filename).touch()
+        shutil.copy(embedded, tmp_path / "embedded")
         assert main(["download", "--all"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == len(list_models())
 

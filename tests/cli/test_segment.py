@@ -190,7 +190,10 @@ def test_segmentation_objects_say_which_settings_they_come_from(
     for options, said in [
         ([], "2 segmented, 0 skipped"),
         ([], "0 segmented, 2 skipped"),
-        (["--threshold", "0.4"], "2 segmented (2 again, since their settings or files differed), 0 skipped"),
+        (
+            ["--threshold", "0.4"],
+            "2 segmented (2 again, since their settings or files differed), 0 skipped",
+        ),
     ]:
         words = ["p", "-o", "out", "--model", model, "--dicom", "--resume", *options]
         assert main(words) == 0
@@ -438,7 +441,9 @@ def test_a_manifest_goes_on_where_results_are_skipped(model: str) -> None:
     expected = without_seconds("m.jsonl")
     kept = Path("m.jsonl").read_text().splitlines(keepends=True)
     # As an interruption leaves it: a line not written yet, an old error, a result missing.
-    Path("m.jsonl").write_text(f'{kept[0]}{{"input": "p/3.png", "error": "x", "mask": "out/3.png"}}\n{kept[3][:40]}')
+    Path("m.jsonl").write_text(
+        f'{kept[0]}{{"input": "p/3.png", "error": "x", "mask": "out/3.png"}}\n{kept[3][:40]}'
+    )
     Path("out/3.png").unlink()
     assert main([*command, "--resume"]) == 0
     assert without_seconds("m.jsonl") == expected

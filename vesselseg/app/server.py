@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..api import find_cached
 from ..errors import OptionError, UnknownModelError, VesselsegError
+from ..formats import endings
 from ..registry import list_models
 from ..result import KINDS, Kind, Segmentation
 from ..segmenter import Segmenter
@@ -178,6 +179,8 @@ def make_app(
     ]
     for path, (name, media_type) in _STATIC.items():
         content = resources.files("vesselseg").joinpath(name).read_bytes()
+        if path == "/":  # what the page's file chooser offers
+            content = content.replace(b"ENDINGS", ",".join(endings()).encode())
         routes.append(Route(path, Response(content, media_type=media_type), methods=["GET"]))
     # Older versions of the middleware cut a host at its first colon: "[" is every IPv6 address in
     # brackets, which, unlike a name, no other site can point here.

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import dicom
 from ..errors import ImageError, OptionError, require
+from ..formats import endings
 from ..result import FORMATS, read_provenance
 from ..result import KINDS as PICTURES
 from .places import (
@@ -25,11 +26,6 @@ from .places import (
 )
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = (
-    ".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-"""Endings, in any case, of the files that are taken from a folder or a pattern."""
 
 KINDS = (*PICTURES, "dicom")
 """What can be written for a photograph: pictures, and a DICOM Segmentation object."""
@@ -65,7 +61,7 @@ def plan_jobs(
     """List the photographs and the files to write for each, sorted by name.
 
     Inputs are files, folders, patterns, addresses of files and folders, or ``-``. From folders and
-    patterns, files with one of `SUFFIXES` and DICOM photographs of any name are taken, but no
+    patterns, files with one of the `endings` and DICOM photographs of any name are taken, but no
     hidden ones and none that vesselseg wrote, so that results beside the photographs are not
     segmented again.
 
@@ -88,7 +84,7 @@ def plan_jobs(
         hint = "" if recursive else " --recursive searches the folders in folders as well."
         raise OptionError(
             f"There is nothing to segment in {', '.join(map(repr, inputs))}. From folders and "
-            f"patterns these files are taken: {' '.join(SUFFIXES)}, but none written by "
+            f"patterns these files are taken: {' '.join(endings())}, but none written by "
             f"vesselseg.{hint}"
         )
     is_single = len(found) == 1 and not Path(inputs[0]).is_dir()
@@ -125,7 +121,7 @@ def names_file(out: str, *, is_single: bool) -> bool:
             f"OUT is the file {out!r}, which takes the result of a single photograph. For folders "
             f"and for several photographs, name a folder."
         )
-    if suffix in SUFFIXES and not is_file:
+    if suffix in endings() and not is_file:
         raise OptionError(
             f"OUT is {out!r}, but results are written as {', '.join(FORMATS)}, .dcm. Name such a "
             f"file."
@@ -203,7 +199,7 @@ def is_photograph(path: Path) -> bool:
     if path.exists() and not path.is_file():  # reading a pipe could wait for ever
         logger.warning("%r is left out: it is a pipe or a device, not a file.", str(path))
         return False
-    if suffix not in SUFFIXES or names_dicom(path.name):
+    if suffix not in endings() or names_dicom(path.name):
         return path.is_file() and dicom.is_photograph(path)
     if suffix in FORMATS and read_provenance(path):
         logger.info("%r was written by vesselseg and is left out.", str(path))
@@ -227,7 +223,7 @@ def find_remote(address: str, out: str, recursive: bool) -> list[tuple[str, Pure
         place = PurePosixPath(path).relative_to(base)
         name = join(address, *place.parts)
         is_hidden = any(part.startswith(".") for part in place.parts)
-        if place.suffix.lower() not in SUFFIXES or is_hidden:
+        if place.suffix.lower() not in endings() or is_hidden:
             continue
         if name.startswith(results) and (has_only_results or _is_result(filesystem, path)):
             continue

@@ -33,8 +33,8 @@ from ..files import sha256, whole_file
 from ..registry import REGISTRY
 from ..spec import ModelSpec, Source
 from . import transfer
-from .transfer import OnProgress
-from .verify import Sidecar, SourceError, Verify, parse_sidecar, read_sidecar
+from .sidecar import Sidecar, parse_sidecar, read_sidecar
+from .transfer import OnProgress, SourceError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 Location: TypeAlias = "str | Path"
 """An address, or a file on this machine."""
+
+Verify: TypeAlias = Callable[[Path, ModelSpec], Any]
+"""Reads a weights file of a model; raises CheckpointError if it is not one."""
 
 _VARIABLES = {
     "VESSELSEG_MIRROR": "folders or base addresses that hold the file",
@@ -83,17 +86,12 @@ def obtain(
 
     See :func:`vesselseg.download` for `progress`, `force` and the errors.
     """
-    packaged = packaged_path(spec)
+    if packaged := packaged_path(spec):
+        return _check_packaged(packaged, spec)
     # Also with `force`: this records the digest of a file that is there, so that it binds.
     cached = find_cached(spec, verify)
-    if cached and (packaged or not force):
+    if cached and not force:
         return cached
-    if packaged:
-        raise DownloadError(
-            f"{str(packaged)!r}, the weights of {spec.name!r}, is missing from the package. The "
-            f"installation is damaged; repair it: "
-            f"pip install --force-reinstall --no-deps vesselseg"
-        )
     with locked(spec), show_progress(progress, spec.name) as on_progress:
         cached, answers = search_cache(spec, verify)
         if cached and not force:
@@ -104,8 +102,8 @@ def obtain(
             try:
                 return bring(location, source, spec, verify, on_progress)
             except SourceError as error:
-                logger.debug("%s: %s", without_password(location), error)
-                answers.append((without_password(location), str(error)))
+                answers.append((without_secrets(location), without_secrets(str(error))))
+                logger.debug("%s: %s", *answers[-1])
     raise DownloadError(describe_unavailable(spec, answers))
 
 
@@ -116,7 +114,11 @@ def find_cached(spec: ModelSpec, verify: Verify) -> CachedFile | None:
     put there by hand, is verified like a download.
     """
     if packaged := packaged_path(spec):
-        return CachedFile(packaged, sha256(packaged)) if packaged.is_file() else None
+        try:
+            return _check_packaged(packaged, spec)
+        except DownloadError as error:
+            logger.warning("%s", error)
+            return None
     return search_cache(spec, verify)[0]
 
 
@@ -306,6 +308,21 @@ def packaged_path(spec: ModelSpec) -> Path | None:
     return None
 
 
+def _check_packaged(path: Path, spec: ModelSpec) -> CachedFile:
+    """The file in the package; DownloadError if it is missing, or is not the one that is pinned."""
+    source = next(source for source in spec.sources if source.url.startswith("package:"))
+    fault = "is missing from the package"
+    if path.is_file():
+        digest = sha256(path)
+        if digest == (source.sha256.lower() or digest):
+            return CachedFile(path, digest)
+        fault = f"has the SHA-256 {digest}, but the model spec pins {source.sha256}"
+    raise DownloadError(
+        f"{str(path)!r}, the weights of {spec.name!r}, {fault}. The installation is damaged; "
+        f"repair it: pip install --force-reinstall --no-deps vesselseg"
+    )
+
+
 def named_sources(spec: ModelSpec) -> tuple[Source, ...]:
     """The names that a file can have in a cache or mirror, the current one first.
 
@@ -315,8 +332,8 @@ def named_sources(spec: ModelSpec) -> tuple[Source, ...]:
     for source in sources:
         if not re.fullmatch(r"\w[\w .+=@,()-]*", source.filename):
             raise OptionError(
-                f"{source.url!r} of the model {spec.name!r} does not end in a file name "
-                f"(letters, digits and . _ - only)."
+                f"{without_secrets(source.url)!r} of the model {spec.name!r} does not end in a "
+                f"file name (letters, digits and . _ - only)."
             )
     return sources
 
@@ -334,9 +351,10 @@ def locations(spec: ModelSpec) -> Iterator[tuple[Source, Location]]:
         yield source, source.url
 
 
-def without_password(location: Location) -> str:
-    """A location as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//", str(location))
+def without_secrets(location: Location) -> str:
+    """A location, or a text with addresses, without passwords and queries, as it may be shown."""
+    text = re.sub(r"//[^/@]*@", "//", str(location))
+    return re.sub(r"(\w://[^\s?#,]*)[?#][^\s,]*", r"\1", text)
 
 
 def search_cache(
@@ -404,9 +422,9 @@ def check_digest(
     sidecars = {str(file): read_sidecar(file) for file in files if isinstance(file, Path)}
     if isinstance(location, str) and location != source.url:
         content = transfer.fetch_sidecar(f"{location}.json")
-        sidecars[without_password(location)] = parse_sidecar(content)
+        sidecars[without_secrets(location)] = parse_sidecar(content)
     # One file may serve several model specs.
-    addresses = [without_password(each.url) for each in named_sources(spec)]
+    addresses = [without_secrets(each.url) for each in named_sources(spec)]
     for file, sidecar in sidecars.items():
         if sidecar is None:
             continue
@@ -434,7 +452,7 @@ def bring(
     key = hashlib.sha256(str(location).encode(errors="backslashreplace")).hexdigest()[:12]
     part = cache_folder() / f"{spec.filename}.{key}.part"
     target = part.with_name(source.filename)
-    origin = without_password(location)
+    origin = without_secrets(location)
     for is_last in (False, True):
         joined = False
         if isinstance(location, Path):
@@ -474,7 +492,7 @@ def new_sidecar(digest: str, obtained_from: str, source: Source, spec: ModelSpec
     return Sidecar(
         sha256=digest,
         model=spec.name,
-        address=without_password(source.url),
+        address=without_secrets(source.url),
         obtained_from=obtained_from,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
@@ -500,7 +518,7 @@ def describe_unavailable(spec: ModelSpec, answers: list[tuple[str, str]]) -> str
     lines += [f"or let vesselseg verify and copy it: {command}", "Environment variables:"]
     for name, meaning in _VARIABLES.items():
         text = os.environ.get(name)
-        value = f"now {without_password(text)!r}" if text else "not set"
+        value = f"now {without_secrets(text)!r}" if text else "not set"
         lines.append(f"  {name} ({value}): {meaning}")
     lines.append("  HTTPS_PROXY, REQUESTS_CA_BUNDLE: proxy and trusted certificates")
     return "\n".join(lines)

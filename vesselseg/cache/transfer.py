@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from .._version import __version__
-from .verify import SourceError, sidecar_path
+from .sidecar import sidecar_path
 
 if TYPE_CHECKING:
     import requests
@@ -34,6 +34,10 @@ _BACKOFF = 0.5  # seconds before the first retry; doubled for each further one
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces of the answer
 _PROGRESS = 1 << 20  # bytes received after which the retries are counted from the start again
 _TEMPORARY = (429, 500, 502, 503, 504)
+
+
+class SourceError(Exception):
+    """A source has no file that can be used; the message says why."""
 
 
 class TemporaryError(Exception):
@@ -64,7 +68,7 @@ def fetch(url: str, part: Path, on_progress: OnProgress) -> bool:
                     if failures > RETRIES:
                         raise SourceError(f"{error} ({failures} attempts).") from error
                     wait = max(error.wait, _BACKOFF * 2 ** (failures - 1))
-                    logger.debug("%s: %s; trying again in %.1f s", url, error, wait)
+                    logger.debug("%s: %s; trying again in %.1f s", part.name, error, wait)
                     time.sleep(min(wait, LONGEST_WAIT))
     except BaseException:
         if not read_progress(part)[0]:

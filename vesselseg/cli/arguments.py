@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..spec import is_factor
+from ..spec import SCALES, is_factor
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter
@@ -77,13 +77,13 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
 
 def scale(text: str) -> str | float:
     """A scale rule or a positive factor."""
-    if text in ("fit", "native", "fov"):
+    if text in SCALES:
         return text
     try:
         return factor(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither fit, native, fov nor a positive factor"
+            f"{text!r} is neither {', '.join(SCALES)} nor a positive factor"
         ) from error
 
 

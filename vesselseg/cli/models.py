@@ -112,8 +112,8 @@ def list_models(options: argparse.Namespace) -> int:
         size = "-"
         if model["size"]:
             size = f"{model['size'] / 1e6:.1f} MB"
-        elif model["width"] == 64:
-            size = "~116 MB"  # of every published file, whichever head
+        elif (model["width"], model["depth"]) == (64, 5):
+            size = "~116 MB"  # of float32 weights and an auxiliary head, whichever head they have
         dice = f"{model['dice']:.2f}" if model["dice"] else "-"
         windows = f"{model['crop']:3} / {model['stride']}"
         rows.append((model["name"], model["dataset"], dice, windows, size, model["state"]))

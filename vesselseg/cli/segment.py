@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError, OutputError
+from ..formats import endings
 from . import arguments, collection
 
 _DESCRIPTION = """\
@@ -40,7 +41,8 @@ def add_parsers(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE",
-        help="an image file, a folder, a pattern in quotes, or - for standard input")  # fmt: skip
+        help="an image file, a folder, a pattern in quotes, or - for standard input. From folders "
+        f"these files are taken: {' '.join(endings())}")  # fmt: skip
     add = parser.add_argument_group("results").add_argument
     add("-o", "--out", metavar="OUT",
         help="folder; for a single image also a file ending in .png, .tif, .npy or .dcm; - is "

@@ -22,14 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import DatasetError, OptionError, did_you_mean
+from ..formats import endings, open_picture
 from ..images import RGB, check_bits, to_rgb
 
 SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are searched
-_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".bmp", ".dcm", ".gif")
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ def read_pairs(
     """
     photographs = list_pictures(images)
     if not photographs:
-        raise DatasetError(f"{str(images)!r} holds no image ({', '.join(_IMAGES)}).")
+        raise DatasetError(f"{str(images)!r} holds no image ({', '.join(endings())}).")
     stems = [path.stem for path in photographs]
     stem, number = Counter(stems).most_common(1)[0]
     if number > 1:
@@ -296,7 +295,7 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in _IMAGES and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in endings() and path.is_file() and not path.name.startswith(".")
     )
 
 
@@ -344,7 +343,7 @@ def read_label(path: Path) -> NDArray[np.bool_]:
     """
     content = read_content(path)
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with open_picture(io.BytesIO(content)) as opened:
             more_than_8_bits = opened.mode.startswith(("I", "F"))
             # Palettes and colours count by their brightness.
             values = np.asarray(opened if more_than_8_bits else opened.convert("L"))

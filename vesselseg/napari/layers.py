@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, MissingExtraError
+from ..formats import open_picture
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -151,7 +152,5 @@ def measure_features(result: Segmentation) -> Any:
 
 def fundus_sample() -> list[LayerData]:
     """The photograph in the package, for File > Open Sample."""
-    from PIL import Image
-
-    with Image.open(PHOTOGRAPH) as opened:
+    with PHOTOGRAPH.open("rb") as stream, open_picture(stream) as opened:
         return [(np.asarray(opened.convert("RGB")), {"name": "fundus"}, "image")]

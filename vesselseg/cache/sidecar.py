@@ -1,26 +1,16 @@
-"""Sidecars of weights files, and the type of the function that verifies one."""
+"""Sidecars: what is recorded beside each weights file."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from ..files import whole_file
-from ..spec import ModelSpec
 
 logger = logging.getLogger(__name__)
-
-Verify: TypeAlias = Callable[[Path, ModelSpec], Any]
-"""Reads a weights file of a model; raises CheckpointError if it is not one."""
-
-
-class SourceError(Exception):
-    """A source has no file that can be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
