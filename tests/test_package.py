@@ -55,20 +55,21 @@ result preprocess familiarity cache.sidecar
 cache.transfer
 cache
 backends
-backends.winograd backends.transfers backends.onnx_export
+backends.winograd backends.onnx_export
 backends.onednn
 backends.pytorch
 backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api finetune.augmentation
-batch.jobs evaluation.datasets app.server finetune.losses finetune.windows finetune.state
-batch.manifest evaluation.scores finetune.trainer
-batch.pipeline evaluation.report finetune.photographs finetune.scores
+batch.places batch.engine evaluation.datasets app.server finetune.losses finetune.windows
+batch.jobs batch.table evaluation.scores finetune.trainer finetune.state
+batch.work evaluation.report finetune.photographs finetune.scores
 batch.folder finetune.card
 ray finetune.training napari.layers
 finetune napari napari.widget
 cli.arguments
+cli.collection
 cli.app cli.doctor cli.evaluate cli.measure cli.models cli.segment cli.train
 cli
 __main__

@@ -192,7 +192,7 @@ def test_segmentation_objects_say_which_settings_they_come_from(
         ([], "0 segmented, 2 skipped"),
         (
             ["--threshold", "0.4"],
-            "2 segmented (2 again, since their settings or files differed), 0 skipped",
+            "(2 again, since their settings or files differed), 0 skipped",
         ),
     ]:
         words = ["p", "-o", "out", "--model", model, "--dicom", "--resume", *options]

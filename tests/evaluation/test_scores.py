@@ -234,9 +234,7 @@ def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monke
 
 
 @pytest.mark.parametrize("error", ["network", "photograph", "label"])
-def test_a_pair_that_cannot_be_used_is_named_and_the_others_count(
-    tmp_path, model, monkeypatch, error
-):
+def test_a_pair_that_cannot_be_used_is_named_and_the_others_count(tmp_path, model, error):
     dataset = read(drawn.pairs(tmp_path))
     expected = evaluate(model, [dataset.samples[0], dataset.samples[2]])
     if error == "network":
@@ -264,7 +262,7 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path, model):
         evaluate(model, dataset.samples, on_error="skip")
 
 
-def test_the_pooled_area_is_that_of_all_pixels(model, tmp_path):
+def test_the_pooled_area_is_that_of_all_pixels():
     """Of probabilities as networks give them: nearly all close to 0 or 1."""
     rng = np.random.default_rng(0)
     label = rng.random(200_000) < 0.1
