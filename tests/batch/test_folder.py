@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
-from support.drawn import photographs, pixels, tree, twelve_bits
+from support.drawn import photograph, photographs, pixels, tree, twelve_bits
+from support.faults import MOST, FailingBackend, faulty_folder
 from support.models import tiny_weights
 
 import vesselseg
-from vesselseg import ImageError, OptionError, segment_folder
+from vesselseg import ImageError, OptionError, Segmentation, Segmenter, segment_folder, weights
 from vesselseg.batch.folder import Summary
 from vesselseg.batch.table import Table
 from vesselseg.cli import main
+from vesselseg.result import read_provenance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,6 +111,159 @@ def test_or_its_error_is_raised_once_earlier_results_are_written(
     written = sorted(tree(tmp_path / "out"))
     assert written[0] == "00.png"
     assert len(written) < 20
+
+
+def failing_model(file: Path, **options: Any) -> Segmenter:
+    """A model that fails on photographs with a white corner."""
+    content = weights.read(file)
+    spec = content.spec
+    assert spec is not None
+    backend = FailingBackend(weights.build_network(content, spec), spec, "cpu", "float32")
+    return Segmenter(backend, spec, sha256="0" * 64, **options)
+
+
+def rows_of(place: Path) -> dict[str, dict[str, Any]]:
+    return {Path(row["input"]).name: row for row in Table(str(place)).rows}
+
+
+class TestEveryFault:
+    """Whatever one photograph raises at any stage is its own row's error."""
+
+    @pytest.mark.parametrize("count", [20, 200])
+    def test_is_in_its_row_and_the_rest_is_written(
+        self, count: int, tmp_path: Path, model: Path
+    ) -> None:
+        failing = faulty_folder(tmp_path / "in", tmp_path / "out", count)
+        manifest = tmp_path / "run.csv"
+        summary = segment_folder(
+            tmp_path / "in", tmp_path / "out", manifest=manifest, bits=None,
+            model=failing_model(model, max_pixels=MOST),
+        )  # fmt: skip
+        without_12_bits = {k: v for k, v in failing.items() if "12 bits" not in v}
+        assert (summary.segmented, summary.failed) == (
+            count - len(without_12_bits), len(without_12_bits)
+        )  # fmt: skip
+        rows = rows_of(manifest)
+        assert len(rows) == count
+        for name, row in rows.items():
+            if name in without_12_bits:
+                assert without_12_bits[name] in row["error"]
+            else:
+                assert row["error"] is None
+                assert pixels(tmp_path / "out" / name).shape == (row["height"], row["width"])
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"max_pixels": 1800}, "at most 1,800 are accepted"),
+            ({"scale": 5000.0, "max_pixels": 10**6}, "would enlarge"),
+            ({"stride": 1, "scale": 9.0, "max_pixels": 10**6}, "windows of 32 pixels with a str"),
+        ],
+    )
+    def test_of_the_options_too(
+        self, tmp_path: Path, folder: Path, model: Path, options: dict[str, Any], said: str
+    ) -> None:
+        large = np.pad(photograph(1), [(0, 5), (0, 5), (0, 0)])
+        Image.fromarray(large).save(folder / "b.png")
+        summary = segment_folder(
+            folder, tmp_path / "out", model=model, manifest=tmp_path / "m.jsonl", **options
+        )
+        rows = rows_of(tmp_path / "m.jsonl")
+        assert said in rows["b.png"]["error"]
+        assert summary.segmented + summary.failed == len(rows) == 2
+
+
+class TestResuming:
+    """Done is what agrees in everything that decides its content."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"stride": 16}, {"precision": "bfloat16"}, {"threshold": 0.4}, {"scale": 0.5},
+            {"bits": 8}, {"style": "outline"}, {"fov_rgb_mean": (100.0, 90.0, 80.0)},
+            {"photograph": "replaced"}, {"mask": "replaced"}, {"mask": "missing"},
+        ],
+    )  # fmt: skip
+    def test_repeats_what_differs(
+        self, tmp_path: Path, folder: Path, model: Path, change: dict[str, Any]
+    ) -> None:
+        options: dict[str, Any] = {
+            "model": vesselseg.load_model(model, device="cpu"), "kinds": ["overlay"],
+            "manifest": tmp_path / "m.jsonl", "resume": True,
+        }  # fmt: skip
+        out = tmp_path / "out"
+        segment_folder(folder, out, **options)
+        assert segment_folder(folder, out, **options).skipped == 2
+        if "photograph" in change:
+            Image.fromarray(photograph(5)).save(folder / "a.png")
+        elif change.get("mask") == "replaced":
+            Image.fromarray(photograph(5)).save(out / "a.png")
+        elif change.get("mask") == "missing":
+            (out / "a.png").unlink()
+        elif "fov_rgb_mean" in change:
+            content = weights.read(model)
+            assert content.spec is not None
+            spec = replace(content.spec, **change)
+            options["model"] = vesselseg.load_model(spec, weights=model, device="cpu")
+        elif "stride" in change or "precision" in change:
+            options["model"] = vesselseg.load_model(model, device="cpu", **change)
+        else:
+            options.update(change)
+        expected = tmp_path / "expected"
+        count = 1 if {"photograph", "mask"} & change.keys() else 2
+        summary = segment_folder(folder, out, **options)
+        assert (summary.segmented, summary.skipped) == (count, 2 - count)
+        segment_folder(folder, expected, **{**options, "manifest": None})
+        assert tree(out) == tree(expected)
+        assert segment_folder(folder, out, **options).skipped == 2
+
+    def test_adds_measures_to_masks_that_are_there(
+        self, tmp_path: Path, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
+        out, options = tmp_path / "out", {"model": vesselseg.load_model(model, device="cpu")}
+        segment_folder(folder, out, manifest=tmp_path / "whole.csv", measure=True, **options)
+        before = tree(out)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(options["model"]), "segment_many", None)  # no network
+            summary = segment_folder(
+                folder, out, manifest=tmp_path / "later.csv", measure=True, resume=True, **options
+            )
+        assert (summary.segmented, summary.skipped) == (0, 2)
+        assert tree(out) == before
+        whole, later = rows_of(tmp_path / "whole.csv"), rows_of(tmp_path / "later.csv")
+        assert whole["a.png"]["density"] > 0
+        assert [{**row, "seconds": None} for row in whole.values()] == list(later.values())
+
+    def test_is_not_stopped_by_a_mask_that_cannot_be_described(
+        self, tmp_path: Path, folder: Path, model: Path
+    ) -> None:
+        out, options = tmp_path / "out", {"model": vesselseg.load_model(model, device="cpu")}
+        segment_folder(folder, out, **options)
+        provenance = read_provenance(out / "a.png")
+        Segmentation(
+            np.zeros((3, 3), bool), np.zeros((3, 3), np.float32), np.zeros((3, 3), bool),
+            provenance, np.zeros((3, 3, 3), np.uint8),
+        ).save(out / "a.png")  # fmt: skip
+        summary = segment_folder(folder, out, manifest=tmp_path / "m.jsonl", resume=True, **options)
+        assert (summary.segmented, summary.skipped, summary.failed) == (0, 1, 1)
+        assert "differ in size" in rows_of(tmp_path / "m.jsonl")["a.png"]["error"]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{"device": "cuda:99"}, {"precision": "bfloat16"}, {"backend": "openvino"}, {"stride": 7},
+     {"batch_size": 99}, {"max_pixels": 99}],
+)  # fmt: skip
+def test_a_choice_that_is_not_the_loaded_models_is_an_error(
+    choice: dict[str, Any], tmp_path: Path, folder: Path, model: Path
+) -> None:
+    loaded = vesselseg.load_model(model, device="cpu")
+    (name,) = choice
+    with pytest.raises(OptionError, match=f"{name} is .*, but the model was loaded with"):
+        segment_folder(folder, tmp_path / "out", model=loaded, **choice)
+    own = {**vars(loaded), "stride": loaded.spec.stride}[name]
+    assert segment_folder(folder, tmp_path / "out", model=loaded, **{name: own}).segmented == 2
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
              "batch_size", "max_pixels"]  # fmt: skip
     if options.calibration and "bits" in options:
         names.append("bits")
-    return load_model(**{**{name: getattr(options, name) for name in names}, **changes})
+    arguments = {**{name: getattr(options, name) for name in names}, **changes}
+    return load_model(**{name: value for name, value in arguments.items() if value is not None})
 
 
 def scale(text: str) -> str | float:
