@@ -155,8 +155,8 @@ def openvino(precision: str, case: Case) -> Candidate:
 
     def run() -> NDArray[np.bool_]:
         image = torch.from_numpy(case.scaled).permute(2, 0, 1)
-        ((_, logit),) = slide([(None, image)], network, crop=spec.crop, stride=spec.stride,
-                              batch_size=size, size_divisor=spec.size_divisor)  # fmt: skip
+        logit = slide(image, network, crop=spec.crop, stride=spec.stride, batch_size=size,
+                      size_divisor=spec.size_divisor)  # fmt: skip
         return case.mask(logit)
 
     return Candidate(precision, run, cost(case, precision).executed)

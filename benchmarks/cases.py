@@ -17,8 +17,9 @@ from torch import Tensor, nn
 import vesselseg
 from vesselseg import ModelSpec, Segmenter, weights
 from vesselseg.fov import find_field_of_view
-from vesselseg.preprocess import preprocess, region_to_compute, restore, vessel_bias
+from vesselseg.preprocess import preprocess
 from vesselseg.registry import EMBEDDED, find_spec
+from vesselseg.sliding import Placement, Window, restore
 from vesselseg.unet import UNet
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "fundus.jpg"
@@ -83,10 +84,10 @@ class Case:
         self.spec = plan.spec
         self.pixels = photograph(plan.size)
         fov = find_field_of_view(self.pixels)
-        self.scaled = preprocess(self.pixels, fov, plan.scale, self.spec)
-        region = region_to_compute(self.scaled, fov, plan.scale)
-        self.computed = region.size
-        self.bias = vessel_bias(fov.diameter, self.spec)
+        seen = preprocess(self.pixels, fov, plan.scale, self.spec)
+        self.scaled = seen.scaled
+        self.computed = seen.placement.region.size
+        self.bias = seen.placement.vessel_bias
         self.theirs: Any = None
         self.missing = ""
         with torch.random.fork_rng():
@@ -110,7 +111,9 @@ class Case:
 
     def mask(self, logit: Tensor) -> NDArray[np.bool_]:
         """Vessel logit minus background logit, (1, h, w) -> mask of the photograph's size."""
-        return (restore(logit + self.bias, *self.plan.size)[0] > 0).cpu().numpy()
+        height, width = whole = logit.shape[-2:]
+        placement = Placement(Window(0, height, 0, width), whole, self.plan.size, self.bias)
+        return (restore(logit.clone(), placement)[0] > 0).cpu().numpy()
 
 
 def embedded_weights(case: Case) -> Path:

@@ -18,7 +18,7 @@ from table import Column
 from vesselseg.batch.manifest import Row
 from vesselseg.batch.pipeline import run
 
-from vesselseg import Segmenter, load_model
+from vesselseg import Segmenter, load_model, segment_folder
 from vesselseg.backends.pytorch import native_precisions
 from vesselseg.batch.jobs import plan_jobs
 from vesselseg.registry import EMBEDDED
@@ -83,11 +83,8 @@ def many(model: Segmenter, files: Sequence[Path]) -> None:
 
 def batch(model: Segmenter, files: Sequence[Path], out: Path) -> None:
     """What ``vesselseg segment`` does once its model is loaded."""
-    rows: list[Row] = []
-    jobs = plan_jobs([str(files[0].parent)], str(out))
-    run(jobs, model, lambda _, row: rows.append(row), scale="native")
-    assert len(rows) == len(files)
-    assert not any("error" in row for row in rows)
+    summary = segment_folder(files[0].parent, out, model=model, scale="native", progress=False)
+    assert summary.segmented == len(files)
 
 
 def scaling(repeats: int, sides: Sequence[int] = SIDES) -> list[dict[str, Any]]:

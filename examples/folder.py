@@ -20,4 +20,4 @@ def report(row: dict) -> None:
     print(f"{row['input']}: {row.get('error', share)}")
 
 
-print(vesselseg.segment_folder(photographs, masks, skip_existing=True, on_row=report))
+print(vesselseg.segment_folder(photographs, masks, resume=True, on_row=report))

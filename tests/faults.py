@@ -267,7 +267,7 @@ def folder_runs(count: int, chance: random.Random, folder: Path, stop: signal.Si
     assert reference
     for number in range(count):
         out = folder / f"out{number}"
-        resume = [*options, "-o", str(out), "--manifest", str(out / "run.jsonl"), "--skip-existing"]
+        resume = [*options, "-o", str(out), "--manifest", str(out / "run.jsonl"), "--resume"]
         with process(*resume) as running:
             time.sleep(chance.uniform(0.2, 1.0) * length)
             running.send_signal(stop)

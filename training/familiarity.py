@@ -86,7 +86,7 @@ def sharpness_at_scale(image: Image.Image, model: vesselseg.Segmenter) -> float:
     """Sharpness of a photograph as the network sees it."""
     rgb = np.array(image)
     fov = find_field_of_view(rgb)
-    return measure_sharpness(preprocess(rgb, fov, model.spec.scale, model.spec), fov.mask)
+    return measure_sharpness(preprocess(rgb, fov, model.spec.scale, model.spec).scaled, fov.mask)
 
 
 def main() -> None:
