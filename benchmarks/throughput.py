@@ -15,12 +15,9 @@ from cases import photograph
 from PIL import Image
 from speed import interleave
 from table import Column
-from vesselseg.batch.manifest import Row
-from vesselseg.batch.pipeline import run
 
 from vesselseg import Segmenter, load_model, segment_folder
 from vesselseg.backends.pytorch import native_precisions
-from vesselseg.batch.jobs import plan_jobs
 from vesselseg.registry import EMBEDDED
 from vesselseg.sliding import windows
 

@@ -15,7 +15,7 @@ from vesselseg.ray import segment_dataset
 
 def show(row: dict) -> None:
     """Print what became of a photograph; called with its row of the manifest."""
-    print(f"{Path(row['input']).name}: {row['error'] or 'done'}")
+    print(f"{Path(row['input']).name}: {row.get('error') or 'done'}")
 
 
 if __name__ == "__main__":
