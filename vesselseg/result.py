@@ -51,9 +51,11 @@ class Segmentation:
         True inside the camera's bright disc, as :func:`vesselseg.field_of_view` returns it.
     provenance : dict
         How the result was computed, as plain values: ``vesselseg`` and ``torch`` (versions),
-        ``model``, ``sha256`` of its weights, ``scale`` (the rule), ``network_size`` (height and
-        width that the network saw), ``fov_diameter`` (pixels of the photograph, or None),
-        ``backend``, ``device``, ``precision``, ``threshold``, ``familiarity`` and ``warning``.
+        ``model``, ``sha256`` of its weights, ``spec`` (digest of the model spec), ``stride``,
+        ``scale`` (the rule), ``network_size`` (height and width at the network's scale),
+        ``fov_diameter`` (pixels of the photograph, or None), ``backend``, ``device``,
+        ``precision``, ``threshold``, ``familiarity`` and ``warning``. Files that
+        :func:`vesselseg.segment_folder` writes also have the ``input_version`` of the photograph.
     """
 
     mask: NDArray[np.bool_]

@@ -1,1 +1,1 @@
-"""Many photographs from files to files: jobs, the pipeline that runs them, and the manifest."""
+"""Collections: jobs, the one engine that runs them, tables, and resumption."""
