@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from . import dicom
-from .api import BackendName, Model, load_model
+from .api import Model, load_model
+from .backends import BackendName, Precision, find_backend
 from .batch.folder import Summary
 from .batch.jobs import Job, join, plan_jobs
 from .batch.manifest import ParquetManifest, Row
@@ -46,7 +47,7 @@ def segment_dataset(
     *,
     model: Model | Segmenter | None = None,
     device: str | None = None,
-    precision: str | None = None,
+    precision: Precision | None = None,
     backend: BackendName | None = None,
     scale: Scale | None = None,
     threshold: float = 0.5,
@@ -78,8 +79,8 @@ def segment_dataset(
         As :func:`vesselseg.load_model` takes it, or a loaded model. It is loaded here once and
         sent to the workers.
     device, precision : str, optional
-        For the workers. None means "auto" and "float32", or those of a loaded model. "int8"
-        needs a model that was loaded with it.
+        For the workers. None means "auto", and the precision that :func:`vesselseg.load_model`
+        chooses; or those of a loaded model.
     backend : {"torch", "onnxruntime", "openvino"}, optional
         As :func:`vesselseg.load_model` takes it; a loaded model has its own.
     scale : {"fit", "native", "fov"}, float or None
@@ -164,9 +165,9 @@ def segment_dataset(
             )
     else:
         loaded = load_model(model, device="cpu", backend=backend)
-        device, precision = device or "auto", precision or "float32"
-    if loaded.backend == "openvino" and device == "auto":
-        device = "cpu"  # OpenVINO does not use a GPU of the cluster
+        device = device or "auto"
+    if device == "auto" and "cuda" not in find_backend(loaded.backend).devices:
+        device = "cpu"  # a GPU of the cluster would be idle
     expected = {
         "error": None,
         "sha256": loaded.sha256,
@@ -315,7 +316,7 @@ class Worker:
     """
 
     def __init__(
-        self, model: Segmenter, device: str | None, precision: str | None, **options: Any
+        self, model: Segmenter, device: str | None, precision: Precision | None, **options: Any
     ) -> None:
         dicom.silence()
         self.model = model.to(device, precision) if device or precision else model

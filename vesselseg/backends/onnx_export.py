@@ -37,22 +37,17 @@ SIGNATURE = "vesselseg (uint8[N, 3, H, W] image) => (float[N, 2, H, W] logits) {
 BILINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 
 
-def export(
-    path: str | os.PathLike[str], network: UNet, spec: ModelSpec, weights_sha256: str
+def write(
+    path: str | os.PathLike[str], model: Any, spec: ModelSpec, weights_sha256: str, precision: str
 ) -> None:
-    """Write a folded float32 network and its model spec as an ONNX file, whole or not at all."""
+    """Write an ``onnx.ModelProto`` with its model spec as a file, whole or not at all."""
     onnx = require("onnx", "onnx")
-    size = sum(value.nbytes for value in network.state_dict().values())
-    if size > MAX_BYTES:
-        raise OutputError(
-            f"The network has {size / 1e9:.1f} GB of weights; an ONNX file holds at most 2 GiB."
-        )
-    model = build(network, spec)
     fields = ("crop", "stride", "size_divisor", "scale", "license", "data_terms")
     metadata = {
         "vesselseg": __version__,
         "model": spec.name,
         **{field: str(getattr(spec, field)) for field in fields},
+        "precision": precision,
         "weights_sha256": weights_sha256,
         # The whole model spec, for programs that can parse JSON.
         "spec": json.dumps(spec.to_dict()),
@@ -71,6 +66,11 @@ def build(network: UNet, spec: ModelSpec, *, weights_as_inputs: bool = False) ->
     `weights_as_inputs` the weights are inputs of those names, not copied into the model.
     """
     onnx = require("onnx", "onnx")
+    size = sum(value.nbytes for value in network.state_dict().values())
+    if size > MAX_BYTES and not weights_as_inputs:
+        raise OutputError(
+            f"The network has {size / 1e9:.1f} GB of weights; an ONNX file holds at most 2 GiB."
+        )
     graph = Graph(onnx, network, weights_as_inputs)
     modules: Any = network  # PyTorch does not type what a ModuleList contains
     x = graph.add("Cast", "image", to=onnx.TensorProto.FLOAT)

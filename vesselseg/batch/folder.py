@@ -23,7 +23,8 @@ from .pipeline import run
 if TYPE_CHECKING:
     import torch
 
-    from ..api import BackendName, Model, PathLike
+    from ..api import Model, PathLike
+    from ..backends import BackendName, Precision
 
 _THREADS = 4  # that read results of earlier runs
 
@@ -68,7 +69,7 @@ def segment_folder(
     bits: int | None = None,
     style: Style = "tint",
     device: str | torch.device = "auto",
-    precision: str = "float32",
+    precision: Precision | None = None,
     backend: BackendName | None = None,
     on_error: Literal["continue", "raise"] = "continue",
     on_row: Callable[[Row], None] = lambda _: None,

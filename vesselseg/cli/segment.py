@@ -166,11 +166,10 @@ def segment_on_ray(options: argparse.Namespace, kinds: Sequence[str]) -> int:
         raise OptionError("--executor ray needs files and folders, not standard input or output.")
     if options.part != (1, 1):
         raise OptionError("--part is for runs without Ray, which divides the images itself.")
-    # PyTorch's precision depends on the workers' devices; OpenVINO's is prepared once, here.
-    changes: dict[str, Any] = {"device": "cpu", "batch_size": options.batch_size}
-    if options.backend != "openvino":
-        changes["precision"] = "float32"
-    model = arguments.load_model(options, **changes)
+    # Device and precision are the workers'.
+    model = arguments.load_model(
+        options, device="cpu", precision=None, batch_size=options.batch_size
+    )
     progress = Progress()
     progress.begun = time.perf_counter()
     names = (*_SETTINGS, "device", "precision", "recursive", "keep_endings", "manifest", "address")
