@@ -54,7 +54,7 @@ result preprocess familiarity cache.verify
 cache.transfer
 cache
 backends
-backends.winograd backends.transfers backends.onnx_export
+backends.winograd backends.transfers backends.onnx_export backends.onnx_file
 backends.onednn
 backends.pytorch
 backends.onnxruntime backends.openvino

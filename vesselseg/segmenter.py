@@ -375,6 +375,8 @@ class Segmenter:
 
         network, spec = self._network("exported"), self._marked_spec()
         selected = None
+        if bits is not None and calibration is None:
+            raise OptionError(f"bits={bits!r} is for the images of a calibration. Leave it out.")
         if precision == "int8":
             selected = quantize.calibration_windows(calibration, spec, self.max_pixels, bits)
         elif precision != "float32":
@@ -383,8 +385,6 @@ class Segmenter:
             )
         elif calibration is not None:
             raise OptionError("calibration is for precision='int8'. Leave it out.")
-        if bits is not None and calibration is None:
-            raise OptionError(f"bits={bits!r} is for the images of a calibration. Leave it out.")
         exported = onnx_export.build(network, spec)
         if selected is not None:
             exported = quantize.quantize(exported, selected)

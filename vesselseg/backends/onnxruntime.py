@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,11 @@ from ..errors import CheckpointError, DeviceError, OptionError, ResourceError, r
 from . import Backend, onnx_file, pytorch
 from .onnx_file import OnnxFile
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-TENSORS = [
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+_IMPORT_LOCK = threading.Lock()
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_TENSORS = [
     ("image", "tensor(uint8)", ["N", 3, "H", "W"]),
     ("logits", "tensor(float)", ["N", 2, "H", "W"]),
 ]
@@ -27,14 +33,14 @@ class OnnxBackend(Backend):
     """
 
     name = "onnxruntime"
-    devices = tuple(PROVIDERS)
+    devices = tuple(_PROVIDERS)
     runs_weights = False
     suffixes = (".onnx",)
 
     def __init__(self, file: OnnxFile, device: str | torch.device, precision: str | None) -> None:
         self.file, label = file, file.label
-        runtime = require("onnxruntime", "onnx")
-        self.device = choose_device(device)
+        runtime = load_onnxruntime()
+        self.device = _choose_device(device)
         self.versions = {"onnxruntime": str(runtime.__version__)}
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # prints nothing to stderr; failures are raised anyway
@@ -43,15 +49,15 @@ class OnnxBackend(Backend):
         # By default ONNX Runtime pins its threads to cores and lets idle threads spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # As in PyTorch here, float32 convolutions are not rounded to TF32.
-        cuda = (PROVIDERS["cuda"], {"device_id": self.device.index or 0, "use_tf32": 0})
+        cuda = (_PROVIDERS["cuda"], {"device_id": self.device.index or 0, "use_tf32": 0})
         providers = [cuda] if self.device.type == "cuda" else []
         try:
             self.session = runtime.InferenceSession(
-                file.content, options, providers=[*providers, PROVIDERS["cpu"]]
+                file.content, options, providers=[*providers, _PROVIDERS["cpu"]]
             )
         except Exception as error:  # of many kinds, which all mean the same here
             raise onnx_file.damaged(label, error) from error
-        if PROVIDERS[self.device.type] not in self.session.get_providers():
+        if _PROVIDERS[self.device.type] not in self.session.get_providers():
             raise DeviceError(
                 f"ONNX Runtime could not start on {str(self.device)!r}: the CUDA and cuDNN "
                 f"libraries that it was built for seem to be missing. device='cpu' works without "
@@ -59,12 +65,12 @@ class OnnxBackend(Backend):
             )
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.spec = onnx_file.read_spec(metadata, label)
-        self.precision = choose_precision(precision, metadata.get("precision", "float32"), label)
+        self.precision = _choose_precision(precision, metadata.get("precision", "float32"), label)
         ends = (*self.session.get_inputs(), *self.session.get_outputs())
         tensors = [(end.name, end.type, end.shape) for end in ends]
-        if tensors != TENSORS:
+        if tensors != _TENSORS:
             raise CheckpointError(
-                f"{label!r} has the inputs and outputs {tensors}, but must have {TENSORS}. "
+                f"{label!r} has the inputs and outputs {tensors}, but must have {_TENSORS}. "
                 f"Export the model again."
             )
 
@@ -95,15 +101,33 @@ class OnnxBackend(Backend):
         return torch.from_numpy(logits).to(windows.device)
 
 
-def choose_device(device: str | torch.device) -> torch.device:
+def load_onnxruntime() -> Any:
+    """Import ONNX Runtime without its telemetry, which writes to the home folder and sends events.
+
+    A variable that it reads while it is imported turns that off; it is set for this moment only.
+    """
+    with _IMPORT_LOCK:
+        if sys.modules.get("onnxruntime") is not None:
+            return sys.modules["onnxruntime"]
+        before = os.environ.get(NO_TELEMETRY)
+        os.environ[NO_TELEMETRY] = "1"
+        try:
+            return require("onnxruntime", "onnx")
+        finally:
+            del os.environ[NO_TELEMETRY]
+            if before is not None:
+                os.environ[NO_TELEMETRY] = before
+
+
+def _choose_device(device: str | torch.device) -> torch.device:
     """The device, for "auto" CUDA if PyTorch and ONNX Runtime both have it, else the CPU."""
-    available = require("onnxruntime", "onnx").get_available_providers()
+    available = load_onnxruntime().get_available_providers()
     if device == "auto":
-        has_cuda = torch.cuda.is_available() and PROVIDERS["cuda"] in available
+        has_cuda = torch.cuda.is_available() and _PROVIDERS["cuda"] in available
         return torch.device("cuda" if has_cuda else "cpu")
     chosen = pytorch.choose_device(device)
-    if PROVIDERS.get(chosen.type) not in available:
-        kinds = [kind for kind, provider in PROVIDERS.items() if provider in available]
+    if _PROVIDERS.get(chosen.type) not in available:
+        kinds = [kind for kind, provider in _PROVIDERS.items() if provider in available]
         raise DeviceError(
             f"The installed ONNX Runtime cannot use device {str(device)!r}, but "
             f"{', '.join(kinds)}. For CUDA, install onnxruntime-gpu in place of onnxruntime; ONNX "
@@ -112,7 +136,7 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def choose_precision(precision: str | None, of_file: str, label: str) -> str:
+def _choose_precision(precision: str | None, of_file: str, label: str) -> str:
     """Return "float32", the only precision; raise DeviceError or OptionError for others."""
     onnx_file.check_precision(precision, of_file, label)
     if of_file == "int8":

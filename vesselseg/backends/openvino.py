@@ -25,10 +25,10 @@ from ..unet import UNet
 from . import EXPORT_INT8, Backend, onnx_export, onnx_file, pytorch
 from .onnx_file import OnnxFile
 
-PRECISIONS = ("float32", "bfloat16", "int8", "auto")
-COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
-CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
-IMPORT_LOCK = threading.Lock()
+_PRECISIONS = ("float32", "bfloat16", "int8", "auto")
+_COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
+_CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
+_IMPORT_LOCK = threading.Lock()
 
 
 class OpenVinoBackend(Backend):
@@ -52,24 +52,25 @@ class OpenVinoBackend(Backend):
         if isinstance(source, UNet):
             assert spec is not None
             self.network, self.spec = source, spec
-            self.precision = choose_precision(precision)
-            model = read_network(source, spec)
+            self.precision = _choose_precision(precision)
+            model = _read_network(source, spec)
         else:
-            model, metadata = read_file(source)
+            model, metadata = _read_file(source)
             self.spec = onnx_file.read_spec(metadata, source.label)
             self.precision = metadata.get("precision", "float32")
             onnx_file.check_precision(precision, self.precision, source.label)
             if self.precision != "int8":
-                self.precision = choose_precision(precision)
-        # In int8 the layers that stay float run in bfloat16 if the CPU has it.
-        hint = "f32" if self.precision == "float32" else "bf16"
-        self.compiled = lru_cache(maxsize=COMPILED)(partial(compile_model, model, hint))
+                self.precision = _choose_precision(precision)
+        # In int8 the layers that stay float run in bfloat16 where the CPU computes it natively.
+        rounded = self.precision != "float32" and "bfloat16" in _native_precisions()
+        hint = "bf16" if rounded else "f32"
+        self.compiled = lru_cache(maxsize=_COMPILED)(partial(_compile_model, model, hint))
         self._lock = threading.Lock()
 
     @staticmethod
     def choose(device: str | torch.device, precision: str | None) -> tuple[torch.device, str]:
         """Resolve "auto": the CPU, and bfloat16 if the CPU computes it natively, else float32."""
-        return choose_device(device), choose_precision(precision)
+        return _choose_device(device), _choose_precision(precision)
 
     @classmethod
     def from_network(
@@ -85,11 +86,11 @@ class OpenVinoBackend(Backend):
     def from_file(
         cls, path: Path, device: str | torch.device, precision: str | None
     ) -> OpenVinoBackend:
-        choose_device(device)
+        _choose_device(device)
         return cls(onnx_file.read(path), None, precision)
 
     def to(self, device: str | torch.device, precision: str) -> OpenVinoBackend:
-        choose_device(device)
+        _choose_device(device)
         return OpenVinoBackend(self.source, self.spec, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -111,11 +112,11 @@ class OpenVinoBackend(Backend):
                 f"{len(windows)} windows at once do not fit into memory. Choose a smaller "
                 f"batch_size, or use a model with smaller windows."
             ) from error
-        logits[:, 1] += logits[:, 0]  # it was the difference, see change_ends
+        logits[:, 1] += logits[:, 0]  # it was the difference, see _change_ends
         return logits
 
 
-def compile_model(model: Any, hint: str, shape: tuple[int, ...], threads: int) -> Any:
+def _compile_model(model: Any, hint: str, shape: tuple[int, ...], threads: int) -> Any:
     """An inference request for batches of one shape, (N, h, w, 3)."""
     model = model.clone()
     model.reshape(list(shape))
@@ -128,7 +129,7 @@ def compile_model(model: Any, hint: str, shape: tuple[int, ...], threads: int) -
     return load_openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
 
 
-def choose_device(device: str | torch.device) -> torch.device:
+def _choose_device(device: str | torch.device) -> torch.device:
     """The CPU, or DeviceError for another device."""
     if str(device).partition(":")[0] in ("cuda", "mps"):
         raise DeviceError(
@@ -138,19 +139,18 @@ def choose_device(device: str | torch.device) -> torch.device:
     return pytorch.choose_device("cpu" if device == "auto" else device)
 
 
-def choose_precision(precision: str | None) -> str:
+def _choose_precision(precision: str | None) -> str:
     """The precision of a network; see :meth:`Backend.choose`."""
     if precision is None:
         return "float32"
     if precision == "int8":
         raise OptionError(EXPORT_INT8)
-    if precision not in (*PRECISIONS, "float16"):
+    if precision not in (*_PRECISIONS, "float16"):
         raise OptionError(
             f"precision is {precision!r}; with backend='openvino' allowed are "
-            f"{', '.join(map(repr, PRECISIONS))}.{did_you_mean(precision, PRECISIONS)}"
+            f"{', '.join(map(repr, _PRECISIONS))}.{did_you_mean(precision, _PRECISIONS)}"
         )
-    capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    native = ("bfloat16", "float32") if "BF16" in capabilities else ("float32",)
+    native = _native_precisions()
     if precision == "auto":
         return native[0]
     if precision not in native:  # OpenVINO would compute in float32 instead
@@ -162,8 +162,14 @@ def choose_precision(precision: str | None) -> str:
     return precision
 
 
-def read_network(network: UNet, spec: ModelSpec) -> Any:
-    """Return the network as an ``openvino.Model`` that shares its weights; see `change_ends`."""
+def _native_precisions() -> tuple[str, ...]:
+    """The precisions of networks that the CPU has instructions for, the fastest first."""
+    capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("bfloat16", "float32") if "BF16" in capabilities else ("float32",)
+
+
+def _read_network(network: UNet, spec: ModelSpec) -> Any:
+    """Return the network as an ``openvino.Model`` that shares its weights; see `_change_ends`."""
     openvino = load_openvino()
     require("onnx", "openvino")
     graph = onnx_export.build(network, spec, weights_as_inputs=True)
@@ -173,13 +179,13 @@ def read_network(network: UNet, spec: ModelSpec) -> Any:
         value = weights.get(parameter.get_friendly_name())
         if value is not None:
             values = np.ascontiguousarray(value)
-            replace(parameter, openvino.op.Constant(values, shared_memory=True))
+            _replace(parameter, openvino.op.Constant(values, shared_memory=True))
             model.remove_parameter(parameter)
-    return change_ends(model)
+    return _change_ends(model)
 
 
-def read_file(file: OnnxFile) -> tuple[Any, dict[str, str]]:
-    """Return an exported file as an ``openvino.Model``, see `change_ends`, and its metadata."""
+def _read_file(file: OnnxFile) -> tuple[Any, dict[str, str]]:
+    """Return an exported file as an ``openvino.Model``, see `_change_ends`, and its metadata."""
     openvino = load_openvino()
     try:
         model = openvino.Core().read_model(file.content)
@@ -189,7 +195,7 @@ def read_file(file: OnnxFile) -> tuple[Any, dict[str, str]]:
     if model.has_rt_info("framework"):
         metadata = model.get_rt_info("framework").value
     try:
-        return change_ends(model), metadata
+        return _change_ends(model), metadata
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{file.label!r} holds another network than an exported model ({error}). Export the "
@@ -197,7 +203,7 @@ def read_file(file: OnnxFile) -> tuple[Any, dict[str, str]]:
         ) from error
 
 
-def change_ends(model: Any) -> Any:
+def _change_ends(model: Any) -> Any:
     """Make a model take windows and give logits in the way that suits this module; return it.
 
     It then maps uint8 RGB (N, H, W, 3) to float32 (N, 2, H, W): the background logit, and the
@@ -207,19 +213,19 @@ def change_ends(model: Any) -> Any:
     """
     openvino = load_openvino()
     nodes = {node.get_friendly_name(): node for node in model.get_ops()}
-    for name in CLASSIFIER:
+    for name in _CLASSIFIER:
         values = nodes[name].data
         differences = np.concatenate([values[:1], np.diff(values, axis=0)])
-        replace(nodes[name], openvino.op.Constant(differences))
+        _replace(nodes[name], openvino.op.Constant(differences))
     image = openvino.opset13.parameter([-1, -1, -1, 3], openvino.Type.u8, name="image")
-    replace(nodes["image"], openvino.opset13.transpose(image, np.array([0, 3, 1, 2])))
+    _replace(nodes["image"], openvino.opset13.transpose(image, np.array([0, 3, 1, 2])))
     model.remove_parameter(nodes["image"])
     model.add_parameters([image])
     model.validate_nodes_and_infer_types()
     return model
 
 
-def replace(node: Any, new: Any) -> None:
+def _replace(node: Any, new: Any) -> None:
     """Let those who use the output of a node use that of `new`, which gets its name."""
     new.set_friendly_name(node.get_friendly_name())
     for user in node.output(0).get_target_inputs():
@@ -232,7 +238,7 @@ def load_openvino() -> Any:
     OpenVINO works without the module ``openvino_telemetry``, so that is hidden from it.
     """
     name = "openvino_telemetry"
-    with IMPORT_LOCK:
+    with _IMPORT_LOCK:
         if sys.modules.get("openvino") is not None:
             return sys.modules["openvino"]
         before = {name: sys.modules[name]} if name in sys.modules else {}

@@ -26,10 +26,11 @@ from ..images import RGB, ImageLike, to_rgb
 from ..preprocess import check_scale, preprocess
 from ..sliding import round_up, windows
 from ..spec import ModelSpec
+from .onnxruntime import NO_TELEMETRY
 
 logger = logging.getLogger(__name__)
 
-PHOTOGRAPH = Path(__file__).parents[1] / "embedded" / "fundus.jpg"
+_PHOTOGRAPH = Path(__file__).parents[1] / "embedded" / "fundus.jpg"
 """The photograph for calibration if the caller gives none.
 
 A normal left eye, by Mikael Häggström, 2014 (doi:10.15347/wjm/2014.008), in the public domain
@@ -37,9 +38,9 @@ A normal left eye, by Mikael Häggström, 2014 (doi:10.15347/wjm/2014.008), in t
 """
 
 # These convolutions stay float: the first see the photograph's 256 levels, the last decide.
-FLOAT_LAYERS = r"(encoder\.0|head)\..*"
-FLOAT_TYPES = ["MatMul"]  # of the PSPNet head, which average the maps over its bins
-MIN_PIXELS, MIN_WINDOWS = 2**19, 8  # of all calibration windows together
+_FLOAT_LAYERS = r"(encoder\.0|head)\..*"
+_FLOAT_TYPES = ["MatMul"]  # of the PSPNet head, which average the maps over its bins
+_MIN_PIXELS, _MIN_WINDOWS = 2**19, 8  # of all calibration windows together
 
 
 def calibration_windows(
@@ -51,14 +52,14 @@ def calibration_windows(
     """Windows (h, w, 3) in the network's scale and colours, spread evenly over all images."""
     if isinstance(images, (str, bytes, os.PathLike)):
         raise OptionError(f"calibration takes several images; for one, pass [{images!r}].")
-    images = [PHOTOGRAPH] if images is None else list(images)
+    images = [_PHOTOGRAPH] if images is None else list(images)
     if not images:
         raise OptionError(
             "calibration has no images. Pass a few representative photographs, or leave it out to "
             "use the one in the package."
         )
     rule = check_scale(None, spec)
-    per_image = math.ceil(max(MIN_WINDOWS, MIN_PIXELS // spec.crop**2) / len(images))
+    per_image = math.ceil(max(_MIN_WINDOWS, _MIN_PIXELS // spec.crop**2) / len(images))
     selected = []
     for image in images:
         rgb = to_rgb(image, max_pixels, bits)
@@ -98,7 +99,11 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
         finished = subprocess.run(
             [sys.executable, "-m", __name__, name],
             cwd=folder,  # has no files that could be imported by mistake
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                NO_TELEMETRY: "1",
+            },
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         if finished.returncode:
@@ -111,7 +116,7 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
         return onnx.load(folder / "int8.onnx")
 
 
-def run_nncf(folder: Path) -> None:
+def _run_nncf(folder: Path) -> None:
     """Quantise the model in `folder`; see the docstring of this module."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     onnx, nncf = require("onnx", "openvino"), require("nncf", "openvino")
@@ -127,11 +132,11 @@ def run_nncf(folder: Path) -> None:
         fast_bias_correction=False,
         # Not validated, since most heads have no layers of these types.
         ignored_scope=nncf.IgnoredScope(
-            patterns=[FLOAT_LAYERS], types=FLOAT_TYPES, validate=False
+            patterns=[_FLOAT_LAYERS], types=_FLOAT_TYPES, validate=False
         ),
     )
     onnx.save(model, folder / "int8.onnx")
 
 
 if __name__ == "__main__":
-    run_nncf(Path(sys.argv[1]))
+    _run_nncf(Path(sys.argv[1]))
