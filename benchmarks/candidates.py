@@ -17,7 +17,7 @@ from cases import Case
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vesselseg import Segmenter, load_model, weights
+from vesselseg import DeviceError, Segmenter, load_model, weights
 from vesselseg.backends import choose_batch_size, onednn
 from vesselseg.backends.openvino import load_openvino
 from vesselseg.backends.pytorch import (
@@ -201,7 +201,10 @@ def vesselseg_openvino(precision: str, case: Case) -> Candidate:
     need_cpu(case)
     if precision == "bfloat16":
         need_native(precision, case)
-    model = case.load(precision, backend="openvino")
+    try:
+        model = case.load(precision, backend="openvino")
+    except DeviceError as error:
+        raise LeftOutError(str(error)) from error
     return Candidate(precision, call(model, case), executed(case, precision))
 
 

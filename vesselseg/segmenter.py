@@ -341,8 +341,9 @@ class Segmenter:
         path : path
             The file to write, ``NAME.onnx``.
         precision : {"float32", "int8"}
-            "int8" quantises the network in a process of its own, which takes seconds. The file is
-            a quarter as large and agrees with float32 on nearly all pixels. Run it with
+            "int8" quantises the network in a process of its own, which takes seconds for a small
+            network and minutes for a large one. The file is a quarter as large and agrees with
+            float32 on nearly all pixels. Run it with
             ``load_model("NAME.onnx", backend="openvino")``.
         calibration : sequence of images, optional
             For int8: a few representative photographs, as :meth:`__call__` takes them, from which
