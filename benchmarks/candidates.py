@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cases
 import flops
@@ -17,13 +17,12 @@ from cases import Case
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vesselseg import Segmenter, load_model, weights
-from vesselseg.backends import onednn
+from vesselseg import DeviceError, Segmenter, load_model, weights
+from vesselseg.backends import choose_batch_size, onednn
 from vesselseg.backends.openvino import load_openvino
 from vesselseg.backends.pytorch import (
     DTYPES,
     TorchBackend,
-    choose_batch_size,
     copy_network,
     native_precisions,
 )
@@ -61,7 +60,7 @@ class Candidate:
 
 def batch_size(case: Case, precision: str = "float32") -> int:
     """Windows per batch: vesselseg's choice, which the other candidates use as well."""
-    return choose_batch_size(None, case.spec, torch.device(case.device), precision)
+    return choose_batch_size(case.spec, torch.device(case.device), precision)
 
 
 def cost(case: Case, precision: str = "float32") -> flops.Cost:
@@ -202,8 +201,18 @@ def vesselseg_openvino(precision: str, case: Case) -> Candidate:
     need_cpu(case)
     if precision == "bfloat16":
         need_native(precision, case)
-    model = case.load(precision, backend="openvino")
+    try:
+        model = case.load(precision, backend="openvino")
+    except DeviceError as error:
+        raise LeftOutError(str(error)) from error
     return Candidate(precision, call(model, case), executed(case, precision))
+
+
+def vesselseg_int8(case: Case) -> Candidate:
+    """``Segmenter.export(precision="int8")``, then ``load_model(..., backend="openvino")``."""
+    need_cpu(case)
+    model = load_model(exported(case, "int8"), backend="openvino")
+    return Candidate("int8", call(model, case), executed(case, "int8"))
 
 
 # Each raises ImportError or LeftOutError if it cannot be measured.
@@ -224,7 +233,7 @@ CANDIDATES: dict[str, Callable[[Case], Candidate]] = {
     "vesselseg-noise": vesselseg_noise,
     "vesselseg-openvino-float32": partial(vesselseg_openvino, "float32"),
     "vesselseg-openvino-bfloat16": partial(vesselseg_openvino, "bfloat16"),
-    "vesselseg-openvino-int8": partial(vesselseg_openvino, "int8"),
+    "vesselseg-openvino-int8": vesselseg_int8,
 }
 
 
@@ -241,10 +250,10 @@ def call(model: Segmenter, case: Case) -> Run:
     return run
 
 
-def exported(case: Case) -> Path:
-    file = case.folder / "exported.onnx"
+def exported(case: Case, precision: Literal["float32", "int8"] = "float32") -> Path:
+    file = case.folder / f"{precision}.onnx"
     if not file.exists():
-        case.load("float32").export(file)
+        case.load("float32").export(file, precision=precision)
     return file
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import vesselseg
 from vesselseg import Segmentation, Segmenter, segmenter, sliding
 from vesselseg.backends.onednn import PackedUnit
-from vesselseg.backends.pytorch import TorchBackend, choose_batch_size, native_precisions
+from vesselseg.backends.pytorch import TorchBackend, native_precisions
 from vesselseg.unet import UNet
 
 MODELS = ("embedded-drive", "embedded-hrf")  # of one photograph, from file to file
@@ -165,7 +165,7 @@ def measure_layers(
     """
     network = UNet(plan.spec.width, plan.spec.depth, plan.spec.head)
     backend = TorchBackend(network, plan.spec, "cpu", precision)
-    count = choose_batch_size(None, plan.spec, backend.device, precision)
+    count = backend.batch_size(plan.spec)
     batch = torch.zeros(count, 3, plan.spec.crop, plan.spec.crop, dtype=torch.uint8)
     batch = batch.contiguous(memory_format=torch.channels_last)
     runs: list[dict[str, Layer]] = []

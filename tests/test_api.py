@@ -200,11 +200,10 @@ class TestBackend:
         with pytest.raises(OptionError, match="Did you mean 'openvino'"):
             vesselseg.segment("eye.jpg", backend="open-vino")
 
-    @pytest.mark.parametrize("backend", ["torch", "openvino"])
-    def test_an_onnx_file_with_another_backend_is_an_error(self, backend):
+    def test_an_onnx_file_with_another_backend_is_an_error(self):
         for arguments in ({"model": "x.onnx"}, {"weights": "x.onnx"}):
-            with pytest.raises(OptionError, match=f"not '{backend}'"):
-                vesselseg.load_model(**arguments, backend=backend)
+            with pytest.raises(OptionError, match=r"'torch' cannot run 'x\.onnx'"):
+                vesselseg.load_model(**arguments, backend="torch")
 
     def test_onnxruntime_runs_onnx_files_only(self):
         with pytest.raises(OptionError, match=r"model\.export"):

@@ -338,7 +338,7 @@ class TestSteps:
         steps, plan = load("steps"), load("cases").Plan(EMBEDDED.name, (64, 64))
         spec = dataclasses.replace(EMBEDDED, crop=64, stride=64)
         monkeypatch.setattr(type(plan), "spec", spec)
-        monkeypatch.setattr(steps, "choose_batch_size", lambda *_: 1)
+        monkeypatch.setattr(steps.TorchBackend, "batch_size", lambda *_: 1)
         rows = steps.measure_layers(plan, "float32", 1, gflops=100, gigabytes=10)
         flop = sum(row["gflops"] * row["ms"] * 1e6 for row in rows)
         assert flop == pytest.approx(load("flops").window_flop(spec, 64, 64)[1])

@@ -55,7 +55,7 @@ result preprocess familiarity cache.sidecar
 cache.transfer
 cache
 backends
-backends.winograd backends.onnx_export
+backends.winograd backends.onnx_export backends.onnx_file
 backends.onednn
 backends.pytorch
 backends.onnxruntime backends.openvino

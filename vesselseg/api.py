@@ -10,19 +10,16 @@ import dataclasses
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 import torch
 
 from . import cache, weights
-from .backends import Backend
-from .backends.onnxruntime import OnnxBackend
-from .backends.openvino import OpenVinoBackend
-from .backends.pytorch import TorchBackend
-from .errors import CheckpointError, OptionError, did_you_mean
+from .backends import BackendName, Precision, choose_backend
+from .errors import CheckpointError, OptionError
 from .files import sha256
 from .images import MAX_PIXELS, ImageLike
 from .registry import EMBEDDED, REGISTRY, find_spec
@@ -33,13 +30,6 @@ from .unet import UNet
 
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 Model: TypeAlias = Union[str, "os.PathLike[str]", ModelSpec]
-BackendName: TypeAlias = Literal["torch", "onnxruntime", "openvino"]
-
-BACKENDS: dict[str, type[TorchBackend] | type[OnnxBackend] | type[OpenVinoBackend]] = {
-    "torch": TorchBackend,
-    "onnxruntime": OnnxBackend,
-    "openvino": OpenVinoBackend,
-}
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".onnx")  # of texts that are paths rather than names
 
 
@@ -48,10 +38,8 @@ def load_model(
     *,
     weights: PathLike | None = None,
     device: str | torch.device = "auto",
-    precision: str = "float32",
+    precision: Precision | None = None,
     backend: BackendName | None = None,
-    calibration: Sequence[ImageLike] | None = None,
-    bits: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -68,19 +56,14 @@ def load_model(
         A local weights file to read instead, used the way `model` says.
     device : str or torch.device
         "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
-    precision : {"float32", "bfloat16", "float16", "int8", "auto"}
-        "auto" is the fastest precision that the device computes natively: bfloat16 or float32 on
-        a CPU, float16 on a GPU. "int8" needs the OpenVINO backend, "float16" PyTorch.
+    precision : {"float32", "bfloat16", "float16", "int8", "auto"}, optional
+        None means float32, or int8 for a file that was exported in int8, which runs in no other
+        precision. "auto" is the fastest precision that the device computes natively: bfloat16 or
+        float32 on a CPU, float16 on a GPU.
     backend : {"torch", "onnxruntime", "openvino"}, optional
         The program that runs the network. None means PyTorch, or ONNX Runtime for an ONNX file.
-        OpenVINO runs on CPUs; ONNX Runtime runs ONNX files only, in float32.
-    calibration : sequence of images, optional
-        For "int8" only: a few representative photographs, of any kind that
-        :meth:`Segmenter.__call__` takes, to calibrate it with. None uses one that is part of the
-        package. Calibration takes half a minute; its result is kept in the cache folder.
-    bits : int, optional
-        Bits that 16-bit values of the `calibration` use, if not all. Whoever calls the model says
-        it again for the photographs then.
+        OpenVINO runs on CPUs, in float32 and bfloat16, and int8 files. ONNX Runtime runs ONNX
+        files only, in float32.
     stride : int, optional
         Distance between the starts of the windows in pixels, up to the model's crop: a smaller
         one lets them overlap more. None uses the model's own.
@@ -105,8 +88,6 @@ def load_model(
         If the weights cannot be downloaded.
     DeviceError
         If the device, or the precision on it, is not available.
-    ImageError
-        If a calibration image is not an accepted image.
     MissingExtraError
         If a package that the backend needs is not installed.
     OptionError
@@ -120,37 +101,21 @@ def load_model(
     1000
     """
     spec, file = resolve_model(model, weights)
-    kind = BACKENDS[choose_backend(backend, spec, file)]
-    chosen_device, chosen_precision = kind.choose(device, precision)  # before any download
-    if calibration is not None and chosen_precision != "int8":
-        raise OptionError(
-            f"calibration is for precision='int8' with backend='openvino'; this is "
-            f"{chosen_precision}. Leave it out."
-        )
-    if bits is not None and calibration is None:
-        raise OptionError(
-            f"bits={bits!r} is for the images of a calibration. For photographs, pass it when you "
-            f"call the model."
-        )
-    if kind is OnnxBackend:
-        assert file is not None
-        onnx = OnnxBackend(file, chosen_device)
-        return Segmenter(
-            onnx, _with_stride(onnx.spec, stride), sha256=onnx.sha256, batch_size=batch_size,
-            max_pixels=max_pixels,
-        )  # fmt: skip
-    network, spec, digest = load_network(spec, file)
-    spec = _with_stride(spec, stride)
-    quantized = None
-    if chosen_precision == "int8":
-        from .backends.quantize import quantize
-
-        quantized = quantize(network, spec, calibration, max_pixels, bits)
-    loaded: Backend
-    if kind is OpenVinoBackend:
-        loaded = OpenVinoBackend(network, spec, chosen_precision, quantized)
+    kind = choose_backend(backend, file)
+    if file is not None and file.suffix.lower() in kind.suffixes:
+        if spec is not None:
+            raise OptionError(
+                f"{str(file)!r} holds both its network and its model spec. Pass it alone: "
+                f"load_model({str(file)!r})."
+            )
+        loaded = kind.from_file(file, device, precision)
+        spec, digest = loaded.spec, sha256(file)
     else:
-        loaded = TorchBackend(network, spec, chosen_device, chosen_precision)
+        chosen = kind.choose(device, precision)  # before any download
+        network, spec, digest = load_network(spec, file)
+        loaded = kind.from_network(network, spec, *chosen)
+    if stride is not None:
+        spec = dataclasses.replace(spec, stride=stride)
     return Segmenter(loaded, spec, sha256=digest, batch_size=batch_size, max_pixels=max_pixels)
 
 
@@ -159,7 +124,7 @@ def segment(
     *,
     model: Model | Segmenter | None = None,
     device: str | torch.device | None = None,
-    precision: str | None = None,
+    precision: Precision | None = None,
     backend: BackendName | None = None,
     scale: Scale | None = None,
     threshold: float = 0.5,
@@ -409,37 +374,6 @@ def is_path(model: PathLike) -> bool:
     if model in REGISTRY:
         return False
     return Path(model).suffix in _SUFFIXES or Path(model).exists()
-
-
-def choose_backend(backend: str | None, spec: ModelSpec | None, file: Path | None) -> str:
-    """The backend to use; raise OptionError if it does not fit the file."""
-    if backend is not None and backend not in tuple(BACKENDS):
-        raise OptionError(
-            f"backend is {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}, or None."
-            f"{did_you_mean(backend, BACKENDS)}"
-        )
-    if file is not None and file.suffix.lower() == ".onnx":
-        if spec is not None:
-            raise OptionError(
-                f"{str(file)!r} holds both its network and its model spec. Pass it alone: "
-                f"load_model({str(file)!r})."
-            )
-        if backend not in (None, "onnxruntime"):
-            raise OptionError(
-                f"{str(file)!r} is an ONNX file, which only backend='onnxruntime' runs, not "
-                f"{backend!r}. Leave backend out, or load the model that it was exported from."
-            )
-        return "onnxruntime"
-    if backend == "onnxruntime":
-        raise OptionError(
-            "backend='onnxruntime' runs ONNX files only. Export the model first, "
-            "model.export('model.onnx'), then load_model('model.onnx')."
-        )
-    return backend or "torch"
-
-
-def _with_stride(spec: ModelSpec, stride: int | None) -> ModelSpec:
-    return spec if stride is None else dataclasses.replace(spec, stride=stride)
 
 
 def load_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, ModelSpec, str]:

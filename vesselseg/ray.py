@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from . import dicom
-from .api import BackendName, Model, load_or_check
+from .api import Model, load_or_check
+from .backends import BackendName, Precision, find_backend
 from .batch.folder import (
     OnError,
     OnOutcome,
@@ -64,7 +65,7 @@ def segment_dataset(
     measure: bool = False,
     mm_per_pixel: float | None = None,
     device: str | None = None,
-    precision: str | None = None,
+    precision: Precision | None = None,
     backend: BackendName | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
@@ -162,7 +163,7 @@ def segment_dataset(
     if "-" in places:
         raise OptionError("Standard input stays on this machine. Pass files or folders.")
     if not isinstance(model, Segmenter):
-        device, precision = device or "auto", precision or "float32"
+        device = device or "auto"
     work = make_work(
         scale=scale, threshold=threshold, bits=bits, style=style, measure=measure,
         mm_per_pixel=mm_per_pixel, precision=precision, folder=str(Path.cwd()),
@@ -192,7 +193,7 @@ def segment_dataset(
 
 
 def on_cluster(
-    *, address: str | None, workers: int | None, device: str | None, precision: str | None
+    *, address: str | None, workers: int | None, device: str | None, precision: Precision | None
 ) -> Callable[[Sequence[Job], Segmenter | None, Work, OnOutcome], None]:
     """What runs the jobs of a collection on a cluster; OptionError for wrong `workers`."""
     workers = plain(workers)
@@ -220,13 +221,15 @@ def _run_on_cluster(
     work: Work,
     workers: int | None,
     device: str | None,
-    precision: str | None,
+    precision: Precision | None,
 ) -> Generator[tuple[Job, Row | Exception]]:
     """An outcome for every job, in any order; workers that die are restarted, jobs repeated."""
     import ray
 
     resources = ray.cluster_resources()
     own_device = "cpu" if model is None else str(model.device)
+    if device == "auto" and model is not None and "cuda" not in find_backend(model.backend).devices:
+        device = "cpu"  # a GPU of the cluster would be idle
     use_gpu = uses_gpu(device or own_device, resources)
     if use_gpu:
         device = "cuda"  # the GPU that Ray gives to the worker
@@ -324,7 +327,11 @@ class _Worker:
     """A model in a process of Ray; a device or precision of None is the model's."""
 
     def __init__(
-        self, model: Segmenter | None, device: str | None, precision: str | None, work: Work
+        self,
+        model: Segmenter | None,
+        device: str | None,
+        precision: Precision | None,
+        work: Work,
     ) -> None:
         dicom.silence()
         if model is not None and (device or precision):

@@ -15,6 +15,15 @@ def network(published_file):
 
 
 @pytest.fixture(scope="session")
+def int8_file(model, tmp_path_factory):
+    """The narrow model in an int8 file; quantising takes seconds."""
+    pytest.importorskip("pydot")  # needed by NNCF, which itself is not imported here
+    path = tmp_path_factory.mktemp("exported") / "int8.onnx"
+    model.export(path, precision="int8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def random_network():
     """A function: model spec -> a folded network of that shape."""
 

@@ -1,4 +1,4 @@
-"""What every backend promises. A new backend is added to the fixture `segmenter`."""
+"""What every backend promises, with every kind of model that it runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ from PIL import Image
 from support.models import NARROW
 
 import vesselseg
+from vesselseg.backends import BACKENDS, find_backend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
+BACKEND_CLASSES = [find_backend(name) for name in BACKENDS]
+KINDS = [
+    *((backend.name, "weights") for backend in BACKEND_CLASSES if backend.runs_weights),
+    *((backend.name, ".onnx") for backend in BACKEND_CLASSES if ".onnx" in backend.suffixes),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
 def segmenter(request, model, published_file, tmp_path_factory):
-    if request.param == "onnxruntime":
-        path = tmp_path_factory.mktemp("exported") / "narrow.onnx"
-        model.export(path)
-        return vesselseg.load_model(path, device="cpu")
-    return vesselseg.load_model(NARROW, weights=published_file, device="cpu", backend=request.param)
+    backend, kind = request.param
+    if kind == "weights":
+        return vesselseg.load_model(NARROW, weights=published_file, device="cpu", backend=backend)
+    path = tmp_path_factory.mktemp("exported") / "narrow.onnx"
+    model.export(path)
+    return vesselseg.load_model(path, device="cpu", backend=backend)
 
 
 @pytest.mark.parametrize("scale", [None, "fov", 0.15])
@@ -100,7 +109,6 @@ def state():
     )
 before = state()
 cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-from pathlib import Path
 import vesselseg
 USE
 assert state() == before
@@ -110,12 +118,11 @@ if cores:  # of every thread of the process, those of the backend too
 """
 USE = {
     "onnxruntime": """
-from vesselseg.backends.onnxruntime import OnnxBackend
 vesselseg.load_model("narrow.pth").export("narrow.onnx")
 vesselseg.load_model("narrow.onnx")("eye.png", scale="native")
 for failing in (
     lambda: vesselseg.load_model("damaged.onnx"),
-    lambda: OnnxBackend(Path("narrow.onnx"), "cpu")(torch.zeros(1, 3, 40, 40).byte()),  # odd size
+    lambda: vesselseg.load_model("narrow.onnx")._backend(torch.zeros(1, 3, 40, 40).byte()),
 ):
     try:
         failing()
@@ -124,9 +131,9 @@ for failing in (
     raise AssertionError
 """,
     "openvino": """
-for precision in ("float32", "int8"):
-    model = vesselseg.load_model("narrow.pth", backend="openvino", precision=precision)
-    model("eye.png", scale="native")
+vesselseg.load_model("narrow.pth").export("int8.onnx", precision="int8")
+for file in ("narrow.pth", "int8.onnx"):
+    vesselseg.load_model(file, backend="openvino")("eye.png", scale="native")
 assert not {"nncf", "openvino_telemetry"} & set(sys.modules)
 import openvino_telemetry  # can be imported as before
 """,
@@ -140,7 +147,7 @@ def test_it_prints_and_reports_nothing_and_changes_nothing_around_it(
     pytest.importorskip("pydot")  # needed by NNCF
     home = tmp_path / "home"
     home.mkdir()
-    monkeypatch.setenv("HOME", str(home))  # where OpenVINO's telemetry keeps its files
+    monkeypatch.setenv("HOME", str(home))  # where telemetry keeps its files
     monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "cache"))
     for name in ("CI", "TF_BUILD", "JENKINS_URL"):  # with these it is off by itself
         monkeypatch.delenv(name, raising=False)
@@ -152,5 +159,4 @@ def test_it_prints_and_reports_nothing_and_changes_nothing_around_it(
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
-    if backend == "openvino":  # ONNX Runtime keeps files there by itself
-        assert list(home.iterdir()) == []
+    assert list(home.iterdir()) == []

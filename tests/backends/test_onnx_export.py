@@ -31,7 +31,8 @@ def export(tmp_path, random_network):
     def export(spec):
         spec = replace(spec, mean=(90.0, 60.5, 30.25), std=(50.0, 40.0, 30.0))
         network = random_network(spec)
-        onnx_export.export(tmp_path / "random.onnx", network, spec, "0" * 64)
+        built = onnx_export.build(network, spec)
+        onnx_export.write(tmp_path / "random.onnx", built, spec, "0" * 64, "float32")
         return tmp_path / "random.onnx", network, spec
 
     return export
@@ -88,6 +89,7 @@ def test_the_metadata_says_how_to_use_the_network(model, tmp_path):
     assert ModelSpec.from_dict(json.loads(metadata.pop("spec"))) == NARROW
     assert metadata == {
         "vesselseg": vesselseg.__version__, "model": "narrow", "weights_sha256": model.sha256,
+        "precision": "float32",
         "crop": "64", "stride": "42", "size_divisor": "16", "scale": "native",
         "license": "", "data_terms": "",
     }  # fmt: skip
@@ -108,9 +110,10 @@ class TestFailures:
     def test_what_cannot_be_written(self, model, tmp_path, monkeypatch):
         with pytest.raises(OutputError, match="folder does not exist"):
             model.export(tmp_path / "absent" / "narrow.onnx")
-        monkeypatch.setattr(onnx_export, "MAX_BYTES", 1000)
-        with pytest.raises(OutputError, match="an ONNX file holds at most 2 GiB"):
-            model.export(tmp_path / "narrow.onnx")
+        with torch.device("meta"):  # without memory
+            large = UNet(640)
+        with pytest.raises(OutputError, match=r"11\.6 GB of weights; an ONNX file holds at most"):
+            onnx_export.build(large, NARROW)
         monkeypatch.setitem(sys.modules, "onnx", None)
         with pytest.raises(MissingExtraError, match=r'pip install "vesselseg\[onnx\]"'):
             model.export(tmp_path / "narrow.onnx")

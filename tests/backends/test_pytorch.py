@@ -1,4 +1,4 @@
-"""Devices, precisions and batch sizes."""
+"""Devices and precisions."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +11,11 @@ from vesselseg import DeviceError, OptionError, ResourceError
 from vesselseg.backends import onednn, pytorch
 from vesselseg.backends.pytorch import (
     TorchBackend,
-    choose_batch_size,
     choose_device,
     choose_precision,
     ieee_convolutions,
     native_precisions,
 )
-from vesselseg.registry import find_spec
-from vesselseg.sliding import windows
 
 CPU = torch.device("cpu")
 CUDA = torch.cuda.is_available()
@@ -68,13 +65,16 @@ class TestPrecision:
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
         assert choose_precision("bfloat16", CPU) == "bfloat16"
 
-    @pytest.mark.parametrize("precision", ["fp32", "int4", None, torch.float32])
+    @pytest.mark.parametrize("precision", ["fp32", "int4", torch.float32])
     def test_unknown(self, precision):
         with pytest.raises(OptionError, match="allowed are 'float32', 'bfloat16'"):
             choose_precision(precision, CPU)
 
-    def test_int8_is_another_engine_s(self):
-        with pytest.raises(OptionError, match="also give backend='openvino'"):
+    def test_none_is_float32(self):
+        assert choose_precision(None, CPU) == "float32"
+
+    def test_int8_is_that_of_a_file(self):
+        with pytest.raises(OptionError, match=r"export\('net-int8.onnx', precision='int8'\)"):
             choose_precision("int8", CPU)
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -102,35 +102,6 @@ class TestPrecision:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             inside = backend(windows)
         assert torch.equal(inside, backend(windows))
-
-
-class TestBatchSize:
-    @pytest.mark.parametrize(
-        ("name", "precision", "expected"),
-        [
-            ("drive", "float32", 7), ("drive", "bfloat16", 14),
-            ("chase_db1", "float32", 2), ("chase_db1", "bfloat16", 4),
-            ("hrf", "float32", 1), ("hrf", "bfloat16", 1),
-            ("drive", "int8", 61), ("chase_db1", "int8", 12), ("hrf", "int8", 3),
-        ],
-    )  # fmt: skip
-    def test_suits_the_windows(self, name, precision, expected):
-        spec = find_spec(f"unet_s5-d16_{name}")
-        assert choose_batch_size(None, spec, CPU, precision) == expected
-        assert choose_batch_size(None, spec, torch.device("cuda"), precision) > expected
-
-    def test_fills_the_last_batch(self):
-        spec = find_spec("unet_s5-d16_drive")
-        count = len(windows(*spec.fit_size, spec.crop, spec.stride))
-        assert count % choose_batch_size(None, spec, CPU, "float32") == 0
-
-    def test_asked_for(self):
-        assert choose_batch_size(3, NARROW, CPU, "float32") == 3
-
-    @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
-    def test_rejected(self, size):
-        with pytest.raises(OptionError, match="must be a positive integer"):
-            choose_batch_size(size, NARROW, CPU, "float32")
 
 
 class TestOutOfMemory:

@@ -1,37 +1,166 @@
-"""Backends: programs that run the network, each behind the same :class:`Backend` protocol.
+"""Backends: programs that run the network, each behind the same :class:`Backend` interface.
 
-To add one, write a class with this protocol in a module of its own, name it in ``BACKENDS`` in
-``vesselseg/api.py``, and construct it in ``load_model`` there.
+To add one, write a subclass of :class:`Backend` in a module of its own and name it in
+``BACKENDS``. Nothing else needs to know of it.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import importlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..errors import OptionError, did_you_mean
+from ..sliding import windows
+from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 
+BACKENDS = {
+    "torch": ".pytorch.TorchBackend",
+    "onnxruntime": ".onnxruntime.OnnxBackend",
+    "openvino": ".openvino.OpenVinoBackend",
+}
+"""Name -> module and class. Of several that run a model, the first is the default."""
 
-class Backend(Protocol):
-    """A network on one device in one precision. It can be pickled."""
+BackendName: TypeAlias = Literal["torch", "onnxruntime", "openvino"]  # for type checkers
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "auto"]
 
-    name: str  # that load_model(backend=...) takes
+EXPORT_INT8 = (
+    "A model becomes int8 when it is exported: model.export('net-int8.onnx', precision='int8'). "
+    "Then load that file: load_model('net-int8.onnx', backend='openvino')."
+)
+
+# Bytes of one channel of a batch. A CPU's maps should stay in its cache; a GPU should be full.
+_BATCH_BYTES = {"cpu": 2**17, "cuda": 2**21, "mps": 2**20}
+# Bytes of a value. int8 is so fast that the fixed cost of a batch matters more: it counts half.
+_VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 0.5}
+
+
+class Backend(ABC):
+    """A network on one device in one precision. It can be pickled.
+
+    What a class says before anything is loaded:
+
+    - `name`, as ``load_model(backend=...)`` takes it;
+    - `devices`, the kinds that it runs on;
+    - `runs_weights`, whether it runs networks that were read from weights files. If so, it
+      overrides `choose` and `from_network`;
+    - `suffixes`, the endings of files that it reads itself. If there are any, it overrides
+      `from_file`.
+    """
+
+    name: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    runs_weights: ClassVar[bool] = True
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    spec: ModelSpec
     device: torch.device
     precision: str
-    versions: dict[str, str]  # of what runs it, besides PyTorch, for the provenance
-
-    @property
-    def network(self) -> UNet | None:
-        """The folded float32 network on the CPU; None if there is none to save."""
+    network: UNet | None = None
+    """The folded float32 network on the CPU; None if there is none to save."""
+    versions: dict[str, str]
+    """Versions of what runs the network, besides PyTorch, for the provenance."""
 
     @staticmethod
-    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
-        """Resolve "auto"; raise DeviceError or OptionError for what is not available."""
+    def choose(device: str | torch.device, precision: str | None) -> tuple[torch.device, str]:
+        """Resolve the device and precision for `from_network`, before the weights are obtained.
 
-    def to(self, device: torch.device, precision: str) -> Backend:
-        """The same network on another device or in another precision, as `choose` gives them."""
+        The device "auto" is the best one, the precision "auto" the fastest that the device
+        computes natively, and the precision None float32. Raises DeviceError or OptionError for
+        what is not available.
+        """
+        raise NotImplementedError
 
+    @classmethod
+    def from_network(
+        cls, network: UNet, spec: ModelSpec, device: torch.device, precision: str
+    ) -> Backend:
+        """Run a folded float32 network, which is not changed, as `choose` said."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_file(cls, path: Path, device: str | torch.device, precision: str | None) -> Backend:
+        """Run a file that holds a network and its model spec.
+
+        `device` and `precision` are the caller's; the precision None is the file's own. Raises
+        FileNotFoundError or CheckpointError for the file, DeviceError or OptionError for what is
+        not available.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def to(self, device: str | torch.device, precision: str) -> Backend:
+        """Return the same network on another device or in another precision.
+
+        Raises DeviceError or OptionError for what is not available.
+        """
+
+    @abstractmethod
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
+
+    def batch_size(self, spec: ModelSpec) -> int:
+        """Return how many windows of `spec` to compute at once if the caller does not say."""
+        return choose_batch_size(spec, self.device, self.precision)
+
+
+def find_backend(name: str) -> type[Backend]:
+    """Return the class of a backend; raise OptionError if there is none of that name."""
+    if name not in tuple(BACKENDS):
+        raise OptionError(
+            f"backend is {name!r}; allowed are {', '.join(map(repr, BACKENDS))}, or None."
+            f"{did_you_mean(name, BACKENDS)}"
+        )
+    module, _, attribute = BACKENDS[name].rpartition(".")
+    backend: type[Backend] = getattr(importlib.import_module(module, __name__), attribute)
+    return backend
+
+
+def choose_backend(name: str | None, file: Path | None) -> type[Backend]:
+    """Return the backend `name`, or by default the first that runs `file`, or weights if None.
+
+    Raises OptionError if there is no such backend, or it does not run the file.
+    """
+    suffix = "" if file is None else file.suffix.lower()
+    backends = [find_backend(each) for each in BACKENDS]
+    reading = [backend for backend in backends if suffix in backend.suffixes]
+    fitting = reading or [backend for backend in backends if backend.runs_weights]
+    if name is None:
+        return fitting[0]
+    chosen = find_backend(name)
+    if chosen in fitting:
+        return chosen
+    if reading:
+        names = " or ".join(f"backend={backend.name!r}" for backend in reading)
+        raise OptionError(
+            f"backend={name!r} cannot run {str(file)!r}, but {names} can. Leave backend out, or "
+            f"load the model that the file was exported from."
+        )
+    raise OptionError(
+        f"backend={name!r} runs {' and '.join(chosen.suffixes)} files only. Export the model "
+        f"first, model.export('model.onnx'), then load_model('model.onnx')."
+    )
+
+
+def choose_batch_size(spec: ModelSpec, device: torch.device, precision: str) -> int:
+    """Return the number of windows per batch that suits a device and a precision."""
+    window_bytes = spec.crop**2 * _VALUE_BYTES[precision]
+    largest = max(1, int(_BATCH_BYTES[device.type] / window_bytes))
+    if spec.fit_size is None:
+        return largest
+    # The last batch is filled up with zeros: choose the size that wastes the fewest windows.
+    count = len(windows(*spec.fit_size, spec.crop, spec.stride))
+    return min(range(largest, largest // 2, -1), key=lambda size: -count % size)
+
+
+def check_batch_size(batch_size: int) -> int:
+    """Return the caller's number of windows per batch; raise OptionError if it is none."""
+    count = plain(batch_size)
+    if not is_integer(count, 1, 2**31):
+        raise OptionError(f"batch_size is {batch_size!r}; it must be a positive integer.")
+    return int(count)

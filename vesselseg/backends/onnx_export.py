@@ -21,38 +21,33 @@ from ..files import whole_file
 from ..spec import ModelSpec
 from ..unet import POOL_SCALES, FCNHead, PSPHead, UNet
 
-OPSET, IR_VERSION = 17, 8  # of 2022, so that older runtimes read the files
-MAX_BYTES = 2**31 - 2**20  # a protocol buffer holds at most 2 GiB
+_OPSET, _IR_VERSION = 17, 8  # of 2022, so that older runtimes read the files
+_MAX_BYTES = 2**31 - 2**20  # a protocol buffer holds at most 2 GiB
 
-DESCRIPTION = """\
+_DESCRIPTION = """\
 Segments retinal vessels in windows of a fundus photograph. Input "image": uint8 RGB, 0 to 255, \
 (N, 3, H, W); normalisation is part of the graph. Output "logits": float32 (N, 2, H, W), \
 background and vessel. H and W must be divisible by "size_divisor" in the metadata. Windows of \
 "crop" pixels start every "stride" pixels, and the last one ends at the border; average their \
 logits. "spec" in the metadata has everything else. Research software, not a medical device."""
 
-SIGNATURE = "vesselseg (uint8[N, 3, H, W] image) => (float[N, 2, H, W] logits) {}"
+_SIGNATURE = "vesselseg (uint8[N, 3, H, W] image) => (float[N, 2, H, W] logits) {}"
 
 # As F.interpolate(mode="bilinear", align_corners=False).
-BILINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+_BILINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 
 
-def export(
-    path: str | os.PathLike[str], network: UNet, spec: ModelSpec, weights_sha256: str
+def write(
+    path: str | os.PathLike[str], model: Any, spec: ModelSpec, weights_sha256: str, precision: str
 ) -> None:
-    """Write a folded float32 network and its model spec as an ONNX file, whole or not at all."""
+    """Write an ``onnx.ModelProto`` with its model spec as a file, whole or not at all."""
     onnx = require("onnx", "onnx")
-    size = sum(value.nbytes for value in network.state_dict().values())
-    if size > MAX_BYTES:
-        raise OutputError(
-            f"The network has {size / 1e9:.1f} GB of weights; an ONNX file holds at most 2 GiB."
-        )
-    model = build(network, spec)
     fields = ("crop", "stride", "size_divisor", "scale", "license", "data_terms")
     metadata = {
         "vesselseg": __version__,
         "model": spec.name,
         **{field: str(getattr(spec, field)) for field in fields},
+        "precision": precision,
         "weights_sha256": weights_sha256,
         # The whole model spec, for programs that can parse JSON.
         "spec": json.dumps(spec.to_dict()),
@@ -71,7 +66,12 @@ def build(network: UNet, spec: ModelSpec, *, weights_as_inputs: bool = False) ->
     `weights_as_inputs` the weights are inputs of those names, not copied into the model.
     """
     onnx = require("onnx", "onnx")
-    graph = Graph(onnx, network, weights_as_inputs)
+    size = sum(value.nbytes for value in network.state_dict().values())
+    if size > _MAX_BYTES and not weights_as_inputs:
+        raise OutputError(
+            f"The network has {size / 1e9:.1f} GB of weights; an ONNX file holds at most 2 GiB."
+        )
+    graph = _Graph(onnx, network, weights_as_inputs)
     modules: Any = network  # PyTorch does not type what a ModuleList contains
     x = graph.add("Cast", "image", to=onnx.TensorProto.FLOAT)
     for operator, values in (("Sub", spec.mean), ("Div", spec.std)):
@@ -85,7 +85,7 @@ def build(network: UNet, spec: ModelSpec, *, weights_as_inputs: bool = False) ->
     skips.pop()
     double = graph.constant([1, 1, 2, 2], np.float32)
     for up in reversed(modules.decoder):
-        x = graph.add("Resize", graph.units(x, up.reduce), "", double, **BILINEAR)
+        x = graph.add("Resize", graph.units(x, up.reduce), "", double, **_BILINEAR)
         x = graph.add("Concat", skips.pop(), graph.add("Relu", x), axis=1)
         x = graph.units(x, *up.block)
     head: Any = network.head
@@ -107,23 +107,23 @@ def build(network: UNet, spec: ModelSpec, *, weights_as_inputs: bool = False) ->
     graph.proto.node[-1].output[0] = "logits"
     return onnx.helper.make_model(
         graph.proto,
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
         producer_name="vesselseg",
         producer_version=__version__,
-        doc_string=DESCRIPTION,
+        doc_string=_DESCRIPTION,
     )
 
 
-class Graph:
+class _Graph:
     """An ONNX graph that grows: each method adds nodes or constants and names their result."""
 
     def __init__(self, onnx: Any, network: UNet, weights_as_inputs: bool) -> None:
         self.onnx = onnx
         self.weights_as_inputs = weights_as_inputs
         self.names = {module: name for name, module in network.named_modules()}
-        self.proto = onnx.parser.parse_graph(SIGNATURE)
-        self.proto.doc_string = DESCRIPTION
+        self.proto = onnx.parser.parse_graph(_SIGNATURE)
+        self.proto.doc_string = _DESCRIPTION
 
     def constant(self, values: Any, dtype: type = np.int64, name: str = "") -> str:
         """A constant."""
@@ -166,7 +166,7 @@ class Graph:
     def resize(self, x: str, size: str) -> str:
         """Bilinear, (N, C, h, w) -> (N, C, H, W), where `size` is the value H, W."""
         shape = self.add("Concat", self.add("Shape", x, end=2), size, axis=0)
-        return self.add("Resize", x, "", "", shape, **BILINEAR)
+        return self.add("Resize", x, "", "", shape, **_BILINEAR)
 
     def adaptive_pool(self, x: str, size: str, bins: int) -> str:
         """``F.adaptive_avg_pool2d``: (N, C, H, W) -> (N, C, bins, bins).

@@ -1,88 +1,100 @@
-"""The OpenVINO backend, on CPUs: float32, bfloat16, and int8 (:mod:`.quantize`)."""
+"""The OpenVINO backend, on CPUs: networks in float32 and bfloat16, exported files also in int8."""
 
 from __future__ import annotations
 
 import sys
 import threading
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DeviceError, OptionError, ResourceError, did_you_mean, require
+from ..errors import (
+    CheckpointError,
+    DeviceError,
+    OptionError,
+    ResourceError,
+    did_you_mean,
+    require,
+)
 from ..spec import ModelSpec
 from ..unet import UNet
-from . import onnx_export, pytorch
+from . import EXPORT_INT8, Backend, onnx_export, onnx_file, pytorch
+from .onnx_file import OnnxFile
 
-PRECISIONS = ("float32", "bfloat16", "int8", "auto")
-COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
-IMPORT_LOCK = threading.Lock()
+_PRECISIONS = ("float32", "bfloat16", "int8", "auto")
+_COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
+_CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
+_IMPORT_LOCK = threading.Lock()
 
 
-class OpenVinoBackend:
-    """The network in OpenVINO, on the CPU: a :class:`vesselseg.backends.Backend`.
+class OpenVinoBackend(Backend):
+    """A network or an exported file in OpenVINO, on the CPU.
 
-    `network` is folded, float32, on the CPU; its weights are shared. It is compiled at the first
-    batch of each shape, with as many threads as PyTorch has then. Threads that share it take
-    turns, since each batch uses all processors. `quantized` is the network in int8, from
-    :func:`vesselseg.backends.quantize.quantize`. It is pickled too, so that other machines get
-    the same results and need not quantise.
+    It is compiled at the first batch of each shape, with as many threads as PyTorch has then.
+    Threads that share it take turns, since each batch uses all processors. `source` is pickled: a
+    folded float32 network on the CPU, whose weights are shared, or a file, which has its own
+    model spec.
     """
 
     name = "openvino"
+    suffixes = (".onnx",)
 
     def __init__(
-        self, network: UNet, spec: ModelSpec, precision: str, quantized: bytes | None = None
+        self, source: UNet | OnnxFile, spec: ModelSpec | None, precision: str | None
     ) -> None:
-        self.network, self.spec, self.quantized = network, spec, quantized
-        self.device, self.precision = self.choose("cpu", precision)
+        self.source = source
+        self.device = torch.device("cpu")
         self.versions = {"openvino": str(load_openvino().__version__)}
-        if self.precision != "int8":
-            model = read_network(network, spec)
-        elif quantized is not None:
-            model = unpack(quantized)
+        if isinstance(source, UNet):
+            assert spec is not None
+            self.network, self.spec = source, spec
+            self.precision = _choose_precision(precision)
+            model = _read_network(source, spec)
         else:
-            raise OptionError(
-                "This model was not quantised when it was loaded. Load it with "
-                "load_model(..., backend='openvino', precision='int8')."
-            )
-        # In int8 the layers that stay float run in bfloat16 if the CPU has it.
-        hint = "f32" if self.precision == "float32" else "bf16"
-        self.compiled = lru_cache(maxsize=COMPILED)(partial(compile_model, model, hint))
+            model, metadata = _read_file(source)
+            self.spec = onnx_file.read_spec(metadata, source.label)
+            self.precision = metadata.get("precision", "float32")
+            onnx_file.check_precision(precision, self.precision, source.label)
+            if self.precision != "int8":
+                self.precision = _choose_precision(precision)
+        # In int8 the layers that stay float run in bfloat16 where the CPU computes it natively.
+        rounded = self.precision != "float32" and "bfloat16" in _native_precisions()
+        hint = "bf16" if rounded else "f32"
+        self.compiled = lru_cache(maxsize=_COMPILED)(partial(_compile_model, model, hint))
         self._lock = threading.Lock()
 
     @staticmethod
-    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
+    def choose(device: str | torch.device, precision: str | None) -> tuple[torch.device, str]:
         """Resolve "auto": the CPU, and bfloat16 if the CPU computes it natively, else float32."""
-        if str(device).partition(":")[0] in ("cuda", "mps"):
-            raise DeviceError(
-                f"backend='openvino' runs on the CPU, not on {str(device)!r}. Choose device='cpu', "
-                f"or backend='torch' for {str(device)!r}."
-            )
-        chosen = pytorch.choose_device("cpu" if device == "auto" else device)
-        if precision not in (*PRECISIONS, "float16"):
-            raise OptionError(
-                f"precision is {precision!r}; with backend='openvino' allowed are "
-                f"{', '.join(map(repr, PRECISIONS))}.{did_you_mean(precision, PRECISIONS)}"
-            )
-        capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        native = ("bfloat16", "float32", "int8") if "BF16" in capabilities else ("float32", "int8")
-        if precision == "auto":
-            return chosen, native[0]
-        if precision not in native:  # OpenVINO would compute in float32 instead
-            raise DeviceError(
-                f"backend='openvino' does not compute in {precision} on this CPU, only in "
-                f"{', '.join(native)}. Choose one of them, or backend='torch'."
-            )
-        return chosen, precision
+        return _choose_device(device), _choose_precision(precision)
 
-    def to(self, device: torch.device, precision: str) -> OpenVinoBackend:  # noqa: ARG002
-        return OpenVinoBackend(self.network, self.spec, precision, self.quantized)
+    @classmethod
+    def from_network(
+        cls,
+        network: UNet,
+        spec: ModelSpec,
+        device: torch.device,  # noqa: ARG003 (the CPU)
+        precision: str,
+    ) -> OpenVinoBackend:
+        return cls(network, spec, precision)
+
+    @classmethod
+    def from_file(
+        cls, path: Path, device: str | torch.device, precision: str | None
+    ) -> OpenVinoBackend:
+        _choose_device(device)
+        return cls(onnx_file.read(path), None, precision)
+
+    def to(self, device: str | torch.device, precision: str) -> OpenVinoBackend:
+        _choose_device(device)
+        return OpenVinoBackend(self.source, self.spec, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OpenVinoBackend, (self.network, self.spec, self.precision, self.quantized)
+        return OpenVinoBackend, (self.source, self.spec, self.precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
@@ -100,11 +112,11 @@ class OpenVinoBackend:
                 f"{len(windows)} windows at once do not fit into memory. Choose a smaller "
                 f"batch_size, or use a model with smaller windows."
             ) from error
-        logits[:, 1] += logits[:, 0]  # it was the difference, see read_network
+        logits[:, 1] += logits[:, 0]  # it was the difference, see _change_ends
         return logits
 
 
-def compile_model(model: Any, hint: str, shape: tuple[int, ...], threads: int) -> Any:
+def _compile_model(model: Any, hint: str, shape: tuple[int, ...], threads: int) -> Any:
     """An inference request for batches of one shape, (N, h, w, 3)."""
     model = model.clone()
     model.reshape(list(shape))
@@ -117,35 +129,107 @@ def compile_model(model: Any, hint: str, shape: tuple[int, ...], threads: int) -
     return load_openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
 
 
-def read_network(network: UNet, spec: ModelSpec) -> Any:
-    """Return the network as an ``openvino.Model`` that shares its weights.
+def _choose_device(device: str | torch.device) -> torch.device:
+    """The CPU, or DeviceError for another device."""
+    if str(device).partition(":")[0] in ("cuda", "mps"):
+        raise DeviceError(
+            f"backend='openvino' runs on the CPU, not on {str(device)!r}. Choose device='cpu', "
+            f"or backend='torch' for {str(device)!r}."
+        )
+    return pytorch.choose_device("cpu" if device == "auto" else device)
 
-    It maps uint8 RGB (N, H, W, 3) to float32 (N, 2, H, W): the background logit, and the vessel
-    logit minus the background logit. In bfloat16 OpenVINO rounds the output of the last
+
+def _choose_precision(precision: str | None) -> str:
+    """The precision of a network; see :meth:`Backend.choose`."""
+    if precision is None:
+        return "float32"
+    if precision == "int8":
+        raise OptionError(EXPORT_INT8)
+    if precision not in (*_PRECISIONS, "float16"):
+        raise OptionError(
+            f"precision is {precision!r}; with backend='openvino' allowed are "
+            f"{', '.join(map(repr, _PRECISIONS))}.{did_you_mean(precision, _PRECISIONS)}"
+        )
+    native = _native_precisions()
+    if precision == "auto":
+        return native[0]
+    if precision not in native:  # OpenVINO would compute in float32 instead
+        raise DeviceError(
+            f"backend='openvino' does not compute in {precision} on this CPU, only in "
+            f"{', '.join(native)}, and in int8 from an int8 file. Choose one of them, or "
+            f"backend='torch'."
+        )
+    return precision
+
+
+def _native_precisions() -> tuple[str, ...]:
+    """The precisions of networks that the CPU has instructions for, the fastest first."""
+    capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("bfloat16", "float32") if "BF16" in capabilities else ("float32",)
+
+
+def _read_network(network: UNet, spec: ModelSpec) -> Any:
+    """Return the network as an ``openvino.Model`` that shares its weights; see `_change_ends`."""
+    openvino = load_openvino()
+    require("onnx", "openvino")
+    graph = onnx_export.build(network, spec, weights_as_inputs=True)
+    model = openvino.Core().read_model(graph.SerializeToString())
+    weights = network.state_dict()
+    for parameter in model.get_parameters():
+        value = weights.get(parameter.get_friendly_name())
+        if value is not None:
+            values = np.ascontiguousarray(value)
+            _replace(parameter, openvino.op.Constant(values, shared_memory=True))
+            model.remove_parameter(parameter)
+    return _change_ends(model)
+
+
+def _read_file(file: OnnxFile) -> tuple[Any, dict[str, str]]:
+    """Return an exported file as an ``openvino.Model``, see `_change_ends`, and its metadata."""
+    openvino = load_openvino()
+    try:
+        model = openvino.Core().read_model(file.content)
+    except RuntimeError as error:
+        raise onnx_file.damaged(file.label, error) from error
+    metadata = {}
+    if model.has_rt_info("framework"):
+        metadata = model.get_rt_info("framework").value
+    try:
+        return _change_ends(model), metadata
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file.label!r} holds another network than an exported model ({error}). Export the "
+            f"model again."
+        ) from error
+
+
+def _change_ends(model: Any) -> Any:
+    """Make a model take windows and give logits in the way that suits this module; return it.
+
+    It then maps uint8 RGB (N, H, W, 3) to float32 (N, 2, H, W): the background logit, and the
+    vessel logit minus the background logit. In bfloat16 OpenVINO rounds the output of the last
     convolution to 8 binary digits. The difference of two such logits would be lost where it
     matters, near zero; computed by the network, it keeps its sign.
     """
     openvino = load_openvino()
-    passes = require("openvino.passes", "openvino")
-    require("onnx", "openvino")
-    graph = onnx_export.build(network, spec, weights_as_inputs=True)
-    model = openvino.Core().read_model(graph.SerializeToString())
-    state = network.state_dict()
-    for key in ("head.classifier.weight", "head.classifier.bias"):
-        state[key] = torch.cat([state[key][:1], state[key].diff(dim=0)])
+    nodes = {node.get_friendly_name(): node for node in model.get_ops()}
+    for name in _CLASSIFIER:
+        values = nodes[name].data
+        differences = np.concatenate([values[:1], np.diff(values, axis=0)])
+        _replace(nodes[name], openvino.op.Constant(differences))
     image = openvino.opset13.parameter([-1, -1, -1, 3], openvino.Type.u8, name="image")
-    values = {"image": openvino.opset13.transpose(image, np.array([0, 3, 1, 2]))}
-    for key, value in state.items():
-        values[key] = openvino.op.Constant(np.ascontiguousarray(value), shared_memory=True)
-    for parameter in model.get_parameters():
-        for user in parameter.output(0).get_target_inputs():
-            user.replace_source_output(values[parameter.get_friendly_name()].output(0))
-        model.remove_parameter(parameter)
+    _replace(nodes["image"], openvino.opset13.transpose(image, np.array([0, 3, 1, 2])))
+    model.remove_parameter(nodes["image"])
     model.add_parameters([image])
-    manager = passes.Manager()
-    manager.register_pass(passes.ConstantFolding())  # NNCF looks for biases that are constants
-    manager.run_passes(model)
+    model.validate_nodes_and_infer_types()
     return model
+
+
+def _replace(node: Any, new: Any) -> None:
+    """Let those who use the output of a node use that of `new`, which gets its name."""
+    new.set_friendly_name(node.get_friendly_name())
+    for user in node.output(0).get_target_inputs():
+        user.replace_source_output(new.output(0))
 
 
 def load_openvino() -> Any:
@@ -154,7 +238,7 @@ def load_openvino() -> Any:
     OpenVINO works without the module ``openvino_telemetry``, so that is hidden from it.
     """
     name = "openvino_telemetry"
-    with IMPORT_LOCK:
+    with _IMPORT_LOCK:
         if sys.modules.get("openvino") is not None:
             return sys.modules["openvino"]
         before = {name: sys.modules[name]} if name in sys.modules else {}
@@ -164,11 +248,3 @@ def load_openvino() -> Any:
         finally:
             del sys.modules[name]
             sys.modules.update(before)
-
-
-def unpack(content: bytes) -> Any:
-    """The ``openvino.Model`` in 8 bytes for the length of its XML, the XML, and its weights."""
-    openvino = load_openvino()
-    end = 8 + int.from_bytes(content[:8], "little")
-    weights = openvino.Tensor(np.frombuffer(content[end:], np.uint8))
-    return openvino.Core().read_model(content[8:end], weights)

@@ -1,4 +1,4 @@
-"""The PyTorch backend: devices, precisions, batch sizes, and the network at work."""
+"""The PyTorch backend: devices, precisions, and the network at work."""
 
 from __future__ import annotations
 
@@ -15,19 +15,13 @@ import torch
 from torch import Tensor
 
 from ..errors import DeviceError, OptionError, ResourceError, did_you_mean
-from ..sliding import windows
-from ..spec import ModelSpec, is_integer, plain
+from ..spec import ModelSpec
 from ..unet import UNet
-from . import onednn
+from . import EXPORT_INT8, Backend, onednn
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# Bytes of one channel of a batch. A CPU's maps should stay in its cache; a GPU should be full.
-_BATCH_BYTES = {"cpu": 2**17, "cuda": 2**21, "mps": 2**20}
-# Bytes of a value. int8 is so fast that the fixed cost of a batch matters more: it counts half.
-_VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 0.5}
 
 # Maps of ever new shapes leave gaps in the C library's memory, several MB for each shape.
 _TRIM_EVERY = 4
@@ -35,8 +29,8 @@ _TRIM_EVERY = 4
 _CUDNN_LOCK = threading.Lock()
 
 
-class TorchBackend:
-    """The network in PyTorch: a :class:`vesselseg.backends.Backend`.
+class TorchBackend(Backend):
+    """The network in PyTorch.
 
     `network` is folded, float32, on the CPU. It is not changed; on a CPU its weights are shared.
     Weights and maps have the precision; products are always summed in float32, and the last 1x1
@@ -44,13 +38,15 @@ class TorchBackend:
     """
 
     name = "torch"
+    devices = ("cpu", "cuda", "mps")
+    network: UNet
 
     def __init__(
         self, network: UNet, spec: ModelSpec, device: str | torch.device, precision: str
     ) -> None:
         self.network, self.spec = network, spec
         self.device, self.precision = self.choose(device, precision)
-        self.versions: dict[str, str] = {}
+        self.versions = {}
         self.dtype = DTYPES[self.precision]
         native = self.precision in native_precisions(self.device)
         if self.device.type == "cpu" and onednn.available() and native:
@@ -68,11 +64,17 @@ class TorchBackend:
         self._shape_changes = 0
 
     @staticmethod
-    def choose(device: str | torch.device, precision: str) -> tuple[torch.device, str]:
+    def choose(device: str | torch.device, precision: str | None) -> tuple[torch.device, str]:
         chosen = choose_device(device)
         return chosen, choose_precision(precision, chosen)
 
-    def to(self, device: torch.device, precision: str) -> TorchBackend:
+    @classmethod
+    def from_network(
+        cls, network: UNet, spec: ModelSpec, device: torch.device, precision: str
+    ) -> TorchBackend:
+        return cls(network, spec, device, precision)
+
+    def to(self, device: str | torch.device, precision: str) -> TorchBackend:
         return TorchBackend(self.network, self.spec, device, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -177,8 +179,13 @@ def choose_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
-    """The precision, for "auto" the fastest native one; OptionError or DeviceError for others."""
+def choose_precision(precision: str | None, device: torch.device) -> str:
+    """The precision, for "auto" the fastest native one, for None float32.
+
+    Raises OptionError or DeviceError for others.
+    """
+    if precision is None:
+        return "float32"
     native = native_precisions(device)
     if precision == "auto":
         fastest = "bfloat16" if device.type == "cpu" else "float16"
@@ -187,10 +194,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision in native or (precision == "bfloat16" and device.type == "cpu"):
         return precision
     if precision == "int8":
-        raise OptionError(
-            "precision='int8' needs OpenVINO: also give backend='openvino' "
-            '(pip install "vesselseg[openvino]").'
-        )
+        raise OptionError(EXPORT_INT8)
     if precision not in tuple(DTYPES):
         allowed = ", ".join(map(repr, (*DTYPES, "auto")))
         raise OptionError(f"precision is {precision!r}; allowed are {allowed}.")
@@ -208,21 +212,3 @@ def native_precisions(device: torch.device) -> list[str]:
     if device.type == "cuda":
         has["bfloat16"] = torch.cuda.is_bf16_supported(including_emulation=False)
     return [precision for precision in has if has[precision]]
-
-
-def choose_batch_size(
-    batch_size: int | None, spec: ModelSpec, device: torch.device, precision: str
-) -> int:
-    """The number of windows per batch: the caller's (or OptionError), or what suits the device."""
-    if batch_size is not None:
-        count = plain(batch_size)
-        if not is_integer(count, 1, 2**31):
-            raise OptionError(f"batch_size is {batch_size!r}; it must be a positive integer.")
-        return int(count)
-    window_bytes = spec.crop**2 * _VALUE_BYTES[precision]
-    largest = max(1, int(_BATCH_BYTES[device.type] / window_bytes))
-    if spec.fit_size is None:
-        return largest
-    # The last batch is filled up with zeros: choose the size that wastes the fewest windows.
-    count = len(windows(*spec.fit_size, spec.crop, spec.stride))
-    return min(range(largest, largest // 2, -1), key=lambda size: -count % size)

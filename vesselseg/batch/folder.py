@@ -25,7 +25,8 @@ from .work import SEGMENTS, Work
 if TYPE_CHECKING:
     import torch
 
-    from ..api import BackendName, Model, PathLike
+    from ..api import Model, PathLike
+    from ..backends import BackendName, Precision
 
 OnOutcome: TypeAlias = "Callable[[Job, Row | Exception], None]"
 OnError: TypeAlias = Literal["continue", "raise"]
@@ -76,7 +77,7 @@ def segment_folder(
     measure: bool = False,
     mm_per_pixel: float | None = None,
     device: str | torch.device | None = None,
-    precision: str | None = None,
+    precision: Precision | None = None,
     backend: BackendName | None = None,
     stride: int | None = None,
     batch_size: int | None = None,

@@ -29,7 +29,7 @@ from urllib.parse import quote
 from platformdirs import user_cache_path
 
 from ..errors import CheckpointError, DownloadError, OptionError, OutputError
-from ..files import sha256, whole_file
+from ..files import sha256
 from ..registry import REGISTRY
 from ..spec import ModelSpec, Source
 from . import transfer
@@ -53,8 +53,6 @@ _VARIABLES = {
     "VESSELSEG_OFFLINE": "1 for no network",
 }
 _PART = re.compile(r"(.+)\.[0-9a-f]{12}\.part|\.[0-9a-f]{8}-\d+-[0-9a-f]{16}\.part")
-_DERIVED = re.compile(r".+\.[0-9a-f]{12}\.\w+\.derived")
-_CANNOT_LOCK = (OSError, NotImplementedError)  # the latter on file systems without locks
 
 
 class CachedFile(NamedTuple):
@@ -162,14 +160,14 @@ def import_file(
 
 
 def contents(spec: ModelSpec | None = None) -> list[Path]:
-    """Files of ours in the cache folder: weights, sidecars, parts, derived files; of one or all."""
+    """Files of ours in the cache folder, of one model or of all: weights, sidecars and parts."""
     specs = list(REGISTRY.values()) if spec is None else [spec]
     names = {source.filename for each in specs for source in named_sources(each)}
     folder = cache_folder()
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = path.name.removesuffix(".json")
-        if _PART.fullmatch(name) or _DERIVED.fullmatch(name):
+        if _PART.fullmatch(name):
             is_ours = spec is None or name.startswith(f"{spec.filename}.")
         else:
             is_ours = name in names
@@ -204,55 +202,6 @@ def clear(spec: ModelSpec | None = None) -> list[Path]:
     return removed
 
 
-def derived(spec: ModelSpec, key: str, suffix: str, make: Callable[[], bytes]) -> bytes:
-    """Bytes computed from a model's weights: from the cache folder, or from `make` on a miss.
-
-    `key` is 64 hexadecimal digits of everything that the bytes depend on, and `suffix` a word for
-    what they are. One process at a time calls `make`. If the folder cannot be written, a warning is
-    logged and nothing is kept.
-    """
-    file = cache_folder() / f"{spec.filename}.{key[:12]}.{suffix}.derived"
-    content = read_derived(file, key)
-    if content is not None:
-        return content
-    try:
-        held = lock(file.parent, file.name).acquire()
-    except _CANNOT_LOCK as error:
-        logger.warning("%s cannot be written (%s); it is computed each time.", file, error)
-        return make()
-    with held:
-        content = read_derived(file, key)  # another process may have been faster
-        if content is None:
-            content = make()
-            try:
-                with whole_file(file) as part:
-                    part.write_bytes(sealed(key, content))
-            except OutputError as error:
-                logger.warning("%s It is computed each time.", error)
-        return content
-
-
-def read_derived(file: Path, key: str) -> bytes | None:
-    """The content of a derived file, or None if it does not exist or is damaged."""
-    try:
-        stored = file.read_bytes()
-        content = stored[64:]
-        if stored == sealed(key, content):
-            return content
-        problem = "is damaged"
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        problem = f"cannot be read ({error})"
-    logger.warning("%s %s; it is computed again.", file, problem)
-    return None
-
-
-def sealed(key: str, content: bytes) -> bytes:
-    """What a derived file holds: the SHA-256 of key and content, 64 digits, and the content."""
-    return hashlib.sha256(key.encode() + content).hexdigest().encode() + content
-
-
 def lock(folder: Path, name: str) -> BaseFileLock:
     """The lock of a file in the cache folder. The system releases it if its holder dies."""
     from filelock import FileLock
@@ -274,7 +223,7 @@ def locked(spec: ModelSpec) -> Iterator[None]:
             held = file_lock.acquire()
         with held:
             yield
-    except _CANNOT_LOCK as error:
+    except (OSError, NotImplementedError) as error:  # the latter on file systems without locks
         raise DownloadError(
             f"The weights of {spec.name!r} cannot be written to the cache folder "
             f"{str(folder)!r}: {error}. Make room or change its permissions, or set VESSELSEG_HOME "

@@ -29,14 +29,12 @@ def add_model_options(
         "(default: the package's, the cache's, or a download)")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps "
         "(default: %(default)s, the best available)")  # fmt: skip
-    add("--precision", default="float32",
+    add("--precision",
         help="float32, bfloat16, float16, int8, or auto, the fastest that the device computes "
-        "natively; `vesselseg doctor` compares them (default: %(default)s)")  # fmt: skip
-    add("--backend", help="torch, onnxruntime (for .onnx files) or openvino (on CPUs, with int8) "
+        "natively; `vesselseg doctor` compares them (default: int8 for a file that was exported "
+        "in int8, else float32)")  # fmt: skip
+    add("--backend", help="program that runs the network, such as openvino "
         "(default: torch, or onnxruntime for an .onnx file)")  # fmt: skip
-    add("--calibration", nargs="+", metavar="FILE",
-        help="for int8: a few representative photographs to calibrate it with (default: one "
-        "that is part of the package)")  # fmt: skip
     add("--stride", type=positive, metavar="N",
         help="pixels between the starts of the windows; fewer let them overlap more "
         "(default: the model's own)")  # fmt: skip
@@ -68,10 +66,8 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     """Load the model that the options name; `changes` are arguments of ``load_model``."""
     from ..api import load_model
 
-    names = ["model", "weights", "device", "precision", "backend", "calibration", "stride",
-             "batch_size", "max_pixels"]  # fmt: skip
-    if options.calibration and "bits" in options:
-        names.append("bits")
+    names = ("model", "weights", "device", "precision", "backend", "stride", "batch_size",
+             "max_pixels")  # fmt: skip
     arguments = {**{name: getattr(options, name) for name in names}, **changes}
     return load_model(**{name: value for name, value in arguments.items() if value is not None})
 
