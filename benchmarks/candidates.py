@@ -200,8 +200,6 @@ def vesselseg_noise(case: Case) -> Candidate:
 def vesselseg_openvino(precision: str, case: Case) -> Candidate:
     """``load_model(..., backend="openvino")``."""
     need_cpu(case)
-    if precision == "bfloat16":
-        need_native(precision, case)
     model = case.load(precision, backend="openvino")
     return Candidate(precision, call(model, case), executed(case, precision))
 

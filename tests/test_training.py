@@ -15,6 +15,7 @@ from support.drawn import photograph, vessels, write
 
 from vesselseg import load_model
 from vesselseg.finetune import losses
+from vesselseg.finetune import windows as finetune_windows
 from vesselseg.finetune.augmentation import Augmentation
 from vesselseg.finetune.windows import Sizes, Windows
 from vesselseg.registry import EMBEDDED
@@ -30,7 +31,7 @@ def _scripts(monkeypatch):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
+def script(monkeypatch, capsys, one_thread):  # noqa: ARG001
     """A script run with arguments; what it printed."""
 
     def run(name: str, *arguments: object) -> str:
@@ -251,7 +252,8 @@ def test_train_export_evaluate(tmp_path, script):
     assert loaded.spec.fov_rgb_mean == (160, 75, 30)
     assert loaded.spec.fov_range == (1000, 1500)
 
-    out = script("evaluate", *which, "--model", model, "--json", tmp_path / "figures.json")
+    evaluate = [*which, "--model", model, "--diameter", 100, 150]
+    out = script("evaluate", *evaluate, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert set(figures) == {"chase_db1", "hrf"}
     assert 0 <= figures["hrf"]["pooled"]["dice"] <= figures["hrf"]["pooled"]["best_dice"] <= 1
@@ -260,8 +262,7 @@ def test_train_export_evaluate(tmp_path, script):
     assert "hrf/01_h" in out
     assert "Image_03L" in out
     assert "Image_01L" not in out
-    other = ["--mask", "--windows", 64, 48, "--diameter", 700, 800]
-    masked = script("evaluate", *which, "--model", model, *other)
+    masked = script("evaluate", *evaluate, "--mask", "--windows", 64, 48)
     assert 'chase_db1 {"dice"' in masked
 
     # The bias that is moved lets 0.3 pass where 0.5 did.
@@ -292,7 +293,8 @@ def test_a_small_camera_sees_reduced_photographs_and_labels(tmp_path, script, da
 
     def figures(*options: object) -> dict:
         json_file = tmp_path / "figures.json"
-        script("evaluate", "--fives", folder, "--json", json_file, *options)
+        small = ["--diameter", 300, 450, "--json", json_file]
+        script("evaluate", "--fives", folder, *small, *options)
         return json.loads(json_file.read_text())["fives"]["pooled"]
 
     without, with_bias = figures("--small-fov-bias", 900, 0), figures("--small-fov-bias", 900, 2.5)
@@ -300,15 +302,17 @@ def test_a_small_camera_sees_reduced_photographs_and_labels(tmp_path, script, da
 
 
 def test_pseudo_labels_of_photographs_without_labels_can_be_trained_on(tmp_path, script, data):
-    folder = idrid(tmp_path)
-    script("pseudo_label", "--idrid", folder, "--threshold", 0.3, "--precision", "float32")
+    folder, model = idrid(tmp_path), tmp_path / "model.pth"
+    spec = replace(EMBEDDED, fov_diameter=100, small_fov_bias=None)  # small windows save time
+    load_model(spec).save(model)
+    options = ["--model", model, "--threshold", 0.3, "--precision", "float32"]
+    script("pseudo_label", "--idrid", folder, *options)
     (source,) = data.idrid(folder)
     pseudo_label = data.read(source).label
     assert pseudo_label.dtype == np.uint8
     assert np.ptp(pseudo_label) > 100
     # With --threshold 0.3, the embedded model's probability of 0.5 becomes 0.3.
-    unbiased = load_model(replace(EMBEDDED, small_fov_bias=None))
-    mask = unbiased(folder / "images" / "IDRiD_01.jpg").mask
+    mask = load_model(model)(folder / "images" / "IDRiD_01.jpg").mask
     assert np.mean((pseudo_label > 0.3 * 255) == mask) > 0.95
 
     (tmp_path / "split.json").write_text('{"train": ["chase_db1/01", "idrid"], "test": []}')
@@ -427,7 +431,8 @@ def test_several_runs_are_exported_as_their_mean(tmp_path, script):
     assert torch.allclose(exported(*runs), (first + second) / 2, atol=1e-3)
 
 
-def test_windows_are_drawn_in_proportion_to_the_weights(tmp_path, data):
+def test_windows_are_drawn_in_proportion_to_the_weights(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(finetune_windows, "SIDE", 16)
     sources = data.photographs(
         folders(chase_db1=chase_db1(tmp_path / "c"), fives=fives(tmp_path / "f"))
     )
