@@ -73,6 +73,7 @@ class TestShapes:
 
 
 class TestTurning:
+    @pytest.mark.slow
     def test_quarter_turns_and_mirrors_change_nothing(self):
         mask = drawn_shapes.tree(23, 5).mask[100:900]
         fov = np.zeros_like(mask)

@@ -206,6 +206,7 @@ def test_losses_are_least_where_the_label_is_met():
     assert shifted < 0.5 < losses.centreline_dice(sure.roll(8, dims=2), coverage)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_with_the_same_weights(tmp_path, script, monkeypatch):
     train = importlib.import_module("train")
     folder = chase_db1(tmp_path / "c")
@@ -237,6 +238,7 @@ def test_an_interrupted_run_resumes_with_the_same_weights(tmp_path, script, monk
         assert torch.equal(value, resumed["average"][key]), key
 
 
+@pytest.mark.slow
 def test_train_export_evaluate(tmp_path, script):
     folders = ["--chase-db1", chase_db1(tmp_path / "c"), "--hrf", hrf(tmp_path / "h")]
     sides = {"train": ["chase_db1/01", "hrf/01_g"], "test": ["chase_db1/03", "hrf/01_h"]}
@@ -391,6 +393,7 @@ def test_a_camera_is_left_out_as_a_whole(left_out):
     assert sorted(sides["train"] + sides["test"]) == sorted(split("three-cameras")["train"])
 
 
+@pytest.mark.slow
 def test_a_training_starts_from_a_model_file_or_a_run(tmp_path, script):
     (tmp_path / "split.json").write_text('{"train": ["chase_db1/01"], "test": []}')
     which = ["--chase-db1", chase_db1(tmp_path / "c"), "--split", tmp_path / "split.json"]
@@ -413,6 +416,7 @@ def test_a_training_starts_from_a_model_file_or_a_run(tmp_path, script):
         trained(f"last{number}", "--width", 8, "--depth", 2, "--start", tmp_path / f"next{number}")
 
 
+@pytest.mark.slow
 def test_several_runs_are_exported_as_their_mean(tmp_path, script):
     (tmp_path / "split.json").write_text('{"train": ["chase_db1/01"], "test": []}')
     which = ["--chase-db1", chase_db1(tmp_path / "c"), "--split", tmp_path / "split.json"]

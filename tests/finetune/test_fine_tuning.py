@@ -60,6 +60,7 @@ def interrupt_at(monkeypatch, call):
     return steps
 
 
+@pytest.mark.slow
 def test_the_model_learns_and_its_file_reproduces_the_scores(train, data, tmp_path):
     lines = []
 
@@ -126,6 +127,7 @@ def test_the_result_depends_on_the_seed_alone(train, tmp_path, monkeypatch):
     assert first.sha256 != train(tmp_path / "c.pth", name="x", seed=1).sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 4])
 def test_an_interrupted_training_resumes_with_the_same_result(train, tmp_path, monkeypatch, call):
     monkeypatch.setattr(training, "score_held_out", rising)
@@ -161,6 +163,7 @@ def interrupted(train, tmp_path, monkeypatch):
     return tmp_path / "model.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -196,6 +199,7 @@ class Evil:
         return print, ("executed",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"no state", {"format": "x"}, Evil(), "incomplete"])
 def test_a_damaged_state_raises_an_error_and_executes_nothing(train, interrupted, content, capsys):
     state = interrupted.with_name("model.pth.state")
@@ -313,6 +317,7 @@ def test_12_bit_photographs_give_the_same_scores_as_8_bit_ones(train, data, tmp_
     assert "| bits | `12` |" in result.card.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["save", "write_card"])
 def test_a_finished_training_whose_file_could_not_be_written_is_written_by_the_next_call(
     train, tmp_path, monkeypatch, where
