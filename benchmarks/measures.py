@@ -43,14 +43,18 @@ class Shape(NamedTuple):
 
 def strokes(lines: list[tuple[Points, Points]], width: float, side: int) -> Mask:
     """Lines with round ends, drawn where a pixel's centre is inside."""
-    rows, columns = np.mgrid[:side, :side]
+    places = np.moveaxis(np.mgrid[:side, :side], 0, -1)
     mask = np.zeros((side, side), dtype=bool)
     for start, end in lines:
-        along = (end - start) / np.hypot(*(end - start))
+        length = np.hypot(*(end - start))
+        along = (end - start) / length
         across = np.array([-along[1], along[0]])
-        offset = np.stack([rows - start[0], columns - start[1]], axis=-1)
-        place = (offset @ along).clip(0, np.hypot(*(end - start)))
-        mask |= np.hypot(offset @ along - place, offset @ across) <= width / 2
+        lowest = (np.minimum(start, end) - width).astype(int).clip(min=0)
+        highest = (np.maximum(start, end) + width + 1).astype(int)
+        box = tuple(slice(*bounds) for bounds in zip(lowest, highest, strict=True))
+        offset = places[box] - start
+        place = (offset @ along).clip(0, length)
+        mask[box] |= np.hypot(offset @ along - place, offset @ across) <= width / 2
     return mask
 
 

@@ -13,6 +13,8 @@ from candidates import BASE, CANDIDATES, Candidate, LeftOutError, cost
 from cases import PLANS, Case
 from table import Column
 
+from vesselseg import DeviceError
+
 COLUMNS = [
     Column("model", "model"),
     Column("image", "image"),
@@ -89,7 +91,7 @@ def build(name: str, case: Case) -> Candidate | str:
     """A candidate, or why it cannot be measured."""
     try:
         return CANDIDATES[name](case)
-    except (ImportError, LeftOutError) as error:
+    except (ImportError, LeftOutError, DeviceError) as error:
         return str(error).partition("\n")[0]
 
 

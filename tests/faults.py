@@ -1,12 +1,12 @@
 """Inject faults of many kinds and count the ones that vesselseg does not handle.
 
     python tests/faults.py                # all kinds, a few minutes
-    python tests/faults.py --scale 0.1    # a tenth of them
+    python tests/faults.py --scale 0.1    # a tenth of them, under a minute
     python tests/faults.py --kinds images weights
 
-A fault is handled if it raises an exception of vesselseg (or FileNotFoundError), or does no harm:
-the result is right, complete, and there in time. Anything else is lost: another exception, a hang,
-a wrong result, a half-written file. The exit code is 1 if a fault was lost.
+A fault is handled if it raises an exception of vesselseg (or FileNotFoundError), or if the result
+is still correct, complete and in time. Any other exception, a hang, a wrong result or a
+half-written file counts as lost. The exit code is 1 if a fault was lost.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Lost = list[str]
 
 
 def attempt(lost: Lost, label: str, action: Callable[[], object]) -> None:
-    """Run an action; note whatever it raises besides exceptions of vesselseg."""
+    """Run an action, and record any exception except those of vesselseg."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of Pillow about damaged files
@@ -61,7 +61,7 @@ def attempt(lost: Lost, label: str, action: Callable[[], object]) -> None:
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """The bytes of a file with a random fault."""
+    """Return the bytes of a file with a random fault."""
     fault = chance.choice(["flip", "cut", "zeros", "insert", "shuffle"])
     place = chance.randrange(len(content))
     if fault == "flip":
@@ -170,7 +170,7 @@ def weights_files(count: int, chance: random.Random, folder: Path) -> Lost:
 
 
 def downloads(count: int, chance: random.Random, folder: Path) -> Lost:
-    """A server that answers wrongly once or more, then rightly."""
+    """A server that gives one or more wrong answers, and then the right one."""
     lost: Lost = []
     content = published_narrow_file(folder / "right.pth").read_bytes()
     other = published_narrow_file(folder / "other.pth", seed=2).read_bytes()
@@ -223,7 +223,7 @@ def downloads(count: int, chance: random.Random, folder: Path) -> Lost:
 
 @contextlib.contextmanager
 def process(*arguments: str, launch: str = LAUNCH, **options: Any) -> Iterator[subprocess.Popen]:
-    """The vesselseg command in a process of its own, which is gone at the end."""
+    """Run the vesselseg command in a new process, which is killed at the end of the block."""
     running = subprocess.Popen(
         [sys.executable, "-c", launch, *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
@@ -235,18 +235,18 @@ def process(*arguments: str, launch: str = LAUNCH, **options: Any) -> Iterator[s
         running.communicate()
 
 
-def photographs(folder: Path, count: int = 12) -> Path:
-    """A folder of small photographs."""
+def photographs(folder: Path, count: int = 20) -> Path:
+    """Write a folder of small photographs."""
     folder.mkdir()
     chance = np.random.default_rng(1)
     for number in range(count):
-        pixels = chance.integers(0, 255, (90, 100, 3), np.uint8)
+        pixels = chance.integers(0, 255, (190, 200, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:02}.png")
     return folder
 
 
 def folder_runs(count: int, chance: random.Random, folder: Path, stop: signal.Signals) -> Lost:
-    """Runs over a folder that end by a signal at a random moment, and are then finished."""
+    """Stop runs over a folder by a signal while they write, and resume them."""
     lost: Lost = []
     model = str(tiny_weights(folder / "tiny.pth"))
     source = str(photographs(folder / "in"))
@@ -259,17 +259,25 @@ def folder_runs(count: int, chance: random.Random, folder: Path, stop: signal.Si
             if path.is_file() and path.suffix != ".jsonl"
         }
 
+    def wait_for_a_file(out: Path) -> float:
+        """Wait until a run has written its first file, and return the time."""
+        end = time.monotonic() + HANG
+        while not list(out.rglob("*.png")) and time.monotonic() < end:
+            time.sleep(0.002)
+        return time.monotonic()
+
     with process(*options, "-o", str(folder / "reference")) as running:
-        begun = time.monotonic()
+        first = wait_for_a_file(folder / "reference")
         running.communicate(timeout=HANG)
-        length = time.monotonic() - begun
+        length = time.monotonic() - first
     reference = tree(folder / "reference")
     assert reference
     for number in range(count):
         out = folder / f"out{number}"
         resume = [*options, "-o", str(out), "--manifest", str(out / "run.jsonl"), "--resume"]
         with process(*resume) as running:
-            time.sleep(chance.uniform(0.2, 1.0) * length)
+            wait_for_a_file(out)
+            time.sleep(chance.uniform(0.0, 1.0) * length)
             running.send_signal(stop)
             try:
                 running.communicate(timeout=HANG)
@@ -300,7 +308,7 @@ def interrupts(count: int, chance: random.Random, folder: Path) -> Lost:
 
 
 def uploads(count: int, chance: random.Random, folder: Path) -> Lost:
-    """Hostile requests to the page; after each it still answers, and SIGTERM ends it."""
+    """Hostile requests to the page, which must still answer after each and end at SIGTERM."""
     lost: Lost = []
     stream = io.BytesIO()
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(stream, "PNG")
@@ -368,14 +376,14 @@ def uploads(count: int, chance: random.Random, folder: Path) -> Lost:
 
 
 KINDS: dict[str, tuple[Callable[[int, random.Random, Path], Lost], int]] = {
-    "images": (images, 600),
-    "weights": (weights_files, 300),
+    "images": (images, 3000),
+    "weights": (weights_files, 600),
     "downloads": (downloads, 150),
     "kills": (kills, 20),
     "interrupts": (interrupts, 20),
     "uploads": (uploads, 200),
 }
-"""Kind -> function that injects its faults, and how many."""
+"""Kind -> function that injects its faults, and their number."""
 
 
 def main() -> int:

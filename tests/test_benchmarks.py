@@ -1,4 +1,4 @@
-"""The benchmarks without a clock: counts, windows, tables, options, and that each part runs."""
+"""The benchmarks, except for their times: counts, windows, tables, options; each part runs."""
 
 import dataclasses
 import importlib
@@ -34,7 +34,7 @@ def load(name):
 
 
 class TestFlop:
-    def test_a_small_network_counted_by_hand(self):
+    def test_operations_of_a_small_network_equal_those_counted_by_hand(self):
         spec = dataclasses.replace(NARROW, width=4, depth=2, crop=8, stride=8)
         map1, map2 = 8 * 8, 4 * 4  # pixels
         units = [
@@ -52,7 +52,7 @@ class TestFlop:
         [("drive", (584, 565), 0.58), ("stare", (605, 700), 0.71),
          ("chase_db1", (960, 999), 1.67), ("hrf", (2336, 3504), 14.9)],
     )  # fmt: skip
-    def test_published_models_per_image(self, dataset, size, tera):
+    def test_published_models_take_the_documented_operations_per_image(self, dataset, size, tera):
         spec = find_spec(f"unet_s5-d16_{dataset}")
         cost = load("flops").cost(spec, *size, batch_size=1)
         assert cost.nominal / 2e12 == pytest.approx(tera, rel=0.01)  # multiply-adds
@@ -90,12 +90,12 @@ class TestReference:
         pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
         return load("reference").build(NARROW)
 
-    def test_its_operations_are_the_nominal_ones(self, theirs):
+    def test_mmsegmentation_takes_the_nominal_operations(self, theirs):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             theirs(torch.zeros(1, 3, 64, 64), mode="tensor")
         assert counter.get_total_flops() == load("flops").window_flop(NARROW, 64, 64)[0]
 
-    def test_with_our_folded_weights_it_gives_our_logits(
+    def test_mmsegmentation_with_folded_weights_gives_the_same_logits(
         self, theirs, model, published_file, photograph
     ):
         reference = load("reference")
@@ -139,7 +139,7 @@ class TestLimit:
             assert out.shape == (batch, channels, side, side)
             assert out.numel() * 4 < most  # bytes
 
-    def test_flop(self):
+    def test_operations_of_a_convolution_equal_those_that_torch_counts(self):
         convolution = load("limit").Convolution(64, 32, 2)
         with FlopCounterMode(display=False) as counter, torch.device("meta"):
             nn.Conv2d(64, 64, 3, padding=1)(torch.empty(2, 64, 32, 32))
@@ -151,7 +151,7 @@ class TestLimit:
         every = {(channels, side) for channels in limit.CHANNELS for side in limit.SIDES}
         assert every - covered == {(512, 256)}
 
-    def test_one_convolution_in_each_precision(self, monkeypatch):
+    def test_a_convolution_is_measured_in_each_native_precision(self, monkeypatch):
         limit = load("limit")
         monkeypatch.setattr(limit, "configurations", lambda _: [limit.Convolution(64, 8, 1)])
         monkeypatch.setattr(limit, "SECONDS", 0)
@@ -175,7 +175,7 @@ class TestLimit:
         assert "| 64 | 70 |" in second
 
 
-def test_a_table():
+def test_a_table_is_written_in_markdown():
     table = load("table")
     columns = [table.Column("image", "size"), table.Column("s", "seconds", "{:.2f}")]
     rows = [{"size": (584, 565), "seconds": 1.0 / 3}, {"size": "other", "seconds": None}, {}]
@@ -195,7 +195,7 @@ class TestSpeed:
     def test_the_ratio_is_the_median_of_the_rounds(self):
         assert load("speed").ratio([2, 8, 6], [1, 2, 6]) == 2
 
-    def test_savings_of_winograd_and_packing(self):
+    def test_savings_are_shares_of_the_time_without_a_part(self):
         times = {"": [9.0, 9.0], "-no-winograd": [10.0, 10.0], "-no-packing": [20.0, 20.0]}
         rows = [
             {"model": "m", "image": (8, 8), "candidate": f"vesselseg-float32{name}", "times": each}
@@ -232,6 +232,7 @@ class TestSpeed:
         assert not {"equal", "ratio"} & (first.keys() | noise.keys())
         assert missing["left_out"] == "No module named 'mmseg'"
 
+    @pytest.mark.slow
     def test_every_candidate_gives_the_same_mask(self, plan, tmp_path):
         case = load("cases").Case(plan, tmp_path)
         built = {name: load("speed").build(name, case) for name in load("candidates").CANDIDATES}
@@ -277,7 +278,7 @@ def recorded(kind, used):
 
 
 class TestCases:
-    def test_the_middle_suits_the_network(self):
+    def test_the_middle_of_an_image_has_sides_that_suit_the_network(self):
         pixels = load("cases").noise((70, 600))
         assert np.array_equal(load("cases").middle(pixels), pixels[3:67, 172:428])
 
@@ -296,7 +297,7 @@ class TestCases:
         case = load("cases").Case(load("cases").PLANS["embedded-drive"], tmp_path)
         assert case.load("float32").sha256 == EMBEDDED.sources[0].sha256
 
-    def test_plans(self):
+    def test_plans_use_known_models_and_note_their_windows(self):
         plans = load("cases").PLANS
         for plan in plans.values():
             assert plan.spec in (EMBEDDED, *REGISTRY.values())
@@ -322,6 +323,7 @@ class TestSteps:
             watch.timed("inner", lambda: None)()
         assert watch.seconds == {"outer": 7.0, "inner": 3.0}
 
+    @pytest.mark.slow
     def test_every_step_takes_some_of_the_time(self, monkeypatch):
         steps = load("steps")
         monkeypatch.setattr(steps, "native_precisions", lambda _: ["float32", "float16"])
@@ -380,7 +382,8 @@ class TestCommand:
         assert machine.warning(0.1) == machine.warning(None) == ""
 
 
-def test_throughput_and_scaling():
+@pytest.mark.slow
+def test_throughput_and_scaling_are_measured():
     throughput = load("throughput")
     rows = throughput.measure(repeats=1, count=2)
     assert {row["way"] for row in rows} == {
@@ -391,7 +394,8 @@ def test_throughput_and_scaling():
     assert (small["windows"], large["windows"]) == (1, 4)
 
 
-def test_memory_of_one_photograph_and_of_many():
+@pytest.mark.slow
+def test_memory_of_one_photograph_and_of_many_is_measured():
     memory = load("memory")
     (row,) = memory.measure([("embedded", (200, 200), "native", None)])
     assert 0 < row["peak"] < 1000

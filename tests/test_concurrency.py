@@ -1,7 +1,9 @@
-"""Threads and processes share models, or have their own, and get the same masks."""
+"""Threads and processes share models or load their own, and get the same masks."""
 
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -23,15 +25,15 @@ def masks(results):
     return [result.mask.tobytes() for result in results]
 
 
-def test_sixteen_threads_share_a_model(model, photographs):
+def test_sixteen_threads_sharing_a_model_get_the_masks_of_one(model, photographs):
     expected = masks(map(model, photographs))
     assert len(set(expected)) > 1
     with ThreadPoolExecutor(16) as pool:
         assert masks(pool.map(model, photographs)) == expected
 
 
-def test_sixteen_threads_call_segment_for_the_first_time(photographs, monkeypatch):
-    monkeypatch.setattr(api, "_MODELS", api.ModelCache(size=4))
+def test_sixteen_threads_calling_segment_load_the_model_once(photographs, monkeypatch):
+    vesselseg.clear_models()
     loads = []
 
     def load(*arguments, **options):
@@ -54,7 +56,8 @@ def segment(arguments):
     return vesselseg.segment(image, model=model, scale="native").mask.tobytes()
 
 
-def test_spawned_processes_take_pickled_models(model, photographs):
+@pytest.mark.slow
+def test_spawned_processes_get_the_same_masks_from_a_pickled_model(model, photographs):
     images = photographs[:4]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert list(pool.map(segment, [(model, image) for image in images])) == masks(
@@ -78,13 +81,11 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
 )
-def test_processes_forked_before_the_first_use(tmp_path):
-    import subprocess
-    import sys
-
+def test_processes_forked_before_the_first_use_get_the_same_masks(tmp_path):
     finished = subprocess.run(
         [sys.executable, "-c", FORK], cwd=tmp_path, capture_output=True, text=True, timeout=120,
         check=False,
@@ -92,11 +93,9 @@ def test_processes_forked_before_the_first_use(tmp_path):
     assert finished.returncode == 0, finished.stderr
 
 
-def test_a_model_comes_back_from_a_pickle(model, photograph):
+def test_a_pickled_model_gives_the_same_result(model, photograph):
     again = pickle.loads(pickle.dumps(model))
-    assert (again.spec, again.sha256, again.batch_size) == (
-        model.spec, model.sha256, model.batch_size,
-    )  # fmt: skip
+    assert (again.spec, again.sha256) == (model.spec, model.sha256)
     assert np.array_equal(again(photograph).probability, model(photograph).probability)
 
 
@@ -108,14 +107,14 @@ class Elsewhere(TorchBackend):
         return function, (*first, torch.device("cuda:99"), precision)
 
 
-def test_a_backend_of_a_missing_device_says_so(published_file):
+def test_a_pickled_backend_of_a_missing_device_raises_an_error(published_file):
     network = weights.load_network(published_file, NARROW)
     pickled = pickle.dumps(Elsewhere(network, NARROW, "cpu", "float32"))
     with pytest.raises(vesselseg.DeviceError, match="not available here"):
         pickle.loads(pickled)
 
 
-def test_a_spec_and_a_result_come_back_from_a_pickle(model, photograph):
+def test_pickled_specs_and_results_are_equal(model, photograph):
     assert pickle.loads(pickle.dumps(model.spec)) == model.spec
     result = model(photograph)
     again = pickle.loads(pickle.dumps(result))

@@ -128,9 +128,7 @@ def test_jpeg_photographs_have_the_colours_of_the_jpeg(
     ],
     ids=["inverse", "12 bits", "inverse, 12 bits", "16 bits", "rgb, 16 bits", "8 in 16", "planes"],
 )  # fmt: skip
-def test_values_are_read_as_bright_as_the_header_says(
-    file: bytes, expected: np.ndarray | None
-) -> None:
+def test_brightness_follows_the_header(file: bytes, expected: np.ndarray | None) -> None:
     rgb = to_rgb(file)
     if expected is None:
         expected = np.rint(GREY_12 * 255.0 / 4095).astype(np.uint8)
@@ -163,7 +161,7 @@ def test_the_first_frame_of_several_is_used_with_a_warning(
     assert np.array_equal(to_rgb(content(native)), RGB)
 
 
-def test_bits_of_the_caller_come_first() -> None:
+def test_bits_of_the_caller_override_the_header() -> None:
     wrong, right = dicom_file(GREY_12, bits=16), dicom_file(GREY_12, bits=12)
     assert np.array_equal(to_rgb(wrong, bits=12), to_rgb(right))
 
@@ -241,7 +239,7 @@ def larger(transfer_syntax: str) -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_photograph_is_rejected_with_the_reason(file: bytes, said: str) -> None:
+def test_files_other_than_photographs_are_rejected_with_a_reason(file: bytes, said: str) -> None:
     with pytest.raises(ImageError, match=f"bytes given is a DICOM file .*{said}") as caught:
         to_rgb(file)
     assert "secret" not in str(caught.value)
@@ -350,7 +348,7 @@ def test_the_object_has_the_attributes_of_patient_study_and_pixels(result: Segme
     assert back.Modality == "SEG"
 
 
-def test_several_frames_and_empty_masks(result: Segmentation) -> None:
+def test_photographs_of_several_frames_and_empty_masks_are_written(result: Segmentation) -> None:
     frames = np.stack([RGB, RGB])
     back = pydicom.dcmread(io.BytesIO(segmentation(result, dicom_file(frames, frames=2))))
     [frame] = back.PerFrameFunctionalGroupsSequence
@@ -368,7 +366,7 @@ def test_several_frames_and_empty_masks(result: Segmentation) -> None:
         (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
     ],
 )
-def test_names_keep_their_character_set(
+def test_names_of_patients_keep_their_character_set(
     result: Segmentation, character_set: str | list[str], name: str
 ) -> None:
     source = dataset(RGB, SpecificCharacterSet=character_set, PatientName=name)
@@ -383,7 +381,7 @@ def set_raw(source: Any, keyword: str, value: bytes) -> None:
     source[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
 
 
-def test_elements_that_are_not_valid_are_left_out_but_uids_are_kept(result: Segmentation) -> None:
+def test_invalid_elements_are_left_out_but_uids_are_kept(result: Segmentation) -> None:
     source = dataset(RGB, PatientID="4711")
     set_raw(source, "PixelSpacing", b"unknown\\unknown ")
     set_raw(source, "PatientWeight", b"heavy ")
@@ -438,7 +436,7 @@ def test_dciodvfy_finds_no_error(result: Segmentation, source: bytes, tmp_path: 
 # Privacy
 
 
-def test_nothing_of_a_header_is_in_logs_warnings_errors_or_pictures(
+def test_patient_data_is_not_in_logs_warnings_errors_or_pictures(
     tiny: Segmenter, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder,
     tmp_path: Path, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""The documentation: its examples run, its commands exist, and it names everything public."""
+"""The documentation: examples run, commands and links exist, and all public names are listed."""
 
 import doctest
 import importlib
@@ -24,6 +24,14 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 def name_of(path):
     return path.relative_to(ROOT).as_posix()
+
+
+def slow_if_it_segments(path):
+    """A parameter, marked as slow if the examples in a file segment photographs."""
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    examples = "\n".join(line for line in lines if line.startswith((">>>", "...")))
+    segments = re.search(r"eye\.jpg|fundus\.jpg|photographs|examples\"", examples)
+    return pytest.param(path, marks=pytest.mark.slow) if segments else path
 
 
 def blocks(page, language):
@@ -63,7 +71,7 @@ def run_examples(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [slow_if_it_segments(page) for page in PAGES], ids=name_of)
 def test_the_examples_of_a_page_run(page, run_examples):
     source = blocks(page, "python")
     if ">>>" not in source:
@@ -72,7 +80,7 @@ def test_the_examples_of_a_page_run(page, run_examples):
     run_examples(doctest.DocTestParser().get_doctest(source, {}, page.stem, str(page), 0))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", [slow_if_it_segments(path) for path in MODULES], ids=name_of)
 def test_the_examples_of_a_module_run(path, run_examples):
     name = name_of(path.with_suffix("")).replace("/", ".").removesuffix(".__init__")
     for test in doctest.DocTestFinder().find(importlib.import_module(name)):

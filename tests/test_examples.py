@@ -16,6 +16,8 @@ from vesselseg.registry import EMBEDDED
 
 EXAMPLES = EXAMPLE.parent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):

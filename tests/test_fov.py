@@ -38,7 +38,7 @@ def example():
 class TestExample:
     """The example photograph: a disc of 1,397 pixels with a tab."""
 
-    def test_is_found(self, example):
+    def test_the_field_of_view_of_the_example_is_found(self, example):
         found = find_field_of_view(example)
         assert found.diameter == pytest.approx(1397, abs=6)
         assert found.mask[705, 705]
@@ -47,12 +47,12 @@ class TestExample:
         assert 0.765 < found.mask.mean() < 0.78
 
     @pytest.mark.parametrize("factor", [0.2, 0.5, 2])
-    def test_at_other_sizes(self, example, factor):
+    def test_the_field_of_view_is_found_at_other_sizes(self, example, factor):
         side = round(1411 * factor)
         image = np.asarray(Image.fromarray(example).resize((side, side)))
         assert find_field_of_view(image).diameter == pytest.approx(1397 * factor, rel=0.01)
 
-    def test_cut_at_top_and_bottom_it_keeps_its_diameter(self, example):
+    def test_a_disc_cut_at_top_and_bottom_keeps_its_diameter(self, example):
         cut = find_field_of_view(example[150:1250])
         assert cut.diameter == pytest.approx(1397, rel=0.01)
         assert iou(cut.mask, find_field_of_view(example).mask[150:1250]) > 0.99
@@ -78,14 +78,14 @@ class TestExample:
     ],
     ids=str,
 )
-def test_discs(options):
+def test_drawn_discs_are_found(options):
     image, truth = camera(**options)
     found = find_field_of_view(image)
     assert iou(found.mask, truth) > 0.98
     assert found.diameter == pytest.approx(2 * options.get("radius", RADIUS), rel=0.02)
 
 
-def test_a_label_in_the_corner_is_not_part_of_it():
+def test_a_label_in_the_corner_is_not_part_of_the_field_of_view():
     image, truth = camera()
     image[5:25, 5:120] = 255
     assert iou(find_field_of_view(image).mask, truth) > 0.99
@@ -113,7 +113,7 @@ def test_a_notch_and_dark_vessels_do_not_matter():
     ],
     ids=["black", "bright", "noise", "one pixel", "one row", "tiny"],
 )
-def test_without_a_border_everything_is_inside(image):
+def test_without_a_border_all_pixels_are_inside(image):
     found = find_field_of_view(image)
     assert found.diameter is None
     assert found.mask.shape == image.shape[:2]
@@ -124,7 +124,7 @@ HRF = os.environ.get("VESSELSEG_TEST_HRF")
 
 
 @pytest.mark.skipif(HRF is None, reason="VESSELSEG_TEST_HRF names no folder of HRF")
-def test_the_masks_of_hrf():
+def test_the_fields_of_view_of_hrf_are_found():
     """Every photograph of HRF (folders images and masks or mask): IoU of at least 0.98."""
     folder = Path(str(HRF))
     masks = {p.stem.removesuffix("_mask"): p for p in folder.glob("mask*/*.tif")}
@@ -136,7 +136,7 @@ def test_the_masks_of_hrf():
             assert iou(find_field_of_view(np.asarray(image)).mask, truth) >= 0.98, path.name
 
 
-def test_a_winding_region_is_one():
+def test_a_winding_region_is_a_single_region():
     # It goes back and forth between the edges, which takes many steps to follow.
     mask = np.zeros((160, 160), dtype=bool)
     for number, top in enumerate(range(0, 160, 16)):

@@ -1,8 +1,9 @@
-"""Our logits are mmsegmentation's, for every head and every published window.
+"""Logits equal those of mmsegmentation for every head and every published window.
 
-And the comparison bites: each small deviation from its method makes it fail.
+Small deviations from its method are detected.
 """
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 import vesselseg
 from vesselseg import Segmenter
+from vesselseg.backends.pytorch import TorchBackend
 
 SLIDES = sorted(path.stem for path in GOLDENS.glob("slide-*.npz"))
 PIPELINES = sorted(path.stem for path in GOLDENS.glob("pipeline-*.npz"))
@@ -46,7 +48,10 @@ def assert_same_mask(ours: np.ndarray, theirs: np.ndarray, margin: np.ndarray) -
     assert np.array_equal(ours[~tie], theirs[~tie])
 
 
-@pytest.mark.parametrize("name", SLIDES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == SMALLEST else pytest.param(name, marks=pytest.mark.slow) for name in SLIDES],
+)
 def test_logits_equal_slide_inference(name: str, tmp_path: Path) -> None:
     golden, model = load(name, tmp_path)
     logits = model.logits(golden["image"], scale="native").numpy()
@@ -57,6 +62,7 @@ def test_logits_equal_slide_inference(name: str, tmp_path: Path) -> None:
     assert_same_mask(logits[1] > logits[0], margin > 0, margin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PIPELINES)
 def test_results_equal_inference_model(name: str, tmp_path: Path) -> None:
     golden, model = load(name, tmp_path)
@@ -73,19 +79,17 @@ def test_goldens_cover_all_heads_and_windows() -> None:
     assert {part[2] for part in parts} == {"drive", "stare", "chase_db1", "hrf"}
 
 
-class TestTheComparisonBites:
-    """Deviations that a careless implementation would have."""
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], Segmenter]:
+    return load(SMALLEST, tmp_path_factory.mktemp("golden"))
 
-    @pytest.fixture
-    def loaded(self, tmp_path: Path) -> tuple[dict[str, np.ndarray], Segmenter]:
-        return load(SMALLEST, tmp_path)
+
+@pytest.mark.slow
+class TestDeviationsAreDetected:
+    """Deviations that a careless implementation would have."""
 
     def logits(self, model: Segmenter, image: np.ndarray) -> np.ndarray:
         return model.logits(image, scale="native").numpy()
-
-    def test_undisturbed(self, loaded) -> None:
-        golden, model = loaded
-        assert deviation(self.logits(model, golden["image"]), golden["logits"]) < TOLERANCE
 
     def test_align_corners_flipped(self, loaded, monkeypatch) -> None:
         golden, model = loaded
@@ -101,19 +105,23 @@ class TestTheComparisonBites:
     @pytest.mark.parametrize("change", [-1, 1])
     def test_stride_off_by_one(self, loaded, change: int) -> None:
         golden, model = loaded
-        spec = model.spec
-        model.spec = dataclasses.replace(spec, stride=spec.stride + change)
-        assert deviation(self.logits(model, golden["image"]), golden["logits"]) > TOLERANCE
+        changed = copy.copy(model)
+        changed.spec = dataclasses.replace(model.spec, stride=model.spec.stride + change)
+        assert deviation(self.logits(changed, golden["image"]), golden["logits"]) > TOLERANCE
 
     def test_bgr(self, loaded) -> None:
         golden, model = loaded
         swapped = np.ascontiguousarray(golden["image"][..., ::-1])
         assert deviation(self.logits(model, swapped), golden["logits"]) > TOLERANCE
 
-    def test_probabilities_averaged(self, loaded) -> None:
+    def test_probabilities_averaged(self, loaded, monkeypatch) -> None:
         golden, model = loaded
-        backend = model._backend
-        model._backend = lambda windows: backend(windows).softmax(dim=1)
+        logits = TorchBackend.__call__
+
+        def probabilities(backend, windows):
+            return logits(backend, windows).softmax(dim=1)
+
+        monkeypatch.setattr(TorchBackend, "__call__", probabilities)
         ours = np.log(self.logits(model, golden["image"]))
         margin = golden["logits"][1] - golden["logits"][0]
         assert deviation(ours[1] - ours[0], margin) > TOLERANCE

@@ -1,4 +1,4 @@
-"""The library changes nothing around it, in a process of its own."""
+"""The library changes no state of its process, and neither inputs nor settings of the host."""
 
 import ast
 import subprocess
@@ -84,13 +84,15 @@ def run(code, folder):
     )  # fmt: skip
 
 
-def test_using_it_changes_nothing(tmp_path):
+@pytest.mark.slow
+def test_using_the_library_changes_no_global_state(tmp_path):
     finished = run(STATE + "logging.disable(logging.WARNING)\n" + USE, tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert (finished.stdout, finished.stderr) == ("", "")
 
 
-def test_the_check_bites(tmp_path):
+@pytest.mark.slow
+def test_changes_of_global_state_are_detected(tmp_path):
     changes = {
         "torch": "torch.rand(1)",
         "threads": "torch.set_num_threads(torch.get_num_threads() + 1)",
@@ -106,7 +108,7 @@ def test_the_check_bites(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_a_default_dtype_of_the_host_does_not_matter(dtype, model, photograph):
+def test_results_do_not_depend_on_the_default_dtype(dtype, model, photograph):
     expected = model(photograph).probability
     torch.set_default_dtype(dtype)
     try:

@@ -1,4 +1,4 @@
-"""Weights files that are damaged or made to harm: rejected, or right, and soon."""
+"""Weights files that are damaged or malicious are rejected, or loaded correctly."""
 
 import io
 import struct
@@ -48,17 +48,17 @@ def right(path):
 
 
 @pytest.mark.parametrize("kind", CONTENT)
-def test_truncated_at_every_percent(kind, path):
+def test_truncated_files_are_rejected(kind, path):
     content = CONTENT[kind]
-    for percent in range(100):
-        rejected(path, content[: len(content) * percent // 100])
+    for part in range(30):
+        rejected(path, content[: len(content) * part // 30])
 
 
 @pytest.mark.parametrize("kind", CONTENT)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.data())
-def test_bits_flipped_are_seen_or_harmless(kind, path, right, data):
-    """A legacy file has no check sum: a changed value passes, which only a digest could see."""
+def test_flipped_bits_are_detected_or_harmless(kind, path, right, data):
+    """A legacy file has no checksum, so only a digest could detect a changed value."""
     content = bytearray(CONTENT[kind])
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     try:
@@ -72,7 +72,7 @@ def test_bits_flipped_are_seen_or_harmless(kind, path, right, data):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.binary(max_size=400))
-def test_any_bytes(path, content):
+def test_arbitrary_bytes_are_rejected(path, content):
     rejected(path, content)
     rejected(path, b"PK\x03\x04" + content)
     rejected(path, b"\x80\x02" + content)
@@ -97,7 +97,7 @@ WEIGHT = "decode_head.convs.0.conv.weight"
     ],
     ids=["nan", "int8", "complex", "bool", "sparse", "meta", "huge", "shape", "scalar", "empty"],
 )
-def test_tensors_of_another_kind(value, path):
+def test_tensors_of_another_kind_are_rejected(value, path):
     rejected(path, saved(lambda state: state.update({WEIGHT: value})))
 
 
@@ -136,7 +136,7 @@ def test_a_tensor_in_place_of_a_plain_value_is_rejected(path, tmp_path, field):
         weights.build_network(weights.read(path), TINY)
 
 
-def test_swapped_tensors_are_rejected_where_their_shapes_differ(path):
+def test_swapped_tensors_of_different_shapes_are_rejected(path):
     def swap(state):
         other = "decode_head.conv_seg.weight"
         state[WEIGHT], state[other] = state[other], state[WEIGHT]
@@ -156,7 +156,7 @@ def rewritten(replace, compression=zipfile.ZIP_STORED):
     return target.getvalue()
 
 
-def test_storages_that_declare_more_than_they_hold(path):
+def test_storages_that_declare_more_elements_than_they_hold_are_rejected(path):
     """The count of elements in the pickle is raised to two billion."""
     count = 4 * 4 * 9
 
@@ -170,9 +170,9 @@ def test_storages_that_declare_more_than_they_hold(path):
     rejected(path, rewritten(declare))
 
 
-def test_compressed_archives_are_rejected_as_they_could_unpack_to_any_size(path):
+def test_compressed_archives_are_rejected_since_they_could_unpack_to_any_size(path):
     bomb = rewritten(
-        lambda name, content: bytes(10**8) if name.endswith("data/0") else content,
+        lambda name, content: bytes(10**7) if name.endswith("data/0") else content,
         zipfile.ZIP_DEFLATED,
     )
     assert len(bomb) < 10**6
@@ -192,7 +192,7 @@ def test_overlapping_members_are_rejected(path):
     rejected(path, bytes(content[:start]) + directory + tail)
 
 
-def test_a_file_is_emptied_on_the_way_so_that_it_is_not_in_memory_twice(path):
+def test_building_a_network_empties_the_file_to_save_memory(path):
     path.write_bytes(CONTENT["zip"])
     file = weights.read(path)
     weights.build_network(file, SPEC)

@@ -1,6 +1,7 @@
 """Vessel measures, on shapes whose measures are known."""
 
 import importlib.util
+import itertools
 import json
 import math
 import sys
@@ -31,27 +32,28 @@ class TestShapes:
     @pytest.mark.parametrize("angle", [0, 23, 52])
     @pytest.mark.parametrize("width", [3, 8])
     @pytest.mark.parametrize("name", ["line", "comb", "arc", "ring"])
-    def test_are_measured_to_two_percent(self, name, width, angle):
+    def test_measures_are_right_to_two_percent(self, name, width, angle):
         errors = relative_errors(getattr(drawn_shapes, name)(angle, width))
         assert errors.pop("width_median_px") < 0.05  # drawn in whole pixels
         assert max(errors.values()) < 0.02
 
-    def test_a_tree(self):
+    def test_measures_of_a_tree_are_right_to_three_percent(self):
         errors = relative_errors(drawn_shapes.tree(23, 5))
         assert errors["branch_points"] == errors["end_points"] == 0
         assert max(errors.values()) < 0.03
 
-    def test_the_koch_curve_has_its_dimension(self):
+    @pytest.mark.slow
+    def test_the_box_dimension_of_the_koch_curve_is_right(self):
         assert relative_errors(drawn_shapes.koch(23, 1))["box_dimension"] < 0.02
 
-    def test_a_square_end_is_as_long_as_it_is(self):
+    def test_a_line_with_square_ends_has_its_full_length(self):
         mask = np.zeros((100, 200), dtype=bool)
         mask[45:54, 20:180] = True
         measures = measure(mask)
         assert measures.length == pytest.approx(160, abs=1)
         assert measures.width_quartiles == pytest.approx((9, 9, 9), rel=0.01)
 
-    def test_a_disc_has_an_area_alone(self):
+    def test_a_disc_has_density_but_no_segments(self):
         rows, columns = np.indices((101, 101)) - 50
         measures = measure(np.hypot(rows, columns) <= 30)
         assert measures.density == pytest.approx(math.pi * 30**2 / 101**2, rel=0.01)
@@ -63,7 +65,7 @@ class TestShapes:
         mask[95:102, 20:180] = mask[20:180, 95:102] = True
         assert (measure(mask).branch_points, measure(mask).end_points) == (1, 4)
 
-    def test_a_bump_on_the_wall_is_no_branch(self):
+    def test_a_bump_on_a_vessel_is_not_a_branch(self):
         mask = np.zeros((100, 200), dtype=bool)
         mask[45:54, 20:180] = True
         mask[42:45, 100:103] = True
@@ -71,29 +73,31 @@ class TestShapes:
 
 
 class TestTurning:
-    @pytest.mark.parametrize("quarter", range(4))
-    @pytest.mark.parametrize("mirrored", [False, True])
-    def test_by_right_angles_and_mirrors_moves_nothing(self, quarter, mirrored):
+    @pytest.mark.slow
+    def test_quarter_turns_and_mirrors_change_nothing(self):
         mask = drawn_shapes.tree(23, 5).mask[100:900]
         fov = np.zeros_like(mask)
         fov[50:700, 30:900] = True
-        other = [np.rot90(each.T if mirrored else each, quarter) for each in (mask, fov)]
-        assert measure(other[0], fov=other[1]).to_dict() == measure(mask, fov=fov).to_dict()
+        expected = measure(mask, fov=fov).to_dict()
+        for mirrored, quarter in itertools.product((False, True), range(4)):
+            other = [np.rot90(each.T if mirrored else each, quarter) for each in (mask, fov)]
+            assert measure(other[0], fov=other[1]).to_dict() == expected
 
-    @pytest.mark.parametrize("angle", [17, 45])
-    def test_a_real_mask_by_other_angles_moves_little(self, angle):
+    @pytest.mark.slow
+    def test_other_angles_change_the_measures_of_a_real_mask_only_little(self):
         result = vesselseg.segment(Path(vesselseg.__file__).parent / "embedded" / "fundus.jpg")
         before = result.measure()
         turn = drawn_shapes.turn
-        after = measure(turn(result.mask, angle), fov=turn(result.field_of_view, angle))
-        for name in ("density", "length", "box_dimension", "tortuosity"):
-            assert getattr(after, name) == pytest.approx(getattr(before, name), rel=0.02)
-        assert after.width_quartiles == pytest.approx(before.width_quartiles, rel=0.03)
-        assert after.branch_points == pytest.approx(before.branch_points, rel=0.05)
+        for angle in (17, 45):
+            after = measure(turn(result.mask, angle), fov=turn(result.field_of_view, angle))
+            for name in ("density", "length", "box_dimension", "tortuosity"):
+                assert getattr(after, name) == pytest.approx(getattr(before, name), rel=0.02)
+            assert after.width_quartiles == pytest.approx(before.width_quartiles, rel=0.03)
+            assert after.branch_points == pytest.approx(before.branch_points, rel=0.05)
 
 
 class TestTable:
-    def test_has_the_segments_where_they_are_in_the_mask(self):
+    def test_segments_have_their_positions_in_the_mask(self):
         mask = np.zeros((120, 300), dtype=bool)
         mask[60:65, 30:270] = True
         (row,), (end_row,), (column,), (end_column,) = (
@@ -102,12 +106,12 @@ class TestTable:
         assert (row, end_row) == pytest.approx((62, 62), abs=1)
         assert sorted((column, end_column)) == pytest.approx([32, 267], abs=3)
 
-    def test_columns_are_of_one_length(self):
+    def test_all_columns_have_one_value_per_segment(self):
         segments = measure(drawn_shapes.comb(11, 5).mask).segments
         assert {len(column) for column in segments.values()} == {11}
         assert np.nanmedian(segments["tortuosity"]) == pytest.approx(1, abs=0.01)
 
-    def test_names_have_units(self):
+    def test_names_of_measures_have_units(self):
         values = measure(vessels(1), mm_per_pixel=0.01).to_dict()
         assert values["length_mm"] == pytest.approx(values["length_px"] / 100)
         assert values["width_median_um"] == pytest.approx(10 * values["width_median_px"])
@@ -115,7 +119,7 @@ class TestTable:
         assert "length_mm" not in measure(vessels(1)).to_dict()
 
 
-def test_a_skan_that_cannot_keep_what_it_compiles_says_what_to_set(tmp_path, monkeypatch):
+def test_without_a_folder_for_numba_the_error_names_its_variable(tmp_path, monkeypatch):
     (tmp_path / "skan.py").write_text("raise RuntimeError('cannot cache function')")
     monkeypatch.delitem(sys.modules, "skan")
     monkeypatch.syspath_prepend(tmp_path)
@@ -131,7 +135,7 @@ class TestArguments:
         assert measures.box_dimension is measures.tortuosity is None
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 60), (60, 1), (3, 3), (40, 40)])
-    def test_a_full_mask(self, shape):
+    def test_a_full_mask_has_a_density_of_1(self, shape):
         measures = measure(np.ones(shape, dtype=bool))
         assert measures.density == 1
         json.dumps(measures.to_dict())
@@ -149,7 +153,7 @@ class TestArguments:
         dot[50, 50] = True
         assert measure(mask, fov=dot).density == 1
 
-    def test_of_a_result(self):
+    def test_a_result_measures_its_own_mask(self):
         mask = vessels(3)
         fov = np.ones_like(mask)
         provenance = {"vesselseg": "1", "model": "m", "threshold": 0.5}
@@ -171,7 +175,7 @@ class TestArguments:
             ({"mm_per_pixel": "x"}, "mm_per_pixel is 'x'; it must be a positive number"),
         ],
     )
-    def test_wrong_ones_say_what_is_allowed(self, arguments, match):
+    def test_wrong_arguments_raise_errors_that_say_what_is_allowed(self, arguments, match):
         with pytest.raises(OptionError, match=match):
             measure(**{"mask": np.zeros((4, 4), bool), **arguments})
 

@@ -27,7 +27,7 @@ def noisy(seed: int, shape: tuple[int, int] = (60, 70)) -> tuple[np.ndarray, np.
     return probability, probability + rng.normal(0, 0.3, shape) > 0.9
 
 
-def test_counts_and_their_figures_by_hand():
+def test_counts_and_scores_equal_those_computed_by_hand():
     counts = confusion(MASK, LABEL)
 
     assert counts == Confusion(tp=2, fp=1, fn=1, tn=4)
@@ -57,7 +57,7 @@ def test_masks_may_be_numbers_of_two_values(white):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_figures_equal_those_of_scikit_learn(seed):
+def test_scores_equal_those_of_scikit_learn(seed):
     from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
     probability, label = noisy(seed)
@@ -120,7 +120,7 @@ def test_cldice_equals_its_definition_with_the_skeletons_of_scikit_image():
     assert metrics.cldice(mask, label) == pytest.approx(expected, abs=1e-12)
 
 
-def test_cldice_asks_for_the_course_of_a_vessel_not_for_its_width():
+def test_cldice_ignores_the_width_of_vessels():
     wide, narrow = np.zeros((2, 30, 60), dtype=bool)
     wide[10:19, 5:55] = narrow[13:16, 5:55] = True
 
@@ -128,7 +128,7 @@ def test_cldice_asks_for_the_course_of_a_vessel_not_for_its_width():
     assert metrics.cldice(narrow, wide) == 1
 
 
-def test_cldice_looks_inside_the_field_of_view_only():
+def test_cldice_counts_only_the_field_of_view():
     label = np.zeros((40, 40), dtype=bool)
     label[10, 5:35] = True
     mask = label.copy()
@@ -168,7 +168,7 @@ def test_cldice_of_several_images_is_that_of_their_pixels_together():
     ],
     ids=["no vessel at all", "no vessel in the label", "no vessel in the mask", "vessels only"],
 )  # fmt: skip
-def test_undefined_cases(mask, label, expected):
+def test_undefined_scores_are_nan_and_others_are_not(mask, label, expected):
     counts = confusion(mask, label)
     figures = {name: getattr(metrics, name)(counts) for name in expected if name != "cldice"}
     figures["cldice"] = metrics.cldice(mask, label)
@@ -176,7 +176,7 @@ def test_undefined_cases(mask, label, expected):
     assert figures == pytest.approx(expected, nan_ok=True)
 
 
-def test_nothing_is_defined_where_the_field_of_view_is_empty():
+def test_scores_of_an_empty_field_of_view_are_nan():
     counts = confusion(MASK, LABEL, NOTHING)
 
     assert counts == Confusion(0, 0, 0, 0)
@@ -185,7 +185,7 @@ def test_nothing_is_defined_where_the_field_of_view_is_empty():
 
 
 @pytest.mark.parametrize("label", [NOTHING, ~NOTHING])
-def test_auc_of_a_single_class_is_not_a_number(label):
+def test_auc_of_a_single_class_is_nan(label):
     assert math.isnan(metrics.auc(np.linspace(0, 1, 8).reshape(2, 4), label))
 
 

@@ -37,7 +37,7 @@ def test_logits_have_the_size_of_the_image(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_folded_form_computes_the_same(head):
+def test_a_network_with_folded_batch_norms_gives_the_same_logits(head):
     trained = seeded(head)
     folded = UNet(8, 3, head)
     folded.load_state_dict(fold_batch_norm(trained.state_dict()))
@@ -49,7 +49,7 @@ def test_folded_form_computes_the_same(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_has_the_parameters_of_the_published_network(head):
+def test_the_network_has_the_parameters_of_the_published_one(head):
     published = {
         key: shape
         for key, shape in SHAPES[head].items()
@@ -61,7 +61,7 @@ def test_has_the_parameters_of_the_published_network(head):
     assert sorted(ours) == sorted(published.values())
 
 
-def test_reducing_before_enlarging_is_the_published_order():
+def test_reducing_before_enlarging_equals_the_published_order():
     """The 1x1 convolution and the bilinear enlargement of the decoder commute."""
     up = seeded("fcn").decoder[0]
     generator = torch.Generator().manual_seed(2)

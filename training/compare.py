@@ -1,10 +1,10 @@
-"""Train, export and evaluate the rows of training/RESULTS.md, each variation on the same footing.
+"""Train, export and evaluate the rows of training/RESULTS.md, all in the same way.
 
     python training/compare.py --chase-db1 FOLDER --hrf FOLDER --runs runs/compare \
         --rows base width-8 depth-4
 
-Rows that are done are not repeated; a row that was interrupted goes on. Prints the table. On the
-splits that leave a camera out, that camera is measured at its own size and as a small one.
+Finished rows are not repeated, and an interrupted row resumes. The table is printed. With splits
+that leave a camera out, that camera is measured at its own size and as a small camera.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SHORT = ["--iterations", "800", "--average", "0.99", "--diameter", "1000", "1000
          "--colour", "1", "--local", "no", "--small", "0"]  # fmt: skip
 LAST = ["--diameter", "1000", "1500", "--colour", "1.5", "--local", "yes",
         "--iterations", "900", "--rate", "1e-3"]  # fmt: skip
-# Longer, from random weights and from those that this gave.
+# Longer trainings: from random weights, and from the weights of FIRST.
 FIRST = ["--diameter", "1000", "1500", "--colour", "1.5", "--local", "yes",
          "--batch-size", "16", "--iterations", "3000", "--average", "0.995"]  # fmt: skip
 SECOND = [*FIRST, "--iterations", "900", "--average", "0.99", "--rate", "1e-3"]
-# What differs from SHORT.
+# The options of each row that differ from SHORT.
 ROWS: dict[str, list[str]] = {
     "base": [],
     "size": ["--diameter", "1000", "1500"],
@@ -52,11 +52,11 @@ ROWS: dict[str, list[str]] = {
     "small-and-wide": [*SECOND, "--small", "0.4", "--small-bias", "900", "2.5",
                        "--wide", "fives", "2"],
 }  # fmt: skip
-# Rows that go on from the weights of another one.
+# Rows that start from the weights of another row.
 START = {
     "cameras": "size", "recipe": "cameras", "before": "first", "small-and-wide": "first",
 }  # fmt: skip
-# What they are exported with: the range that was in use when they were measured.
+# Options of export.py: the range that was in use when the rows were measured.
 IN_USE = ["--diameter", "1000", "2000"]
 EXPORT = {
     "recipe": IN_USE,
@@ -101,7 +101,7 @@ def describe(pooled: dict[str, float]) -> list[str]:
 
 
 def measure(row: str, split: str, size: str, options: argparse.Namespace) -> dict:
-    """The figures of a row on a split, at a size; computed if they are not there yet."""
+    """The figures of a row on a split, at a size; computed unless a file has them."""
     run = options.runs / split / row
     result = run / f"result-{size}.json"
     if not result.exists():
@@ -113,7 +113,7 @@ def measure(row: str, split: str, size: str, options: argparse.Namespace) -> dic
 
 
 def train(row: str, split: str, options: argparse.Namespace) -> Path:
-    """Train and export a row, and the rows that it goes on from, if that is not done."""
+    """Train and export a row, and the rows that it starts from, unless they are done."""
     run = options.runs / split / row
     model = run / "model.pth"
     if not model.exists():
@@ -129,7 +129,7 @@ def train(row: str, split: str, options: argparse.Namespace) -> Path:
 
 
 def split_and_folders(split: str, options: argparse.Namespace) -> list[str]:
-    """The options of train.py and evaluate.py that name photographs."""
+    """The options of train.py and evaluate.py that choose photographs."""
     given = ["--split", str(HERE / "splits" / f"{split}.json")]
     for name in ("chase_db1", "hrf", "fives"):
         if folder := getattr(options, name):
@@ -138,7 +138,7 @@ def split_and_folders(split: str, options: argparse.Namespace) -> list[str]:
 
 
 def call(script: str, run: Path, arguments: list[str]) -> None:
-    """Run a script, with its output in the log of the run."""
+    """Run a script and append its output to the log of the run."""
     with (run / "log.txt").open("a") as log:
         command = [sys.executable, str(HERE / script), *arguments]
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)

@@ -19,7 +19,7 @@ FOV_MEAN = (160.0, 75.0, 30.0)  # R, G, B; of both data sets together, with more
 
 @dataclass(frozen=True)
 class Source:
-    """One training photograph: files, and the eye's owner (`group`) for splits."""
+    """One training photograph: its files, and its subject (`group`) for splits."""
 
     name: str
     group: str
@@ -29,7 +29,7 @@ class Source:
 
     @property
     def dataset(self) -> str:
-        """The data set that it is from, as in splits."""
+        """The data set that it is from, as named in splits."""
         return self.name.split("/")[0]
 
 
@@ -43,7 +43,7 @@ def chase_db1(folder: Path) -> list[Source]:
 
 
 def hrf(folder: Path) -> list[Source]:
-    """HRF as images/01_dr.JPG and labels/01_dr.tif; each photograph is another person's."""
+    """HRF as images/01_dr.JPG and labels/01_dr.tif; each photograph is of another subject."""
     return [
         Source(f"hrf/{path.stem}", f"hrf/{path.stem}", path,
                folder / "labels" / f"{path.stem}.tif", 3263)
@@ -52,7 +52,7 @@ def hrf(folder: Path) -> list[Source]:
 
 
 def fives(folder: Path) -> list[Source]:
-    """FIVES as images/10_A.png and labels/10_A.png; each photograph is another person's."""
+    """FIVES as images/10_A.png and labels/10_A.png; each photograph is of another subject."""
     return [
         Source(
             f"fives/{path.stem}", f"fives/{path.stem}", path, folder / "labels" / path.name, 2014
@@ -62,7 +62,7 @@ def fives(folder: Path) -> list[Source]:
 
 
 def idrid(folder: Path) -> list[Source]:
-    """IDRiD as images/IDRiD_01.jpg and labels/IDRiD_01.png, which teach.py writes."""
+    """IDRiD as images/IDRiD_01.jpg and labels/IDRiD_01.png, which pseudo_label.py writes."""
     return [
         Source(
             f"idrid/{path.stem}", f"idrid/{path.stem}", path,
@@ -73,7 +73,7 @@ def idrid(folder: Path) -> list[Source]:
 
 
 def photographs(options: argparse.Namespace) -> list[Source]:
-    """All photographs of the folders that are given; see :func:`add_folders`."""
+    """All photographs of the folders in the options of :func:`add_folders`."""
     sources: list[Source] = []
     for read, folder in (
         (chase_db1, options.chase_db1),
@@ -92,7 +92,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 
 
 def of_groups(sources: list[Source], groups: list[str]) -> list[Source]:
-    """Those whose group, or whose whole data set ("hrf"), is named; ValueError for no such one."""
+    """Photographs of the named groups or data sets ("hrf"); ValueError for an unknown name."""
     known = {name for source in sources for name in (source.group, source.dataset)}
     if unknown := sorted(set(groups) - known):
         raise ValueError(f"no such group: {', '.join(unknown)}")
@@ -100,7 +100,7 @@ def of_groups(sources: list[Source], groups: list[str]) -> list[Source]:
 
 
 def read(source: Source, bias: float = 0.0, weight: float = 1.0) -> LabelledPhotograph:
-    """A photograph and its label: an observer's, or a model's probabilities for IDRiD."""
+    """A photograph and its label: an observer's, or pseudo-labels for IDRiD."""
     rgb = np.asarray(Image.open(source.image).convert("RGB"))
     label = np.asarray(Image.open(source.label).convert("L"))
     if source.dataset != "idrid":
@@ -121,8 +121,8 @@ def windows(
 ) -> Windows:
     """Windows of `sources`; `balance` brings their colours to :data:`FOV_MEAN`.
 
-    `biases` are added to the vessel logits of a data set's windows, and `weights` say how often
-    windows are drawn from each of its photographs, where that is not 1.
+    `biases` are added to the vessel logits of a data set's windows. Windows are drawn from its
+    photographs in proportion to `weights`, 1 by default.
     """
     given = weights or {}
 

@@ -1,11 +1,11 @@
-"""How well a model does on labelled photographs: whole frames.
+"""Evaluate a model on labelled photographs, whole frames.
 
     python training/evaluate.py --model FILE.pth --chase-db1 FOLDER --hrf FOLDER \
         --split training/splits/fold1.json
 
-Without --model, the embedded model; without --split, all photographs. --reduce 540 shows the
-model each photograph as a small camera would take it, with a field of view of 540 pixels. Pooled
-figures sum the counts of all photographs of a data set, as published scores do.
+The default is the embedded model and all photographs. --reduce 540 reduces photographs to a field
+of view of 540 pixels, as a small camera would take them. Pooled figures are computed from the
+summed counts of all photographs of a data set, like published scores.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def main() -> None:
     parser.add_argument("--split", type=Path, help='JSON: groups to "test" on')
     parser.add_argument("--reduce", type=float, metavar="DIAMETER",
                         help="reduce larger fields of view to it, in pixels")  # fmt: skip
-    parser.add_argument("--mask", action="store_true", help="nothing outside the field of view")
-    # In place of what the model spec says:
+    parser.add_argument("--mask", action="store_true", help="only inside the field of view")
+    # Replacements for values of the model spec:
     parser.add_argument("--windows", type=int, nargs=2, metavar=("CROP", "STRIDE"))
     parser.add_argument("--diameter", type=float, nargs=2, metavar=("LEAST", "MOST"))
     parser.add_argument("--small-fov-bias", type=float, nargs=2, metavar=("DIAMETER", "BIAS"))
@@ -70,7 +70,7 @@ def main() -> None:
 def evaluate(
     model: vesselseg.Segmenter, sources: list[Source], *, mask: bool, reduce: float | None
 ) -> Evaluation:
-    """The counts of each photograph, and the curves of all together."""
+    """The counts of each photograph, and the curves over all photographs."""
     results, vessel, background = [], [], []
     for source in sources:
         image, label = read(source, reduce)
@@ -120,8 +120,8 @@ def to_figures(evaluation: Evaluation) -> dict[str, Any]:
 def read(source: Source, diameter: float | None) -> tuple[Image.Image, np.ndarray]:
     """A photograph and its label, reduced by area to a field of view of `diameter` pixels.
 
-    A reduced pixel is vessel if at least a fifth of it is covered: an observer of the small
-    photograph would still draw a vessel there, and draws none thinner than a pixel.
+    A reduced pixel is vessel if at least a fifth of it is covered. An observer of the small
+    photograph would still draw a vessel there, and no observer draws one thinner than a pixel.
     """
     image = Image.open(source.image).convert("RGB")
     grey = np.asarray(Image.open(source.label).convert("L"))

@@ -2,9 +2,9 @@
 
     python training/export.py --run runs/first --output FILE.pth
 
-Of several runs, which must have gone on from the same weights, the mean is written. With
-`--average no` the weights of the last step are written instead. `--threshold 0.4` moves the
-last bias, so that a probability of 0.4 becomes one of 0.5, which is where masks are cut.
+With several runs, which must have started from the same weights, their mean is written. With
+`--average no`, the weights of the last step are written instead. `--threshold 0.4` moves the last
+bias so that a probability of 0.4 becomes 0.5, the threshold of masks.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def main() -> None:
     parser.add_argument("--run", type=Path, nargs="+", required=True, help="folders of train.py")
     parser.add_argument("--output", type=Path, required=True, help="file to write, .pth")
     parser.add_argument("--average", choices=["yes", "no"], default="yes")
-    parser.add_argument("--threshold", type=float, default=0.5, help="becomes 0.5")
+    parser.add_argument("--threshold", type=float, default=0.5, help="probability that becomes 0.5")
     parser.add_argument("--diameter", type=float, nargs=2, metavar=("LEAST", "MOST"),
-                        help="of the field of view in use, if not as in training")  # fmt: skip
+                        help="field of view in use (default: as in training)")  # fmt: skip
     parser.add_argument("--expected-dice", type=float,
                         help="on known photographs, as familiarity.py prints it")  # fmt: skip
     parser.add_argument("--least-sharpness", type=float,
                         help="as familiarity.py prints it")  # fmt: skip
     options = parser.parse_args()
     if not 0 < options.threshold < 1:
-        parser.error("--threshold has to lie between 0 and 1")
+        parser.error("--threshold must be between 0 and 1")
 
     states = [
         torch.load(run / "state.pth", map_location="cpu", weights_only=True) for run in options.run
     ]
     state = states[0]
-    kind = "average" if options.average == "yes" else "net"
+    kind = "average" if options.average == "yes" else "network"
     folded = [fold_batch_norm(state[kind]) for state in states]
     mean = {key: sum(weights[key] for weights in folded) / len(folded) for key in folded[0]}
     network = UNet(state["width"], state["depth"])

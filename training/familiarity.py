@@ -1,12 +1,13 @@
-"""What the Dice that a model expects of itself says about the Dice that it has.
+"""Compare the familiarity of photographs with the Dice that a model reaches on them.
 
     python training/familiarity.py --known FOLDER --unknown FOLDER
 
-FOLDER has images/ and labels/. On photographs like those trained on, the mean is the model spec's
-`expected_dice`, and seven tenths of their mean sharpness its `least_sharpness`. On photographs of a
-camera that the model has not seen, as they are and spoiled, the table shows what
-:attr:`vesselseg.Segmentation.familiarity` is worth: its rank correlation with Dice inside the field
-of view, and Dice above and below the limit of the warning.
+FOLDER has images/ and labels/. The known photographs are like those that the model was trained on.
+Their mean expected Dice becomes `expected_dice` of the model spec, and seven tenths of their mean
+sharpness becomes `least_sharpness`. The unknown photographs come from a camera that the model has
+not seen. A table shows familiarity and Dice inside the field of view for these photographs, as they
+are and spoiled in several ways, with the rank correlation of both and the mean Dice below and above
+the limit of the warning.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Train a compact U-Net on openly licensed photographs; saves often, resumes by itself.
+"""Train a compact U-Net on openly licensed photographs; an interrupted run resumes.
 
     python training/train.py --chase-db1 FOLDER --hrf FOLDER --run runs/first \
         --split training/splits/fold1.json
 
-See training/README.md for the folders and for what comes after (export.py).
+See training/README.md for the folders and the next step (export.py).
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ SAVE_EVERY = 200  # iterations
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_folders(parser)
-    parser.add_argument("--idrid", type=Path, help="folder with images/, and labels/ of teach.py")
+    parser.add_argument("--idrid", type=Path, help="folder with images/ and pseudo-labels, labels/")
     parser.add_argument("--run", type=Path, required=True, help="folder of state and log")
     parser.add_argument("--split", type=Path, required=True, help='JSON: groups to "train" on')
     add = parser.add_argument_group("recipe").add_argument
     add("--width", type=int, default=16, help="channels of the first stage")
     add("--depth", type=int, default=5, help="stages")
     add("--diameter", type=float, nargs=2, default=(1000, 1500), metavar=("LEAST", "MOST"),
-        help="fields of view are brought into this range, in pixels")  # fmt: skip
-    add("--zoom", type=float, nargs=2, default=(0.55, 1.6), help="of that size, at random")
-    add("--balance", choices=["yes", "no"], default="yes", help="the means of all fields of view")
-    add("--colour", type=float, default=1.5, help="how much colour, light, noise are changed; or 0")
+        help="range that fields of view are brought into, in pixels")  # fmt: skip
+    add("--zoom", type=float, nargs=2, default=(0.55, 1.6), help="range of random zoom")
+    add("--balance", choices=["yes", "no"], default="yes", help="same mean colours for all")
+    add("--colour", type=float, default=1.5, help="strength of changes of colour, light, noise")
     add("--local", choices=["yes", "no"], default="yes", help="uneven light, local contrast")
     add("--turn", choices=["yes", "no"], default="yes", help="any rotation, and mirroring")
     add("--blur", type=float, default=0.25, help="share of windows that are blurred")
     add("--small", type=float, default=0.4, help="share of windows seen through a small camera")
     add("--small-bias", type=float, nargs=2, metavar=("DIAMETER", "BIAS"),
-        help="small_fov_bias of the model spec, trained with")  # fmt: skip
+        help="small_fov_bias of the model spec to train with")  # fmt: skip
     add("--wide", nargs=2, action="append", default=[], metavar=("DATASET", "BIAS"),
-        help="a data set whose observers draw wider: added to its vessel logits")  # fmt: skip
+        help="bias of the vessel logits of a data set whose observers draw wider")  # fmt: skip
     add("--weight", nargs=2, action="append", default=[], metavar=("DATASET", "WEIGHT"),
-        help="how often windows are cut from each photograph of a data set, if not 1")  # fmt: skip
+        help="relative frequency of a data set's photographs, if not 1")  # fmt: skip
     add("--dice", type=float, default=1, help="weight of soft Dice beside the cross-entropy")
     add("--centreline", type=float, default=0, help="weight of the centreline loss, 0 to 1")
     add("--iterations", type=int, default=6000)
@@ -59,7 +59,7 @@ def main() -> None:
     add("--average", type=float, default=0.998, help="decay of the moving average")
     add("--seed", type=int, default=0)
     add("--device", default="cpu", help='"cpu" or "cuda"')
-    add("--start", type=Path, help="model file, or folder of a run, that this one goes on from")
+    add("--start", type=Path, help="model file or folder of a run to start from")
     options = parser.parse_args()
     if options.colour < 0:
         parser.error(f"--colour {options.colour}: 0 or more")
@@ -77,9 +77,8 @@ def train(options: argparse.Namespace, sources: list) -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
     torch.manual_seed(options.seed)
-    net = starting_network(options)
     trainer = Trainer(
-        net,
+        starting_network(options),
         iterations=options.iterations,
         rate=options.rate,
         decay=options.average,
@@ -132,7 +131,7 @@ def train(options: argparse.Namespace, sources: list) -> None:
 
 
 def starting_network(options: argparse.Namespace) -> UNet:
-    """A network with random weights, or with those that ``--start`` names."""
+    """A network with random weights, or with the weights of ``--start``."""
     if options.start and options.start.is_file():
         network, _, _ = load_start(options.start)
         return network
@@ -151,9 +150,9 @@ def plain_step(trainer: Trainer, drawn: Windows, size: int) -> Callable[[], Tens
 
 
 def captured_step(trainer: Trainer, drawn: Windows, size: int) -> Callable[[], Tensor]:
-    """The same as a CUDA graph: its hundreds of small kernels are started at once.
+    """The same as :func:`plain_step`, captured as a CUDA graph, which starts all kernels at once.
 
-    Three steps are taken first, in which PyTorch chooses algorithms and allocates its buffers.
+    Before the capture, PyTorch chooses algorithms and allocates buffers in three ordinary steps.
     """
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""How like those that a model was trained on a photograph is, from its sharpness and its result."""
+"""Estimate how similar a photograph is to those that a model was trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 from .images import RGB
 from .spec import ModelSpec
 
-FAMILIARITY_LIMIT = 0.85  # a photograph below is warned of; chosen with training/familiarity.py
+FAMILIARITY_LIMIT = 0.85  # a warning is logged below it; chosen with training/familiarity.py
 
 
 def familiarity(
@@ -18,7 +18,24 @@ def familiarity(
     sharpness: float | None,
     spec: ModelSpec,
 ) -> float | None:
-    """The value of `Segmentation.familiarity`; `sharpness` is that at the network's scale."""
+    """Return how similar a photograph is to the training photographs of a model.
+
+    Parameters
+    ----------
+    probability : ndarray (H, W)
+        The vessel probability of each pixel.
+    fov : ndarray (H, W)
+        The mask of the field of view.
+    sharpness : float or None
+        The sharpness of the photograph at the network's scale, from :func:`measure_sharpness`.
+    spec : ModelSpec
+        The model spec, whose statistics of the training photographs are compared with.
+
+    Returns
+    -------
+    float or None
+        From 0 to 1, the value of `Segmentation.familiarity`; None if the spec has no statistics.
+    """
     if spec.expected_dice is None:
         return None
     value = min(expected_dice(probability, fov) / spec.expected_dice, 1.0)
@@ -28,10 +45,10 @@ def familiarity(
 
 
 def expected_dice(probability: NDArray[np.float32], fov: NDArray[np.bool_]) -> float:
-    """The Dice of the mask at 0.5, inside the field of view, if the probabilities are right.
+    """Return the expected Dice of the mask at a threshold of 0.5, if the probabilities are right.
 
-    This is 2 sum(p m) / (sum(p) + sum(m)) for the mask m, and 0 without vessels. Some 400 rows
-    are enough.
+    For probabilities p and the mask m, this is 2 sum(p m) / (sum(p) + sum(m)) over the field of
+    view, or 0 if there are no vessels. To save time, at most 400 rows are used.
     """
     step = 1 + len(fov) // 400
     inside = probability[::step][fov[::step]]
@@ -41,22 +58,26 @@ def expected_dice(probability: NDArray[np.float32], fov: NDArray[np.bool_]) -> f
 
 
 def measure_sharpness(rgb: RGB, fov: NDArray[np.bool_]) -> float:
-    """How fine what the green channel shows inside the field of view is, whatever its contrast.
+    """Return the sharpness of the green channel inside the field of view.
 
-    The mean second difference over 8 pixels divided by that over 16: about 1 for noise, 1/4 for
-    what is smooth, and 0 where nothing can be measured. Reducing to a quarter first takes out the
-    noise of single pixels.
+    The photograph is reduced to a quarter, which removes the noise of single pixels. Sharpness is
+    its mean second difference over 2 pixels divided by that over 4, which are 8 and 16 pixels of
+    the photograph. It is about 1 for noise and 1/4 for smooth images, and does not depend on
+    contrast. If the field of view is too small to measure it, 0 is returned.
     """
     green = np.asarray(Image.fromarray(rgb[..., 1]).convert("F").reduce(4))
     inside = np.asarray(Image.fromarray(fov).resize(green.shape[::-1], Image.Resampling.NEAREST))
-    fine, coarse = (mean_second_difference(green, inside, distance) for distance in (2, 4))
+    fine, coarse = (_mean_second_difference(green, inside, distance) for distance in (2, 4))
     return fine / coarse if coarse > 0 else 0.0
 
 
-def mean_second_difference(
+def _mean_second_difference(
     image: NDArray[np.float32], inside: NDArray[np.bool_], distance: int
 ) -> float:
-    """Mean of |f(x - d) - 2 f(x) + f(x + d)| along rows and columns, both ends being inside."""
+    """Return the mean of |f(x - d) - 2 f(x) + f(x + d)| along rows and columns.
+
+    Only positions with both ends inside the mask count.
+    """
     total, count = 0.0, 0
     for values, mask in ((image, inside), (image.T, inside.T)):
         before, after = values[: -2 * distance], values[2 * distance :]

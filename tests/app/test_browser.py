@@ -109,7 +109,9 @@ def downloaded(driver, folder, file):
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
-def test_mask_shown_and_downloaded_is_the_librarys(driver, folder, expected, tmp_path, threshold):
+def test_the_displayed_and_downloaded_mask_equals_that_of_the_library(
+    driver, folder, expected, tmp_path, threshold
+):
     move(driver, "threshold", threshold)
     result = expected[threshold]
     assert 0.05 < result.mask.mean() < 0.2
@@ -122,7 +124,7 @@ def test_mask_shown_and_downloaded_is_the_librarys(driver, folder, expected, tmp
     assert share == pytest.approx(100 * result.vessel_fraction(), abs=0.06)
 
 
-def test_sliders_ask_the_server_nothing(driver):
+def test_sliders_send_no_requests(driver):
     def asked():
         return driver.execute_script("return performance.getEntriesByType('resource').length")
 
@@ -135,7 +137,7 @@ def test_sliders_ask_the_server_nothing(driver):
     assert driver.execute_script(f"{style}.clipPath") == "inset(0px 0px 0px 50%)"
 
 
-def test_only_the_server_itself_was_asked(driver, address):
+def test_the_page_sends_requests_only_to_its_server(driver, address):
     names = driver.execute_script(
         "return performance.getEntriesByType('resource').map((entry) => entry.name)"
     )
@@ -147,7 +149,7 @@ def test_only_the_server_itself_was_asked(driver, address):
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_downloaded_overlay_has_the_opacity_that_is_set(driver, folder, expected):
+def test_the_downloaded_overlay_has_the_chosen_opacity(driver, folder, expected):
     move(driver, "threshold", 0.5)
     move(driver, "opacity", 0.25)
     with Image.open(io.BytesIO(downloaded(driver, folder, "overlay.png"))) as image:

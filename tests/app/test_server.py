@@ -182,7 +182,7 @@ def test_errors_of_the_library_are_reported(url, path, content, told):
         ("edges.png", {}, 404, "There is no 'edges.png'; there are photograph.png, "),
     ],
 )
-def test_wrong_numbers_and_files_are_reported(url, content, file, query, status, told):
+def test_invalid_numbers_and_files_are_reported(url, content, file, query, status, told):
     answer = result_of(url, segmented(url, content)["token"], file, **query)
     assert (answer.status_code, told in answer.text) == (status, True)
 
@@ -197,7 +197,7 @@ def test_larger_files_are_rejected(url, how, asked):
     assert asked == []
 
 
-def test_what_was_not_expected_is_reported_without_details():
+def test_unexpected_errors_are_reported_without_details():
     def broken(content, **_):
         raise RuntimeError(f"/a/path/of/the/server: {content}")
 
@@ -208,7 +208,7 @@ def test_what_was_not_expected_is_reported_without_details():
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_page_names_no_other_host_and_the_browser_is_reported_to_ask_none(url):
+def test_the_page_names_no_other_host_and_its_policy_forbids_them(url):
     disclaimers = 0
     for path in ("", "page.css", "page.js", "settings"):
         answer = requests.get(f"{url}/{path}", timeout=30)
@@ -302,12 +302,12 @@ def test_dicom_photographs_are_segmented_like_others(url, photograph):
     assert "DICOM file whose header cannot be read" in answer.text
 
 
-def test_warnings_of_the_library_are_answered(url):
+def test_warnings_of_the_library_are_returned(url):
     (warning,) = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))["warnings"]
     assert warning.startswith("No field of view was found")
 
 
-def test_values_of_16_bits_that_use_12(url, photograph):
+def test_significant_bits_of_a_16_bit_photograph_can_be_chosen(url, photograph):
     grey = photograph[:150, :130, 1]
     deep = encoded(twelve_bits(grey))
     assert "If they use 12 bits" in segmented(url, deep)["warnings"][0]
@@ -338,24 +338,24 @@ class TestOfferedModels:
 
         return OfferedModels("model given", "given (eye.pth)", load)
 
-    def test_the_given_one_then_those_in_the_cache_are_offered(self, models, loaded):
+    def test_the_given_model_and_then_cached_models_are_offered(self, models, loaded):
         assert models.names() == ["given (eye.pth)", self.EMBEDDED, self.CACHED]
         assert OfferedModels("x", self.CACHED, None).names() == [self.CACHED, self.EMBEDDED]
         assert loaded == []
 
-    def test_they_are_among_the_settings(self, url):
+    def test_models_are_among_the_settings(self, url):
         offered = requests.get(f"{url}/settings", timeout=30).json()
         assert offered["models"][:2] == ["narrow", self.EMBEDDED]
         assert offered["max_upload"] == 100_000
 
-    def test_each_is_loaded_when_chosen_and_kept(self, models, loaded):
+    def test_each_model_is_loaded_once_when_it_is_chosen(self, models, loaded):
         for name in ("", "given (eye.pth)"):
             assert models.get(name) == "model given"
         for name in (self.CACHED, "", self.CACHED, self.EMBEDDED, self.EMBEDDED):
             assert models.get(name) == f"model {name or 'given'}"
         assert loaded == [self.CACHED, self.EMBEDDED]
 
-    def test_one_that_is_not_here_is_rejected_and_not_downloaded(self, models, loaded):
+    def test_a_model_that_is_not_cached_is_rejected_and_not_downloaded(self, models, loaded):
         with pytest.raises(UnknownModelError, match=f"'{self.ABSENT}' is not on this machine"):
             models.get(self.ABSENT)
         assert loaded == []

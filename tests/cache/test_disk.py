@@ -48,7 +48,7 @@ class TestDisk:
         assert path.read_bytes() == content
 
     @pytest.mark.skipif(os.access("/", os.W_OK), reason="root may write everywhere")
-    def test_a_folder_without_permission(self, spec, home):
+    def test_a_folder_without_permission_is_reported(self, spec, home):
         path = vesselseg.download(spec)
         home.chmod(0o555)
         assert vesselseg.download(spec) == path
@@ -57,7 +57,9 @@ class TestDisk:
         home.chmod(0o755)
 
     @pytest.mark.parametrize("where", ["a file", "read-only"])
-    def test_a_folder_that_cannot_be_made(self, where, spec, home, read_only, monkeypatch):
+    def test_a_folder_that_cannot_be_created_is_reported(
+        self, where, spec, home, read_only, monkeypatch
+    ):
         if where == "a file":
             home.write_text("not a folder")
             monkeypatch.setenv("VESSELSEG_HOME", str(home / "below"))
@@ -68,7 +70,7 @@ class TestDisk:
         assert str(home) in str(caught.value)
         assert "set VESSELSEG_HOME to another folder" in str(caught.value)
 
-    def test_a_full_disk_is_reported_and_continued_when_there_is_room(
+    def test_a_full_disk_is_reported_and_the_download_resumes_later(
         self, spec, home, server, content, monkeypatch
     ):
         room = 5 * (1 << 16)
@@ -96,7 +98,7 @@ class TestDisk:
         assert server.requests[-1].headers["Range"] == f"bytes={room}-"
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-    def test_a_full_disk_leaves_no_part_of_a_copy(self, spec, home, content, tmp_path):
+    def test_a_full_disk_leaves_no_partial_copy(self, spec, home, content, tmp_path):
         (tmp_path / "copy.pth").write_bytes(content)
         key = sha256(str(tmp_path / "copy.pth").encode())[:12]
         home.mkdir()

@@ -26,7 +26,7 @@ def only_current(spec, **known):
 
 
 class TestFolder:
-    def test_is_the_users_cache_folder_unless_it_is_set(self, monkeypatch, tmp_path):
+    def test_the_cache_is_the_users_cache_folder_unless_it_is_set(self, monkeypatch, tmp_path):
         monkeypatch.delenv("VESSELSEG_HOME", raising=False)
         assert cache.cache_folder().name in ("vesselseg", "Cache")
         monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "here"))
@@ -55,19 +55,19 @@ class TestFolder:
 
 
 class TestCached:
-    def test_a_file_that_is_there_is_not_read_again(self, spec, monkeypatch):
+    def test_a_cached_file_is_not_hashed_again(self, spec, monkeypatch):
         path = vesselseg.download(spec)
         monkeypatch.setattr("vesselseg.cache.sha256", None)
         assert vesselseg.download(spec) == vesselseg.find_cached(spec) == path
 
-    def test_another_time_is_hashed_again_once(self, spec, server):
+    def test_a_file_with_a_new_modification_time_is_hashed_once(self, spec, server):
         path = vesselseg.download(spec)
         os.utime(path, ns=(5, 5))
         assert vesselseg.download(spec) == path
         assert sidecar_of(path)["mtime_ns"] == 5
         assert len(server.requests) == 1
 
-    def test_a_damaged_file_is_obtained_anew(self, spec, content, caplog):
+    def test_a_damaged_file_is_downloaded_again(self, spec, content, caplog):
         path = vesselseg.download(spec)
         path.write_bytes(content[:-100])
         assert vesselseg.find_cached(spec) is None
@@ -107,21 +107,21 @@ class TestCached:
         assert "is not the sidecar" in caplog.text
         assert sidecar_of(home / "current.pth")["sha256"] == sha256(content)
 
-    def test_segmenting_uses_it(self, spec, photograph, server):
+    def test_segmenting_uses_the_cached_file(self, spec, photograph, server):
         for _ in range(2):
             assert vesselseg.load_model(spec, device="cpu")(photograph).mask.shape == (283, 283)
         assert len(server.requests) == 1
 
 
 class TestDigests:
-    def test_a_pinned_one_binds(self, spec, server, home, content, other):
+    def test_a_pinned_digest_rejects_other_files(self, spec, server, home, content, other):
         server.serve("/current.pth", File(other))
         sources = tuple(Source(s.url, sha256=sha256(content).upper()) for s in spec.sources)
         pinned = dataclasses.replace(spec, sources=sources)
         assert vesselseg.download(pinned) == home / "original.pth"
         assert not (home / "current.pth").exists()
 
-    def test_one_pinned_later_replaces_the_file_and_says_so(
+    def test_a_digest_pinned_later_replaces_the_file_with_a_warning(
         self, spec, server, content, other, caplog
     ):
         server.serve("/current.pth", File(other), File(content))
@@ -154,21 +154,21 @@ class TestDigests:
         cache.clear(only)  # whoever trusts the new one
         assert vesselseg.download(only).read_bytes() == other
 
-    def test_force_obtains_the_same_file_again(self, spec, server):
+    def test_force_downloads_the_same_file_again(self, spec, server):
         path = vesselseg.download(spec)
         before = path.stat().st_mtime_ns
         assert vesselseg.download(spec, force=True) == path
         assert path.stat().st_mtime_ns != before
         assert len(server.requests) == 2
 
-    def test_force_lets_a_file_without_a_sidecar_bind(self, spec, home, other):
+    def test_force_records_the_digest_of_a_file_without_a_sidecar(self, spec, home, other):
         home.mkdir()
         (home / "current.pth").write_bytes(other)
         with pytest.raises(DownloadError, match=f"recorded {sha256(other)}"):
             vesselseg.download(only_current(spec), force=True)
         assert (home / "current.pth").read_bytes() == other
 
-    def test_a_sidecar_from_another_machine_binds(self, spec, home, other):
+    def test_a_sidecar_from_another_machine_rejects_other_files(self, spec, home, other):
         """Without a sidecar the first digest is trusted; with one, only that digest."""
         home.mkdir()
         (home / "current.pth.json").write_text(json.dumps({"sha256": sha256(other)}))
@@ -186,7 +186,9 @@ class TestDigests:
 
 
 class TestImport:
-    def test_its_name_or_digest_says_which_file_it_is(self, spec, home, content, tmp_path):
+    def test_an_imported_file_is_recognised_by_its_name_or_digest(
+        self, spec, home, content, tmp_path
+    ):
         for name in ("original.pth", "from usb.bin"):
             (tmp_path / name).write_bytes(content)
         path = vesselseg.import_file(tmp_path / "from usb.bin", spec)
@@ -237,7 +239,7 @@ class TestImport:
 
 
 class TestClear:
-    def test_removes_only_what_is_ours(self, spec, home):
+    def test_clear_removes_only_files_of_vesselseg(self, spec, home):
         vesselseg.download(spec)
         (home / "current.pth.0123456789ab.part").write_bytes(b"part")
         for name in ("mine.pth", "settings.json", "letter.txt"):
@@ -249,7 +251,7 @@ class TestClear:
         assert rest == {"mine.pth", "settings.json", "letter.txt"}
         assert cache.clear() == []
 
-    def test_of_one_model(self, spec, home, server, content):
+    def test_clear_of_one_model_keeps_the_others(self, spec, home, server, content):
         vesselseg.download(spec)
         url = server.serve("/second.pth", File(content))
         second = dataclasses.replace(spec, name="second", sources=(Source(url),))
@@ -257,7 +259,7 @@ class TestClear:
         cache.clear(second)
         assert [path.name for path in home.glob("*.pth")] == ["current.pth"]
 
-    def test_leaves_what_is_being_downloaded(self, spec, caplog):
+    def test_clear_keeps_files_that_are_being_downloaded(self, spec, caplog):
         def clear(done, _):
             if done:
                 assert cache.clear() == []

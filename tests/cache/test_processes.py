@@ -65,18 +65,22 @@ def wait_for_part(home):
     raise AssertionError("the part did not come")
 
 
-def test_eight_processes_download_once(server, home, start, published_file):
+@pytest.mark.slow
+def test_three_processes_download_a_file_once(server, home, start, published_file):
     url = server.serve("/a.pth", File(published_file.read_bytes()))
-    processes = [start(url) for _ in range(8)]
+    processes = [start(url) for _ in range(3)]
     for process in processes:
         let_go(process)
-    assert [process.stdout.readline() for process in processes] == [f"{home / 'a.pth'}\n"] * 8
+    assert [process.stdout.readline() for process in processes] == [f"{home / 'a.pth'}\n"] * 3
     assert len(server.requests) == 1
     assert server.sent() == published_file.stat().st_size
     assert (home / "a.pth").read_bytes() == published_file.read_bytes()
 
 
-def test_what_a_killed_process_had_is_continued(server, home, start, published_file):
+@pytest.mark.slow
+def test_the_download_of_a_killed_process_is_resumed_by_another(
+    server, home, start, published_file
+):
     content = published_file.read_bytes()
     held = File(content, pause_after=PART)
     url = server.serve("/a.pth", held, File(content))
@@ -94,8 +98,9 @@ def test_what_a_killed_process_had_is_continued(server, home, start, published_f
     held.go.set()
 
 
-def test_killed_after_the_last_byte(server, home, published_file):
-    """All is there, but has not got its name: nothing is asked again."""
+def test_a_download_killed_after_the_last_byte_needs_no_further_request(
+    server, home, published_file
+):
     content = published_file.read_bytes()
     url = server.serve("/a.pth", File(content))
     spec = dataclasses.replace(NARROW, sources=(Source(url),))

@@ -27,7 +27,7 @@ class TestMirrors:
         return tmp_path / "shelf"
 
     @pytest.mark.parametrize("offline", ["", "1"])
-    def test_a_folder_is_tried_first(self, offline, shelf, spec, home, server, monkeypatch):
+    def test_a_mirror_folder_is_tried_first(self, offline, shelf, spec, home, server, monkeypatch):
         monkeypatch.setenv("VESSELSEG_OFFLINE", offline)
         path = vesselseg.download(spec)
         assert path == home / "original.pth"
@@ -38,7 +38,7 @@ class TestMirrors:
         assert (shelf / "original.pth").exists()
 
     @pytest.mark.parametrize("end", ["/mirror", "/mirror/"])
-    def test_an_address_is_tried_first(self, end, spec, home, server, content, monkeypatch):
+    def test_a_mirror_address_is_tried_first(self, end, spec, home, server, content, monkeypatch):
         server.serve("/mirror/original.pth", File(content))
         monkeypatch.setenv("VESSELSEG_MIRROR", f"/nowhere, {server.url}{end}")
         assert vesselseg.download(spec) == home / "original.pth"
@@ -59,7 +59,7 @@ class TestMirrors:
             vesselseg.download(spec)
         assert "secret" not in str(caught.value)
 
-    def test_a_cache_can_serve_as_a_mirror_and_its_notes_bind(
+    def test_a_cache_can_serve_as_a_mirror_and_its_sidecars_are_binding(
         self, spec, home, server, other, monkeypatch, tmp_path
     ):
         """A second machine that gets another digest under the same name is told so."""
@@ -79,7 +79,7 @@ class TestMirrors:
         monkeypatch.setenv("VESSELSEG_MIRROR", str(tmp_path))
         assert vesselseg.download(spec) == home / "current.pth"
 
-    def test_the_sidecar_on_a_mirrors_address_binds(
+    def test_the_sidecar_on_a_mirror_address_is_binding(
         self, spec, server, home, content, other, monkeypatch
     ):
         server.serve("/mirror/current.pth", File(other))
@@ -166,7 +166,7 @@ class TestErrors:
         ]
         assert isinstance(caught.value, OSError)
 
-    def test_offline_it_says_what_is_missing(self, home, monkeypatch):
+    def test_offline_the_error_names_the_missing_file(self, home, monkeypatch):
         monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
         monkeypatch.setattr("requests.Session.get", None)
         with pytest.raises(DownloadError) as caught:
@@ -179,12 +179,14 @@ class TestErrors:
             assert str(home / source.filename) in text
 
     @pytest.mark.parametrize("value", ["", "0", "false", "no"])
-    def test_not_offline(self, value, spec, server, monkeypatch):
+    def test_other_values_of_the_variable_do_not_mean_offline(
+        self, value, spec, server, monkeypatch
+    ):
         monkeypatch.setenv("VESSELSEG_OFFLINE", value)
         vesselseg.download(spec)
         assert server.requests
 
-    def test_a_spec_without_an_address(self, home, content, tmp_path, monkeypatch):
+    def test_a_spec_without_an_address_is_rejected(self, home, content, tmp_path, monkeypatch):
         mine = ModelSpec(name="mine", dataset="my clinic", crop=64, stride=42, width=8)
         with pytest.raises(DownloadError, match="No address is known"):
             vesselseg.download(mine)
@@ -193,12 +195,12 @@ class TestErrors:
         assert vesselseg.download(mine) == home / "mine.pth"
 
     @pytest.mark.parametrize("name", ["", "..", "?raw=a.pth", ".hidden", "a\\b"])
-    def test_an_address_that_ends_in_no_file_name(self, name, spec):
+    def test_an_address_without_a_file_name_is_rejected(self, name, spec):
         odd = dataclasses.replace(spec, sources=(Source(f"https://example.org/{name}"),))
         with pytest.raises(OptionError, match="does not end in a file name"):
             vesselseg.download(odd)
 
-    def test_what_is_no_model(self):
+    def test_unknown_models_are_rejected(self):
         with pytest.raises(UnknownModelError, match="Did you mean"):
             vesselseg.download("unet_s5-d16_hrff")
         with pytest.raises(OptionError, match="type int"):
@@ -206,7 +208,7 @@ class TestErrors:
 
 
 class TestPackaged:
-    def test_comes_from_the_package(self, monkeypatch, tmp_path):
+    def test_the_embedded_model_comes_from_the_package(self, monkeypatch, tmp_path):
         elsewhere = str(tmp_path / "cache" / "__init__.py")
         monkeypatch.setattr("vesselseg.cache.__file__", elsewhere)
         with pytest.raises(DownloadError, match="installation is damaged"):
@@ -231,7 +233,7 @@ class TestPackaged:
         assert vesselseg.find_cached(EMBEDDED) is None
         assert "installation is damaged" in caplog.text
 
-    def test_is_the_file_that_the_spec_pins(self):
+    def test_the_embedded_file_has_the_pinned_digest(self):
         path = vesselseg.find_cached(EMBEDDED)
         if path is None:
             pytest.skip("the embedded weights are not in this working copy")
@@ -239,14 +241,16 @@ class TestPackaged:
 
 
 class TestProgress:
-    def test_a_function_is_reported_all_bytes(self, spec, content):
+    def test_a_progress_function_is_called_for_all_bytes(self, spec, content):
         calls = []
         vesselseg.download(spec, progress=lambda *call: calls.append(call))
         assert calls[0] == (0, len(content))
         assert calls[-1] == (len(content), len(content))
         assert calls == sorted(calls)
 
-    def test_a_function_may_end_it_and_a_later_call_goes_on(self, spec, server, content):
+    def test_a_progress_function_may_stop_a_download_and_a_later_call_resumes(
+        self, spec, server, content
+    ):
         def stop(done, _):
             if done >= 1 << 17:
                 raise KeyboardInterrupt
@@ -258,12 +262,14 @@ class TestProgress:
         assert calls[0] == (1 << 17, len(content))
         assert server.requests[1].headers["Range"] == f"bytes={1 << 17}-"
 
-    def test_silent_unless_on_a_terminal(self, spec, capfd):
+    def test_no_progress_bar_is_printed_without_a_terminal(self, spec, capfd):
         vesselseg.download(spec)
         assert capfd.readouterr() == ("", "")
 
     @pytest.mark.parametrize("progress", [True, False])
-    def test_a_bar_on_a_terminal(self, progress, spec, server, content, monkeypatch):
+    def test_a_progress_bar_is_printed_on_a_terminal(
+        self, progress, spec, server, content, monkeypatch
+    ):
         class Terminal(io.StringIO):
             def isatty(self):
                 return True

@@ -10,6 +10,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 from support.models import NARROW
 from support.servers import File, Status
 
@@ -82,33 +83,33 @@ def test_a_dead_host_goes_to_the_next_address(server, home, content, dead):
 
 
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
-def test_a_passing_fault_is_asked_again(download, content, code):
+def test_a_temporary_error_is_retried(download, content, code):
     assert len(download(Status(code), Status(code), File(content))) == 3
 
 
-def test_a_lasting_fault_is_asked_a_few_times(download, server, home):
+def test_a_lasting_error_is_retried_a_few_times(download, server, home):
     with pytest.raises(DownloadError, match="HTTP 503"):
         download(Status(503))
-    assert len(server.requests) == 1 + transfer.RETRIES
+    assert 1 < len(server.requests) < 20
     assert not parts(home)
 
 
-@pytest.mark.parametrize(("asked", "waited"), [(7, 7), (36000, transfer.LONGEST_WAIT)])
-def test_waits_as_the_server_asks_within_bounds(download, content, monkeypatch, asked, waited):
+@pytest.mark.parametrize(("asked", "longest"), [(7, 7), (36000, 60)])
+def test_retry_after_is_obeyed_for_at_most_a_minute(download, content, monkeypatch, asked, longest):
     waits = []
     monkeypatch.setattr("vesselseg.cache.transfer.time.sleep", waits.append)
     download(Status(429, {"Retry-After": str(asked)}), File(content))
-    assert waited in waits
+    assert 7 <= max(waits) <= longest
 
 
 @pytest.mark.parametrize("after", ["-1", "nan", "soon", "", "9" * 400])
-def test_a_senseless_retry_after_is_ignored(download, content, after):
+def test_an_invalid_retry_after_is_ignored(download, content, after):
     busy = Status(503, {"Retry-After": after})
     download(busy, busy, File(content))
 
 
 @pytest.mark.parametrize("length", ["²", "9" * 5000, "-5", "many"])
-def test_a_senseless_content_length_is_ignored(download, content, length):
+def test_an_invalid_content_length_is_ignored(download, content, length):
     download(File(content, headers={"Content-Length": length}))
 
 
@@ -119,50 +120,52 @@ def test_retries_are_not_logged_one_by_one(download, content, dead, caplog):
     assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
 
 
-def test_an_address_with_lone_surrogates_is_an_answer_like_any_other():
+def test_an_address_with_lone_surrogates_is_reported_like_any_other():
     with pytest.raises(DownloadError, match="Sources and their answers"):
         vesselseg.download(at("http://127.0.0.1/\ud800/a.pth"))
 
 
-def test_redirect(download, server, content):
+def test_redirects_are_followed(download, server, content):
     there = server.serve("/elsewhere/1234", File(content))
     download(Status(302, {"Location": there}))
 
 
 class TestBroken:
-    def test_a_cut_connection_is_continued(self, download, server, content):
+    def test_a_broken_connection_is_resumed(self, download, server, content):
         requests = download(File(content, cut=3 * CHUNK), File(content, cut=CHUNK), File(content))
         assert ranges(requests) == [None, f"bytes={3 * CHUNK}-", f"bytes={4 * CHUNK}-"]
         assert requests[1].headers["If-Range"] == '"1"'
         assert server.sent() == len(content)
 
-    def test_a_server_without_ranges_sends_all_again(self, download, server, content):
+    def test_without_ranges_the_whole_file_is_sent_again(self, download, server, content):
         download(File(content, cut=3 * CHUNK), File(content, ranges=False))
         assert server.sent() == 3 * CHUNK + len(content)
 
     @pytest.mark.parametrize("etag", [None, 'W/"1"', '"\u00e9"'])
-    def test_without_a_usable_validator_all_is_sent_again(self, download, content, etag):
+    def test_without_a_usable_validator_the_whole_file_is_sent_again(self, download, content, etag):
         requests = download(File(content, etag, cut=CHUNK), File(content, etag))
         assert ranges(requests) == [None, None]
 
-    def test_a_file_that_changed_meanwhile_comes_whole(self, download, content):
+    def test_a_file_with_a_new_etag_is_downloaded_completely(self, download, content):
         old = File(bytes(len(content)), '"old"', cut=3 * CHUNK)
         requests = download(old, File(content, '"new"'))
         assert requests[1].headers["If-Range"] == '"old"'
 
-    def test_a_file_that_changed_under_the_same_etag_comes_whole_in_the_end(
+    def test_a_file_that_changed_under_the_same_etag_is_downloaded_completely(
         self, download, content
     ):
         old = bytes(byte ^ 1 for byte in content)
         requests = download(File(old, cut=3 * CHUNK), File(content))
         assert ranges(requests) == [None, f"bytes={3 * CHUNK}-", None]
 
-    def test_a_pieced_file_whose_name_says_otherwise_comes_whole(self, download, content):
+    def test_a_resumed_file_with_other_digits_than_its_name_is_downloaded_completely(
+        self, download, content
+    ):
         """Values changed in a file without check sums: only the digits tell."""
         requests = download(File(content, cut=3 * CHUNK), File(content), digits="00000000")
         assert [request.sent for request in requests][2:] == [len(content)]
 
-    def test_a_file_that_became_shorter_comes_whole(self, download, content):
+    def test_a_file_that_became_shorter_is_downloaded_completely(self, download, content):
         download(File(content + bytes(CHUNK), cut=len(content) + 100), File(content))
 
     @pytest.mark.parametrize(
@@ -192,16 +195,14 @@ class TestBroken:
             '{"validator": "\\u00e9\\u4e00", "length": 9}',
         ],
     )
-    def test_damaged_notes_of_progress_start_the_file_again(
-        self, progress, download, home, content
-    ):
+    def test_a_damaged_progress_file_restarts_the_download(self, progress, download, home, content):
         with pytest.raises(DownloadError):
             download(File(content, cut=CHUNK))
         (path,) = home.glob("*.part.json")
         path.write_text(progress)
         assert ranges(download(File(content)))[-1] is None
 
-    def test_breaking_off_again_and_again_is_reported_and_continued_by_the_next_call(
+    def test_repeatedly_broken_connections_are_reported_and_resumed_by_the_next_call(
         self, download, server, home, content
     ):
         with pytest.raises(DownloadError, match=f"after {4 * CHUNK} of {len(content)} bytes"):
@@ -210,8 +211,15 @@ class TestBroken:
         download(File(content))
         assert server.sent() == len(content)
 
-    def test_silence_hits_the_read_time_out_and_is_continued(self, download, content, monkeypatch):
-        monkeypatch.setattr(transfer, "_TIMEOUT", (5, 0.3))
+    def test_a_silent_server_hits_the_read_timeout_and_the_download_is_resumed(
+        self, download, content, monkeypatch
+    ):
+        send = requests.adapters.HTTPAdapter.send
+
+        def soon(self, request, **options):
+            return send(self, request, **{**options, "timeout": (5, 0.3)})
+
+        monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", soon)
         silent = File(content, pause_after=2 * CHUNK)
         assert ranges(download(silent, File(content)))[1] == f"bytes={2 * CHUNK}-"
         silent.go.set()
@@ -229,7 +237,7 @@ class TestWrong:
 
         return rejected
 
-    def test_a_page_in_place_of_the_file(self, rejected, server, home, content):
+    def test_a_page_instead_of_the_file_is_rejected(self, rejected, server, home, content):
         page = File(b"\n<!DOCTYPE html><title>This domain is for sale</title>")
         rejected(page, "a page of text")
         assert not parts(home)
@@ -237,10 +245,10 @@ class TestWrong:
         assert vesselseg.download(at(f"{server.url}/a.pth", good)) == home / "b.pth"
 
     @pytest.mark.parametrize("announce", [None, 0])
-    def test_too_few_bytes_with_and_without_a_length(self, announce, rejected, content):
+    def test_a_short_file_is_rejected_with_and_without_a_length(self, announce, rejected, content):
         rejected(File(content[:-100], announce=announce), "damaged")
 
-    def test_too_few_bytes_sent(self, rejected, home, content):
+    def test_fewer_bytes_than_announced_are_rejected(self, rejected, home, content):
         short = File(content[: 2 * CHUNK], announce=len(content), etag=None)
         rejected(short, f"after {2 * CHUNK} of {len(content)} bytes")
         assert not parts(home)
@@ -248,19 +256,19 @@ class TestWrong:
     def test_bytes_after_the_announced_length_are_not_read(self, download, content):
         download(File(content + b"more", announce=len(content)))
 
-    def test_too_many_bytes(self, rejected, content):
+    def test_too_many_bytes_are_rejected(self, rejected, content):
         pinned = hashlib.sha256(content).hexdigest()
         rejected(File(content + b"more", announce=0), "the model spec pins", sha256=pinned)
 
-    def test_wrong_bytes(self, rejected, content):
+    def test_wrong_bytes_are_rejected(self, rejected, content):
         middle = len(content) // 2
         wrong = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         rejected(File(wrong), "damaged")
 
-    def test_an_encoding_that_was_not_asked_for(self, rejected, content):
+    def test_an_encoding_that_was_not_requested_is_rejected(self, rejected, content):
         rejected(File(content, headers={"Content-Encoding": "gzip"}), "encoding 'gzip'")
 
-    def test_no_address_at_all(self):
+    def test_an_address_without_a_host_is_reported(self):
         with pytest.raises(DownloadError, match=r"InvalidURL: .*No host"):
             vesselseg.download(at("http:///a.pth"))
 
@@ -283,7 +291,7 @@ class TestTls:
         server.url = server.url.replace("http:", "https:")
         return tmp_path / "certificate.pem"
 
-    def test_an_unknown_certificate_is_rejected_unless_it_is_named(
+    def test_an_unknown_certificate_is_rejected_unless_it_is_in_the_bundle(
         self, server, home, content, certificate, monkeypatch, caplog
     ):
         url = server.serve("/a.pth", File(content))
@@ -294,13 +302,13 @@ class TestTls:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         assert vesselseg.download(at(url)) == home / "a.pth"
 
-    def test_certificates_that_are_not_there(self, monkeypatch):
+    def test_a_missing_certificate_bundle_is_reported(self, monkeypatch):
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/certificates.pem")
         with pytest.raises(DownloadError, match=r"a\.pth\n .*invalid path: /nowhere/cert"):
             vesselseg.download(at("https://127.0.0.1:9/a.pth"))
 
 
-def test_threads_download_once(server, home, content):
+def test_eight_threads_download_a_file_once(server, home, content):
     file = File(content, pause_after=CHUNK)
     spec = at(server.serve("/a.pth", file))
     with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""``vesselseg train``: what it prints, writes, rejects and returns."""
+"""``vesselseg train``: output, files, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(tmp_path, capsys, monkeypatch, one_thread):  # noqa: ARG001
     return command
 
 
-def test_it_prints_a_line_for_each_measurement_and_what_it_wrote(run, tmp_path):
+def test_train_prints_each_measurement_and_the_files_it_wrote(run, tmp_path):
     code, out, err = run("--group", "(.+)_", "--held-out", "0.5", "--name", "mine")
 
     assert (code, err) == (0, "")
@@ -48,7 +48,7 @@ def test_it_prints_a_line_for_each_measurement_and_what_it_wrote(run, tmp_path):
     assert "| held_out | `0.5` |" in (tmp_path / "model.md").read_text()
 
 
-def test_failures_are_said_in_a_line_and_exit_with_1(run, tmp_path):
+def test_failures_print_one_line_and_exit_with_1(run, tmp_path):
     (tmp_path / "data" / "labels" / "anna_L.png").unlink()
     code, out, err = run()
     assert (code, out) == (1, "")
@@ -60,7 +60,7 @@ def test_failures_are_said_in_a_line_and_exit_with_1(run, tmp_path):
     assert "--force" in err
 
 
-def test_wrong_options_exit_with_2(run):
+def test_invalid_option_values_exit_with_2(run):
     for arguments, message in [
         (["--group", "("], "not a regular expression"),
         (["--held-out", "2"], "held_out is 2.0"),
@@ -87,7 +87,7 @@ def test_wrong_usage_exits_with_2_before_any_work(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_an_interruption_exits_with_130_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
+def test_an_interruption_exits_with_130_and_the_same_command_resumes(run, tmp_path, monkeypatch):
     step, calls = Trainer.step, []
 
     def interrupted(self, batch):
@@ -107,7 +107,7 @@ def test_an_interruption_exits_with_130_and_the_same_command_goes_on(run, tmp_pa
     assert out.startswith("iteration     4:")
 
 
-def test_restart_begins_anew(run, monkeypatch):
+def test_restart_starts_from_the_beginning(run, monkeypatch):
     step = Trainer.step
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -21,7 +21,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Five photographs of three persons in images/, and labels/."""
+    """Five photographs of three subjects in images/, with labels/."""
     return drawn.pairs(tmp_path / "data", names=NAMES)
 
 
@@ -32,7 +32,7 @@ def train(
     one_thread: None,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., finetune.TrainingResult]:
-    """``finetune.train`` on `data`, four iterations unless told otherwise."""
+    """``finetune.train`` on `data`, with four iterations by default."""
     monkeypatch.setattr(windows, "SIDE", 64)  # quick, and not much larger than the photographs
 
     def run(output: Path, **options: object) -> finetune.TrainingResult:

@@ -1,4 +1,4 @@
-"""What is changed at random in the windows that a network learns from."""
+"""Random changes of the windows that a network learns from."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from support import EXAMPLE
 from vesselseg.finetune.augmentation import (
     Augmentation,
     Draws,
-    apply,
     change_colours,
-    compress,
-    enlargement,
-    gaussian,
-    reduction,
-    see_through,
+    simulate_camera,
 )
+from vesselseg.finetune.jpeg import compress
+from vesselseg.finetune.resampling import apply, enlargement, gaussian, reduction
 
 SIDE = 64
 
@@ -53,13 +50,13 @@ def test_reducing_takes_means_and_enlarging_interpolates(window):
 
 
 @pytest.mark.parametrize("value", [0.45, 0.613, 0.9])
-def test_a_reduced_and_enlarged_window_keeps_its_light(value):
+def test_reducing_and_enlarging_keeps_the_brightness(value):
     plain = torch.full((1, 1, SIDE, SIDE), 0.3)
     again = apply(enlargement(SIDE, factor(value)) @ reduction(SIDE, factor(value)), plain)
     assert torch.allclose(again, plain, atol=1e-5)
 
 
-def test_without_a_small_camera_nothing_moves(window):
+def test_a_factor_of_one_and_a_narrow_blur_change_nothing(window):
     same = apply(enlargement(SIDE, factor(1)) @ reduction(SIDE, factor(1)), window)
     assert torch.allclose(same, window, atol=1e-6)
     assert torch.equal(gaussian(SIDE, factor(0.01))[0], torch.eye(SIDE))
@@ -75,7 +72,7 @@ def test_blur_is_a_gaussian():
 
 
 @pytest.mark.parametrize("quality", [40, 75, 95])
-def test_compressing_loses_what_a_jpeg_file_loses(window, quality):
+def test_compression_loses_as_much_as_a_jpeg_file(window, quality):
     pixels = (window[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
@@ -87,24 +84,24 @@ def test_compressing_loses_what_a_jpeg_file_loses(window, quality):
     assert np.abs(values - expected).mean() < lost
 
 
-def test_through_a_small_camera_no_vessel_is_thinner_than_a_pixel():
+def test_a_small_camera_shows_no_vessel_thinner_than_its_pixels():
     vessel = torch.zeros(8, SIDE, SIDE)
     vessel[:, 30] = 1  # one pixel wide, so half a pixel of a camera half as large
     augmentation = Augmentation(
         1.0, local=False, small=1.0, small_diameter=(500, 500.001), small_bias=(900, 2.5)
     )
     images = torch.full((8, 3, SIDE, SIDE), 0.5)
-    seen, labels, biases = see_through(images, vessel, draws(8), augmentation)
+    seen, labels, biases = simulate_camera(images, vessel, draws(8), augmentation)
     assert seen.shape == images.shape
     assert labels.sum(dim=1).mean() == pytest.approx(2, abs=0.01)  # a pixel of the small camera
     assert torch.allclose(biases, torch.tensor(2.5 * np.log2(900 / 500)).float(), atol=1e-4)
 
 
-def test_only_a_share_of_the_windows_is_seen_through_a_small_camera():
+def test_only_a_share_of_the_windows_comes_from_a_small_camera():
     vessel = torch.zeros(400, 16, 16)
     vessel[:, 7] = 1
     augmentation = Augmentation(1.0, local=False, small=0.4, small_bias=(900, 2.5))
-    _, labels, biases = see_through(
+    _, labels, biases = simulate_camera(
         torch.full((400, 3, 16, 16), 0.5), vessel, draws(400), augmentation
     )
     is_small = biases > 0
@@ -112,7 +109,7 @@ def test_only_a_share_of_the_windows_is_seen_through_a_small_camera():
     assert torch.allclose(labels[~is_small], vessel[~is_small], atol=1e-6)
 
 
-def test_each_window_is_changed_in_its_own_way(window):
+def test_each_window_of_a_batch_gets_other_colours(window):
     images = window.expand(6, -1, -1, -1)
     augmentation = Augmentation(1.5, local=True)
     changed = change_colours(images, draws(6), augmentation)

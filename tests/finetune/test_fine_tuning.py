@@ -1,4 +1,4 @@
-"""A training from photographs to a model file: what it gives, resumes, rejects and leaves alone."""
+"""A whole training, from photographs to a model file: results, resumption, errors, side effects."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ import vesselseg
 from vesselseg import CheckpointError, OptionError, OutputError, finetune, metrics
 from vesselseg.finetune import trainer, training
 from vesselseg.finetune.augmentation import Augmentation
+from vesselseg.finetune.losses import cross_entropy, soft_dice
 from vesselseg.finetune.scores import THRESHOLDS, HeldOutScores
-from vesselseg.finetune.trainer import Trainer, add_biases
-from vesselseg.finetune.windows import Batch, LabelledPhotograph, Sizes, Windows, pyramid
+from vesselseg.finetune.trainer import Trainer
+from vesselseg.finetune.windows import Batch, LabelledPhotograph, Sizes, Windows
 from vesselseg.metrics import Confusion
 from vesselseg.unet import UNet
 from vesselseg.weights import read
 
 
 def with_dice(values, seen=None):
-    """A stand-in for ``measure`` that gives these Dice in turn, and keeps the weights it sees."""
+    """A stand-in for ``score_held_out`` that returns these Dice in turn and records the weights."""
     remaining = iter(values)
 
-    def measure(state, _spec, _device, _samples, iteration):
+    def score(state, _spec, _device, _samples, iteration):
         if seen is not None:
             seen.append({key: value.clone() for key, value in state.items()})
         hits = round(1000 * next(remaining))
         counts = Confusion(hits, 1000 - hits, 1000 - hits, 0)
         return HeldOutScores(iteration, (counts,) * len(THRESHOLDS))
 
-    return measure
+    return score
 
 
 def rising(state, spec, device, samples, iteration):
-    """A stand-in for ``measure`` whose Dice rises, so that the last weights are kept."""
+    """A stand-in for ``score_held_out`` whose Dice rises, so that the last weights are kept."""
     return with_dice([0.1 + 0.01 * iteration])(state, spec, device, samples, iteration)
 
 
 def interrupt_at(monkeypatch, call):
-    """Raise KeyboardInterrupt in place of the step of this number; a list that grows with each."""
+    """Raise KeyboardInterrupt instead of this step; return a list that grows with each step."""
     step, steps = Trainer.step, []
 
     def count(self, batch):
@@ -59,7 +60,8 @@ def interrupt_at(monkeypatch, call):
     return steps
 
 
-def test_it_learns_and_the_file_segments_as_was_measured(train, data, tmp_path):
+@pytest.mark.slow
+def test_the_model_learns_and_its_file_reproduces_the_scores(train, data, tmp_path):
     lines = []
 
     result = train(
@@ -90,7 +92,7 @@ def test_it_learns_and_the_file_segments_as_was_measured(train, data, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "model.md", "model.pth"]
 
 
-def test_the_file_has_the_windows_scale_and_colours_of_the_start(train, tmp_path):
+def test_the_file_keeps_windows_scale_and_colours_of_the_starting_model(train, tmp_path):
     result = train(tmp_path / "mine.pth")
 
     model = vesselseg.load_model(tmp_path / "mine.pth")
@@ -100,7 +102,7 @@ def test_the_file_has_the_windows_scale_and_colours_of_the_start(train, tmp_path
     assert train(tmp_path / "other.pth", name="ours").spec.name == "ours"
 
 
-def test_nobody_is_both_trained_on_and_held_out(train, tmp_path, monkeypatch):
+def test_no_subject_is_both_trained_on_and_held_out(train, tmp_path, monkeypatch):
     made = []
 
     class Recorded(Windows):
@@ -112,22 +114,23 @@ def test_nobody_is_both_trained_on_and_held_out(train, tmp_path, monkeypatch):
 
     result = train(tmp_path / "model.pth")
 
-    persons = [{name[:-2] for name in side} for side in (result.training, result.held_out)]
-    assert not persons[0] & persons[1]
+    subjects = [{name[:-2] for name in side} for side in (result.training, result.held_out)]
+    assert not subjects[0] & subjects[1]
     assert len(result.training) + len(result.held_out) == 5
     assert len(made[0].ranges) == len(result.training)
 
 
 def test_the_result_depends_on_the_seed_alone(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "measure", rising)
+    monkeypatch.setattr(training, "score_held_out", rising)
     first, again = train(tmp_path / "a.pth", name="x"), train(tmp_path / "b.pth", name="x")
     assert first.sha256 == again.sha256
     assert first.sha256 != train(tmp_path / "c.pth", name="x", seed=1).sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 4])
-def test_an_interrupted_training_goes_on_as_if_it_had_not_been(train, tmp_path, monkeypatch, call):
-    monkeypatch.setattr(training, "measure", rising)
+def test_an_interrupted_training_resumes_with_the_same_result(train, tmp_path, monkeypatch, call):
+    monkeypatch.setattr(training, "score_held_out", rising)
     options = {"name": "x", "iterations": 5, "rate": 0.02}
     whole = train(tmp_path / "whole.pth", **options)
     output = tmp_path / "model.pth"
@@ -160,6 +163,7 @@ def interrupted(train, tmp_path, monkeypatch):
     return tmp_path / "model.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -171,7 +175,7 @@ def interrupted(train, tmp_path, monkeypatch):
         ({"name": "other"}, "name 'model' instead of 'other'"),
     ],
 )
-def test_the_state_of_another_training_is_rejected(
+def test_a_state_of_other_photographs_or_options_is_rejected(
     train, data, tmp_path, interrupted, change, message
 ):
     options = change if isinstance(change, dict) else {}
@@ -195,8 +199,9 @@ class Evil:
         return print, ("executed",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"no state", {"format": "x"}, Evil(), "incomplete"])
-def test_a_damaged_state_is_an_error_and_executes_nothing(train, interrupted, content, capsys):
+def test_a_damaged_state_raises_an_error_and_executes_nothing(train, interrupted, content, capsys):
     state = interrupted.with_name("model.pth.state")
     if isinstance(content, bytes):
         state.write_bytes(content)
@@ -214,10 +219,10 @@ def test_a_damaged_state_is_an_error_and_executes_nothing(train, interrupted, co
     assert train(interrupted, restart=True).iterations == 4
 
 
-def test_it_stops_early_and_keeps_the_best_weights(train, tmp_path, monkeypatch):
+def test_a_training_stops_early_and_keeps_the_best_weights(train, tmp_path, monkeypatch):
     seen = []
     dice = [0.1, 0.5, 0.2, 0.5]
-    monkeypatch.setattr(training, "measure", with_dice(dice, seen))
+    monkeypatch.setattr(training, "score_held_out", with_dice(dice, seen))
 
     result = train(tmp_path / "model.pth", iterations=100, patience=2)
 
@@ -228,15 +233,15 @@ def test_it_stops_early_and_keeps_the_best_weights(train, tmp_path, monkeypatch)
     assert "after iteration 2 of 6" in result.card.read_text()
 
 
-def test_it_does_not_stop_while_it_improves(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "measure", with_dice([0.1, 0.05, 0.2, 0.15, 0.3, 0.4]))
+def test_a_training_does_not_stop_while_dice_rises(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "score_held_out", with_dice([0.1, 0.05, 0.2, 0.15, 0.3, 0.4]))
     assert train(tmp_path / "model.pth", iterations=9, patience=2).iterations == 9
 
 
-def test_a_start_that_nothing_improves_on_is_kept_and_the_card_says_so(
+def test_without_improvement_the_starting_weights_are_kept_and_the_card_says_so(
     train, start, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "measure", with_dice([0.5, 0.5, 0.4]))
+    monkeypatch.setattr(training, "score_held_out", with_dice([0.5, 0.5, 0.4]))
 
     result = train(tmp_path / "model.pth")
 
@@ -246,7 +251,7 @@ def test_a_start_that_nothing_improves_on_is_kept_and_the_card_says_so(
     assert all(torch.equal(value, before[key]) for key, value in read(result.output).state.items())
 
 
-def test_the_card_tells_what_the_model_was_made_from(train, start, tmp_path):
+def test_the_card_lists_data_scores_and_options(train, start, tmp_path):
     result = train(tmp_path / "model.pth", group="(.+)_", held_out=0.3, seed=2)
 
     text = result.card.read_text(encoding="utf-8")
@@ -257,9 +262,9 @@ def test_the_card_tells_what_the_model_was_made_from(train, start, tmp_path):
         "| fine-tuned from | `start` |",
         f"`{vesselseg.load_model(start).sha256}`",
         "| its licence | CC0 |",
-        "5 photographs of 3 persons",
+        "5 photographs of 3 subjects",
         "`(.+)_`",
-        "Held out: 1 photograph of 1 person: `carl_L.png`.",
+        "Held out: 1 photograph of 1 subject: `carl_L.png`.",
         "| seed | `2` |",
         "| held_out | `0.3` |",
         f"| before | {100 * result.before.dice:.2f} | {100 * result.before.sensitivity:.2f} |",
@@ -272,21 +277,21 @@ def test_the_card_tells_what_the_model_was_made_from(train, start, tmp_path):
     held_out = text.split("Held out: ")[1].split("\n")[0]
     assert all((f"`{name}.png`" in held_out) for name in result.held_out)
     assert not any((f"`{name}.png`" in held_out) for name in result.training)
-    assert "counts as another person's" not in text
+    assert "counts as a subject of its own" not in text
 
 
-def test_the_card_cautions_where_the_figures_may_be_too_high(train, data, tmp_path):
+def test_the_card_warns_if_the_scores_may_be_too_high(train, data, tmp_path):
     for folder in ("images", "labels"):
         (data / folder / "carl_L.png").rename(data / folder / "01_dr.png")
 
     text = train(tmp_path / "model.pth", group=None).card.read_text()
 
-    assert "every file counts as another person's" in text
-    assert "training images of a public data set: 1 of them, for example `01_dr`" in text
+    assert "every file counts as a subject of its own" in text
+    assert "training images of a public data set: 1, for example `01_dr`" in text
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.md"])
-def test_what_exists_is_overwritten_only_with_force(train, tmp_path, monkeypatch, name):
+def test_existing_files_are_overwritten_only_with_force(train, tmp_path, monkeypatch, name):
     (tmp_path / name).write_text("precious")
 
     with monkeypatch.context() as patch:
@@ -300,7 +305,7 @@ def test_what_exists_is_overwritten_only_with_force(train, tmp_path, monkeypatch
     assert "# model" in (tmp_path / "model.md").read_text()
 
 
-def test_photographs_of_12_bits(train, data, tmp_path):
+def test_12_bit_photographs_give_the_same_scores_as_8_bit_ones(train, data, tmp_path):
     greys = {path: drawn.pixels(path)[..., 1] for path in (data / "images").iterdir()}
     for path, grey in greys.items():
         Image.fromarray(grey).save(path)
@@ -312,8 +317,9 @@ def test_photographs_of_12_bits(train, data, tmp_path):
     assert "| bits | `12` |" in result.card.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["save", "write_card"])
-def test_a_training_that_could_not_be_written_is_written_by_the_next_call(
+def test_a_finished_training_whose_file_could_not_be_written_is_written_by_the_next_call(
     train, tmp_path, monkeypatch, where
 ):
     def fail(*_, **__):
@@ -344,13 +350,13 @@ def test_a_training_that_could_not_be_written_is_written_by_the_next_call(
         ({"batch_size": -1}, "batch_size is -1"),
         ({"rate": -1e-3}, "rate is -0.001"),
         ({"seed": -1}, "seed is -1; it must be an integer, 0 or more"),
-        ({"name": "unet_s5-d16_drive"}, "a model that vesselseg knows already"),
+        ({"name": "unet_s5-d16_drive"}, "the name of a model in the registry"),
         ({"name": ""}, "name is ''"),
         ({"model": "unet_s5-d16_drive"}, "rule 'fit'; only.*unet_s5-c16_chase-hrf-fives"),
-        ({"model": "some.onnx"}, "ONNX file, which cannot be trained"),
+        ({"model": "some.onnx"}, "ONNX file, which cannot be fine-tuned"),
     ],
 )
-def test_wrong_options_are_rejected_before_anything_is_read(
+def test_invalid_options_are_rejected_before_anything_is_read(
     train, tmp_path, monkeypatch, options, message
 ):
     monkeypatch.setattr(training, "read_pairs", None)
@@ -372,7 +378,7 @@ def test_files_with_another_scale_rule_are_rejected(train, tmp_path):
         train(tmp_path / "model.pth", model=native)
 
 
-def test_photographs_without_a_border_can_be_trained_on(train, data, tmp_path):
+def test_photographs_without_a_visible_field_of_view_can_be_trained_on(train, data, tmp_path):
     for seed, path in enumerate(sorted((data / "images").iterdir())):
         pixels = drawn.photograph(seed)
         pixels[~drawn.disc()] = (170, 90, 40)
@@ -380,13 +386,22 @@ def test_photographs_without_a_border_can_be_trained_on(train, data, tmp_path):
     assert train(tmp_path / "model.pth").iterations == 4
 
 
-def test_the_bias_of_small_photographs_is_learned_with():
-    logits = torch.zeros(2, 2, 4, 4, dtype=torch.bfloat16)
-    added = add_biases(logits, torch.tensor([0.0, 1.5]))
-    assert added.dtype == torch.float32
-    assert added[1, 1].unique().tolist() == [1.5]
-    assert added[0].unique().tolist() == added[1, 0].unique().tolist() == [0.0]
+def test_the_loss_includes_the_bias_of_each_window():
+    network = UNet(8, 2, norm=True)
+    with torch.no_grad():
+        network.head.classifier.weight.zero_()
+        network.head.classifier.bias.zero_()
+    labels = (torch.rand(2, 16, 16) > 0.5).float()
+    expected = torch.zeros(2, 2, 16, 16)
+    expected[1, 1] = 1.5  # the vessel logits of the second window
 
+    batch = Batch(torch.rand(2, 3, 16, 16), labels, torch.tensor([0.0, 1.5]))
+    loss = Trainer(network, iterations=1, rate=1e-3, decay=0.9).step(batch)
+
+    assert torch.allclose(loss, cross_entropy(expected, labels) + soft_dice(expected, labels))
+
+
+def test_windows_carry_the_bias_of_their_photograph():
     photograph = LabelledPhotograph(drawn.photograph(1), drawn.vessels(1), 40.0, bias=2.0)
     windows = Windows(
         [photograph], Sizes((40, 80), (0.7, 1.4)), 0,
@@ -397,7 +412,7 @@ def test_the_bias_of_small_photographs_is_learned_with():
 
 
 @pytest.mark.parametrize("native", [["float32", "bfloat16"], ["float32"]])
-def test_maps_are_in_bfloat16_where_the_device_has_instructions_for_it(monkeypatch, native):
+def test_activations_are_in_bfloat16_only_if_the_device_computes_it_natively(monkeypatch, native):
     monkeypatch.setattr(trainer, "native_precisions", lambda _device: native)
     network, seen = UNet(8, 2, norm=True), []
     network.encoder[0][0].conv.register_forward_hook(lambda *call: seen.append(call[2].dtype))
@@ -406,16 +421,16 @@ def test_maps_are_in_bfloat16_where_the_device_has_instructions_for_it(monkeypat
     assert seen == [getattr(torch, native[-1])]
 
 
-def test_a_photograph_much_smaller_than_the_model_expects_has_one_level():
+def test_windows_of_a_photograph_much_smaller_than_expected_are_enlarged_from_it():
     photograph = LabelledPhotograph(drawn.photograph(1), drawn.vessels(1), 38.0)
     sizes = Sizes((1000, 2000), (0.7, 1.4))
-    assert [level.diameter for level in pyramid(photograph, sizes, None)] == [38.0]
     augmentation = Augmentation(1.0, local=True)
     windows = Windows([photograph], sizes, 0, rgb_mean=None, augmentation=augmentation)
+    assert windows.diameters.tolist() == [[38.0]]
     assert windows.batch(1).images.shape == (1, 3, 256, 256)
 
 
-def test_a_training_changes_nothing_around_it(train, tmp_path):
+def test_a_training_leaves_global_state_alone(train, tmp_path):
     def state():
         return (
             random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist(),
@@ -428,12 +443,12 @@ def test_a_training_changes_nothing_around_it(train, tmp_path):
     assert state() == before
 
 
-def test_nothing_is_printed_where_there_is_no_terminal(train, tmp_path, capfd):
+def test_no_progress_bar_is_printed_without_a_terminal(train, tmp_path, capfd):
     train(tmp_path / "model.pth", progress=True)
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_library_does_not_import_it():
+def test_importing_vesselseg_does_not_load_the_package():
     code = "import sys, vesselseg, vesselseg.cli; print('vesselseg.finetune' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "False\n"

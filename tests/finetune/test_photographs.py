@@ -1,4 +1,4 @@
-"""Pairs of photographs and labels: what is rejected before a training, and who is held out."""
+"""Pairs of photographs and labels: what is rejected before a training, and which are held out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support import drawn
 
 from vesselseg import DatasetError, ImageError, OptionError
 from vesselseg.evaluation.datasets import Sample
-from vesselseg.finetune.photographs import find_person, split_by_person
+from vesselseg.finetune.photographs import split_by_subject
 from vesselseg.finetune.trainer import Trainer
 
 
@@ -19,8 +19,8 @@ def samples(*names: str) -> tuple[Sample, ...]:
     return tuple(Sample(name, "", Path(f"{name}.png"), Path(f"{name}.png")) for name in names)
 
 
-def names(persons) -> list[str]:
-    return [person.name for person in persons]
+def names(subjects) -> list[str]:
+    return [subject.name for subject in subjects]
 
 
 def without_label(data: Path) -> None:
@@ -76,7 +76,7 @@ def without_folder(data: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1])  # of one ben_L is trained on, of the other held out
-def test_what_cannot_be_used_is_found_before_the_training(
+def test_unusable_files_are_found_before_the_training(
     train: Callable, data: Path, tmp_path: Path, monkeypatch, spoil, error, message, seed
 ):
     monkeypatch.setattr(Trainer, "step", None)
@@ -89,62 +89,63 @@ def test_what_cannot_be_used_is_found_before_the_training(
     assert drawn.tree(tmp_path) == before
 
 
-def test_the_two_seeds_above_put_the_photograph_on_either_side():
+def test_seeds_0_and_1_put_the_spoiled_photograph_on_different_sides():
     files = samples("anna_L", "anna_R", "ben_L", "ben_R", "carl_L")
-    sides = [names(split_by_person(files, None, 0.5, seed).held_out) for seed in (0, 1)]
+    sides = [names(split_by_subject(files, None, 0.5, seed).held_out) for seed in (0, 1)]
     assert ["ben_L.png" in side for side in sides] in ([True, False], [False, True])
 
 
 @pytest.mark.parametrize(
-    ("group", "person"),
+    ("group", "subject"),
     [
-        (None, "07_anna_L.jpg"),
-        ("anna", "anna"),
+        (None, "07_anna_L.png"),
+        ("anna|ben", "anna"),
         (r"\d+_(\w+)_[LR]", "anna"),
         (r"(\d+)_(\w+)_[LR]", "07"),
         (r"^\d+", "07"),
     ],
 )
-def test_the_first_group_or_the_whole_match_names_the_person(group, person):
-    assert find_person("07_anna_L.jpg", group) == person
+def test_the_first_group_or_the_whole_match_names_the_subject(group, subject):
+    split = split_by_subject(samples("07_anna_L", "08_ben_L"), group, 0.5, seed=0)
+    assert subject in names(split.training + split.held_out)
 
 
 @pytest.mark.parametrize(
     ("group", "message"),
     [
         ("(", r"group is '\(', which is not a regular expression"),
-        ("Anna", "'Anna' finds no person in the file name 'anna_L.jpg'.*must match every"),
-        ("x*", "finds no person"),
-        ("(b)|anna", "finds no person"),
+        ("Anna", "'Anna' finds no subject in the file name 'anna_L.png'.*must match every"),
+        ("x*", "finds no subject"),
+        ("(b)|anna", "finds no subject"),
     ],
 )
-def test_a_pattern_that_finds_nobody_is_an_error(group, message):
+def test_a_pattern_that_names_no_subject_raises_an_error(group, message):
     with pytest.raises(OptionError, match=message):
-        find_person("anna_L.jpg", group)
+        split_by_subject(samples("anna_L", "ben_L"), group, 0.5, seed=0)
 
 
 @pytest.mark.parametrize(
     ("share", "number"), [(0.01, 1), (0.25, 1), (0.4, 2), (0.5, 2), (0.75, 3), (0.99, 3)]
 )
-def test_a_share_of_the_persons_is_held_out_with_all_their_photographs(share, number):
+def test_a_share_of_the_subjects_is_held_out_with_all_their_photographs(share, number):
     files = samples("a_L", "a_R", "b_L", "b_R", "c_L", "d_L")
 
-    split = split_by_person(files, "(.)_", share, seed=3)
+    split = split_by_subject(files, "(.)_", share, seed=3)
 
     assert len(split.held_out) == number
     assert sorted(names(split.training) + names(split.held_out)) == ["a", "b", "c", "d"]
     assert {*split.training_samples, *split.held_out_samples} == set(files)
-    for person in (*split.training, *split.held_out):
-        assert {sample.name[0] for sample in person.samples} == {person.name}
+    for subject in (*split.training, *split.held_out):
+        assert {sample.name[0] for sample in subject.samples} == {subject.name}
 
 
-def test_who_is_held_out_depends_on_the_seed_alone():
+def test_held_out_subjects_depend_only_on_the_seed():
     files = samples(*"abcdefgh")
-    chosen = [names(split_by_person(files, None, 0.25, seed).held_out) for seed in range(20)]
-    assert chosen == [names(split_by_person(files, None, 0.25, s).held_out) for s in range(20)]
+    chosen = [names(split_by_subject(files, None, 0.25, seed).held_out) for seed in range(20)]
+    assert chosen == [names(split_by_subject(files, None, 0.25, s).held_out) for s in range(20)]
     assert {name for pair in chosen for name in pair} == {f"{letter}.png" for letter in "abcdefgh"}
 
 
-def test_one_person_alone_cannot_be_held_out():
-    with pytest.raises(OptionError, match="All 2 photographs are of one person, 'a'"):
-        split_by_person(samples("a_L", "a_R"), "(.)_", 0.25, seed=0)
+def test_a_single_subject_cannot_be_held_out():
+    with pytest.raises(OptionError, match="All 2 photographs are of one subject, 'a'"):
+        split_by_subject(samples("a_L", "a_R"), "(.)_", 0.25, seed=0)

@@ -28,7 +28,7 @@ def model(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def test_a_probability_and_on_top_of_it_a_mask(model):
+def test_layers_are_a_probability_with_a_mask_on_top(model):
     layer = Image(PHOTOGRAPH, name="eye")
     probability, mask = segment_to_layers(layer, model=model, threshold=0.4)
     result = vesselseg.segment(PHOTOGRAPH, model=model, threshold=0.4)
@@ -44,7 +44,7 @@ def test_a_probability_and_on_top_of_it_a_mask(model):
         assert options["metadata"]["vesselseg"] == result.provenance
 
 
-def test_they_lie_over_the_photograph(model):
+def test_layers_have_the_position_of_the_photograph(model):
     affine = [[1, 0.1, 5], [0, 1.2, 3], [0, 0, 1]]
     layer = Image(
         PHOTOGRAPH, scale=(0.02, 0.03), translate=(1, 2), rotate=30, shear=[0.2], affine=affine,
@@ -73,7 +73,7 @@ def test_they_lie_over_the_photograph(model):
     ],
     ids=["RGB", "RGBA", "grey", "uint16", "float", "multiscale"],
 )
-def test_accepted_layers(data, options, model):
+def test_layers_of_one_photograph_are_accepted(data, options, model):
     layer = Image(data, **options)
     for values, _, _ in segment_to_layers(layer, model=model):
         assert values.shape == (40, 44)
@@ -90,7 +90,7 @@ def test_accepted_layers(data, options, model):
     ],
     ids=["stack", "RGB shown as a stack", "stack of RGB", "int32", "float up to 255"],
 )
-def test_other_layers(data, rgb, match, model):
+def test_other_layers_are_rejected(data, rgb, match, model):
     with pytest.raises(ImageError, match=match):
         segment_to_layers(Image(data, rgb=rgb, name="eye"), model=model)
 
@@ -105,7 +105,7 @@ def test_features_hold_all_measures(model, monkeypatch):
     assert features["index"].tolist() == [1]  # the label of the vessels
 
 
-def test_features_without_the_extra_for_measures(model, monkeypatch):
+def test_features_without_the_extra_hold_only_the_vessel_fraction(model, monkeypatch):
     def missing(_):
         raise MissingExtraError(MISSING)
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from ..finetune import HeldOutScores
 
 _DESCRIPTION = """\
-Go on training a model on your own labelled photographs.
+Fine-tune a model on your own labelled photographs.
 
-A label belongs to the photograph whose file name, without ending, it has, alone or followed by "_"
-and more. It has the size of its photograph, with vessels white and everything else black.
+A label has the file name of its photograph, optionally followed by "_" and more, with any ending.
+It has the same size, with white vessels on black.
 
-Part of the persons is held out. Dice on their photographs is measured before training and every
-so many iterations; the weights with the highest one are written, and a card beside them. After an
-interruption, the same command goes on."""
+Some of the subjects are held out. Dice on their photographs is measured before training and at
+regular intervals. The weights with the highest Dice are written, with a model card beside them. To
+resume after an interruption, run the same command again."""
 
 
 def add_parsers(commands: Any) -> None:
@@ -35,40 +35,41 @@ def add_parsers(commands: Any) -> None:
     add("images", type=Path, metavar="IMAGES", help="folder of photographs")
     add("labels", type=Path, metavar="LABELS", help="folder of their labels")
     add("-o", "--output", type=Path, required=True, metavar="FILE",
-        help="the model file to write, .pth; a card is written beside it, .md")  # fmt: skip
+        help="the model file to write, .pth; a model card is written beside it, .md")  # fmt: skip
     add("--force", action="store_true", help="overwrite the output if it exists")
-    add("--restart", action="store_true", help="start from the beginning after an interruption")
-    add("--name", help="name of the new model (default: the output's file name)")
-    add("--model", metavar="NAME", help="what to start from: a name, or a file saved by vesselseg "
-        "(default: the embedded model)")  # fmt: skip
+    add("--restart", action="store_true",
+        help="start from the beginning instead of resuming after an interruption")  # fmt: skip
+    add("--name", help="name of the new model (default: the file name of the output)")
+    add("--model", metavar="NAME", help="the model to start from: a name, or a file saved by "
+        "vesselseg (default: the embedded model)")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps "
         "(default: %(default)s, the best available)")  # fmt: skip
     arguments.add_bits(parser)
-    group = parser.add_argument_group("held-out persons")
+    group = parser.add_argument_group("held-out subjects")
     group.add_argument("--group", metavar="PATTERN",
-        help="regular expression for file names; its first group, or else the whole match, names "
-        "the person (default: every photograph is another person's)")  # fmt: skip
+        help="regular expression for file names; its first group, or the whole match if it has "
+        "none, names the subject (default: every photograph is a subject of its own)")  # fmt: skip
     group.add_argument("--held-out", type=float, default=0.25, metavar="SHARE",
-        help="share of the persons to measure on, at least one (default: %(default)s)")  # fmt: skip
+        help="share of the subjects to hold out, at least one (default: %(default)s)")  # fmt: skip
     group = parser.add_argument_group("training")
     group.add_argument("--iterations", type=arguments.positive, default=300, metavar="N",
-        help="at most (default: %(default)s)")  # fmt: skip
+        help="maximum number of iterations (default: %(default)s)")  # fmt: skip
     group.add_argument("--evaluate-every", type=arguments.positive, default=50, metavar="N",
         help="iterations between two measurements (default: %(default)s)")  # fmt: skip
     group.add_argument("--patience", type=arguments.positive, default=4, metavar="N",
-        help="measurements without a new highest Dice after which to stop "
+        help="stop after this many measurements without a new highest Dice "
         "(default: %(default)s)")  # fmt: skip
     group.add_argument("--rate", type=float, default=5e-4,
         help="highest learning rate (default: %(default)s)")  # fmt: skip
     group.add_argument("--batch-size", type=arguments.positive, default=8, metavar="N",
         help="windows of 256 x 256 pixels in each iteration (default: %(default)s)")  # fmt: skip
     group.add_argument("--seed", type=int, default=0,
-        help="of all random choices (default: %(default)s)")  # fmt: skip
-    parser.set_defaults(run=train)
+        help="seed of all random choices (default: %(default)s)")  # fmt: skip
+    parser.set_defaults(run=_train)
 
 
-def train(options: argparse.Namespace) -> int:
-    """Train, printing a line for each measurement, and say what was written."""
+def _train(options: argparse.Namespace) -> int:
+    """Train, print a line for each measurement, and print what was written."""
     from ..finetune import train
 
     result = train(
@@ -89,7 +90,7 @@ def train(options: argparse.Namespace) -> int:
         name=options.name,
         restart=options.restart,
         force=options.force,
-        on_evaluation=print_scores,
+        on_evaluation=_print_scores,
     )
     print(
         f"Trained on {len(result.training)} photographs, measured on {len(result.held_out)}: Dice "
@@ -101,8 +102,8 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_scores(scores: HeldOutScores) -> None:
-    """Print a line of figures, above the progress bar if there is one."""
+def _print_scores(scores: HeldOutScores) -> None:
+    """Print a line of scores, above the progress bar if there is one."""
     from tqdm import tqdm
 
     line = (

@@ -5,10 +5,10 @@
     from vesselseg import finetune
 
     result = finetune.train("photographs", "labels", "model.pth", group="(.+)_[LR]")
-    result.before.dice, result.after.dice  # on persons that were not trained on
+    result.before.dice, result.after.dice  # on held-out subjects
     vesselseg.load_model("model.pth")
 
-``import vesselseg`` does not import this package.
+``import vesselseg`` does not load this package; import it yourself.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Random changes of windows, so that the network learns other eyes and cameras as well.
+"""Random changes of windows, which prepare the network for other eyes and cameras.
 
-Each change is drawn for each window on its own; all windows of a batch are changed together.
+All windows of a batch are changed together, each with random numbers of its own.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -13,35 +12,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LUMA = (0.299, 0.587, 0.114)  # of R, G and B in JPEG files
-_MIDDLE = 128 / 255  # is stored as a brightness of 0
-# The quantisation tables of JPEG's annex K, for quality 50: how coarsely each of the 8 x 8
-# frequencies of brightness and of colour is stored.
-_BRIGHTNESS_STEPS = (
-    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56), (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
-)  # fmt: skip
-_COLOUR_STEPS = (
-    (17, 18, 24, 47, 99, 99, 99, 99), (18, 21, 26, 66, 99, 99, 99, 99),
-    (24, 26, 56, 99, 99, 99, 99, 99), (47, 66, 99, 99, 99, 99, 99, 99),
-    *[(99,) * 8] * 4,
-)  # fmt: skip
+from .jpeg import compress
+from .resampling import apply, enlargement, gaussian, reduction
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is changed at random.
+    """Which random changes are made, and how strong they are.
 
-    `colour` is the strength of the changes of colour, light, noise and sharpness, 0 for none;
-    `local` adds uneven light and local contrast; `turn` is rotation by any angle, and mirroring;
-    `blur` is the share of windows that are blurred.
-
-    `small` is the share of windows that are seen through a small camera: reduced, their label
-    drawn no thinner than a pixel, and enlarged again to `least` pixels, the diameter that fields
-    of view are enlarged to in use. Their diameters lie in `small_diameter`. `small_bias` is a
-    model spec's `small_fov_bias`, which these windows get as such a photograph does in use.
+    Attributes
+    ----------
+    colour : float
+        Strength of the changes of colour, light, noise and sharpness; 0 for none.
+    local : bool
+        Whether to add uneven light and local contrast.
+    turn : bool
+        Whether to rotate by any angle and to mirror.
+    blur : float
+        Share of windows that are blurred.
+    small : float
+        Share of windows that show what a small camera would show. They are reduced and enlarged
+        again, and their labels are drawn no thinner than a pixel of the small camera.
+    small_diameter : tuple of float
+        Smallest and largest field of view of a small camera, in pixels.
+    small_coverage : tuple of float
+        A reduced pixel is vessel if at least this share of it is covered: lowest and highest.
+    small_bias : tuple of float, optional
+        `small_fov_bias` of the model spec, added to these windows as to small photographs in use.
+    least : float
+        Diameter that small fields of view are enlarged to in use, in pixels.
     """
 
     colour: float
@@ -56,20 +55,20 @@ class Augmentation:
 
 
 class Draws:
-    """Random numbers for `size` windows: tensors (N, 1, 1, 1), or of the `shape` that is given."""
+    """Random numbers for a batch of `size` windows: tensors (N, 1, 1, 1) unless noted."""
 
     def __init__(self, size: int, generator: torch.Generator) -> None:
         self.size, self.generator = size, generator
 
     def uniform(self, low: Tensor | float, high: Tensor | float) -> Tensor:
-        """Between `low` and `high`."""
+        """Numbers between `low` and `high`."""
         drawn = torch.rand(
             self.size, 1, 1, 1, generator=self.generator, device=self.generator.device
         )
         return low + (high - low) * drawn
 
     def normal(self, deviation: float, *shape: int) -> Tensor:
-        """Around 0; of the shape (N, *shape), (N, 1, 1, 1) by default."""
+        """Normal numbers around 0, of shape (N, *shape) if `shape` is given."""
         size = (self.size, *(shape or (1, 1, 1)))
         drawn = torch.randn(size, generator=self.generator, device=self.generator.device)
         return deviation * drawn
@@ -79,13 +78,13 @@ class Draws:
         return self.uniform(0, 1) < share
 
     def index(self, weights: Tensor) -> Tensor:
-        """Indices (N,) into `weights`, each drawn as often as its weight says."""
+        """Indices (N,) into `weights`, drawn in proportion to them."""
         ends = weights.cumsum(0)
         return torch.searchsorted(ends, self.uniform(0, ends[-1]).flatten(), right=True)
 
 
 def change_colours(images: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:
-    """Another lamp, sensor and eye: images (N, 3, S, S) in [0, 1]."""
+    """Change images (N, 3, S, S) in [0, 1] as another lamp, sensor and eye would."""
     much = augmentation.colour
     side = images.shape[-1]
     gamma = draws.normal(0.3 * much).exp()
@@ -102,12 +101,12 @@ def change_colours(images: Tensor, draws: Draws, augmentation: Augmentation) -> 
     ramp = draws.normal(0.25 * much) * axis[:, None] + draws.normal(0.25 * much) * axis
     images = images * torch.where(draws.chance(0.4), ramp, 0.0).exp()
     if augmentation.local:
-        images = change_locally(images, draws)
+        images = _change_locally(images, draws)
     return images.clamp(0, 1)
 
 
-def change_locally(images: Tensor, draws: Draws) -> Tensor:
-    """Uneven light, and vessels that stand out more or less from what surrounds them."""
+def _change_locally(images: Tensor, draws: Draws) -> Tensor:
+    """Add uneven light, and raise or lower the contrast of vessels with their surroundings."""
     size = images.shape[2:]
     light = draws.normal(0.25, 1, 4, 4)
     light = F.interpolate(light, size, mode="bicubic", align_corners=True)
@@ -118,14 +117,14 @@ def change_locally(images: Tensor, draws: Draws) -> Tensor:
     return around + (images - around) * strength
 
 
-def see_through(
+def simulate_camera(
     images: Tensor, labels: Tensor, draws: Draws, augmentation: Augmentation
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and logit biases of other optics, sensors and files.
+    """Simulate other optics, sensors and files; return images, labels and logit biases (N,).
 
-    The image is blurred; through a small camera it is reduced by area, its label is 1 where
-    at least a share of the pixel is covered, and both are enlarged again at the end. In between,
-    at the sensor's own size, come its noise and the losses of JPEG.
+    Images are blurred. Those of a small camera are also reduced by area and enlarged again, with
+    labels that are 1 where at least a share of the reduced pixel is covered. Noise and the losses
+    of JPEG are added at the sensor's own size.
     """
     side = images.shape[-1]
     deviation = draws.uniform(0.3, 0.5 + augmentation.colour)
@@ -133,13 +132,13 @@ def see_through(
     blur = gaussian(side, deviation)
     biases = torch.zeros(len(images), device=images.device)
     if not augmentation.small:
-        return record(apply(blur, images), draws, augmentation), labels, biases
+        return _degrade(apply(blur, images), draws, augmentation), labels, biases
     is_small = draws.chance(augmentation.small)
     low, high = (math.log(x) for x in augmentation.small_diameter)
     diameter = draws.uniform(low, high).exp()
     factor = torch.where(is_small, diameter / augmentation.least, 1.0)[:, 0]
     reducing, enlarging = reduction(side, factor), enlargement(side, factor)
-    images = apply(enlarging, record(apply(reducing @ blur, images), draws, augmentation))
+    images = apply(enlarging, _degrade(apply(reducing @ blur, images), draws, augmentation))
     covered = apply(reducing, labels[:, None])
     drawn = (covered >= draws.uniform(*augmentation.small_coverage)).float()
     labels = torch.where(is_small, apply(enlarging, drawn), labels[:, None])[:, 0]
@@ -149,71 +148,9 @@ def see_through(
     return images, labels, biases
 
 
-def record(images: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:
-    """Add a sensor's noise, and take away what a file loses."""
+def _degrade(images: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:
+    """Add a sensor's noise and the losses of JPEG, each to some of the images."""
     noise = draws.uniform(0, 0.05 * augmentation.colour) * draws.normal(1.0, *images.shape[1:])
     images = (images + torch.where(draws.chance(0.4), noise, 0.0)).clamp(0, 1)
     compressed = compress(images, draws.uniform(40, 95))
     return torch.where(draws.chance(0.25), compressed, images)
-
-
-def apply(matrix: Tensor, images: Tensor) -> Tensor:
-    """Apply (N, S, S), which acts on one axis, to both axes of images (N, C, S, S)."""
-    return matrix[:, None] @ images @ matrix[:, None].mT
-
-
-def reduction(side: int, factor: Tensor) -> Tensor:
-    """Means over boxes of 1 / `factor` (N, 1, 1) pixels, as matrices (N, S, S)."""
-    places = torch.arange(side, device=factor.device)
-    row, column = places[:, None], places[None]
-    overlap = torch.minimum((row + 1) / factor, column + 1) - torch.maximum(row / factor, column)
-    return overlap.clamp(min=0) * factor
-
-
-def enlargement(side: int, factor: Tensor) -> Tensor:
-    """Bilinear enlargement of what :func:`reduction` gave, as matrices (N, S, S)."""
-    places = torch.arange(side, device=factor.device)
-    last = (side * factor).floor() - 1
-    source = ((places[:, None] + 0.5) * factor - 0.5).clamp(min=0).minimum(last)
-    return (1 - (source - places).abs()).clamp(min=0)
-
-
-def gaussian(side: int, deviation: Tensor) -> Tensor:
-    """Blur by a Gaussian with deviation (N, 1, 1) in pixels, as matrices (N, S, S)."""
-    places = torch.arange(side, device=deviation.device)
-    weights = (-0.5 * ((places[:, None] - places) / deviation) ** 2).exp()
-    return weights / weights.sum(dim=-1, keepdim=True)
-
-
-def compress(images: Tensor, quality: Tensor) -> Tensor:
-    """What a JPEG file of quality (N, 1, 1, 1) keeps of images (N, 3, S, S) in [0, 1].
-
-    Its discrete cosine transform of 8 x 8 pixels, rounded; colours have all their pixels.
-    """
-    cosines, steps = jpeg_tables(images.device)
-    share = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
-    steps = (share[..., None, None] * steps[:, None, :, None, :]).clamp(min=1)
-
-    red, green, blue = images.unbind(dim=1)
-    luma = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
-    parts = torch.stack([luma - _MIDDLE, (blue - luma) / 1.772, (red - luma) / 1.402], dim=1) * 255
-    count, _, side, _ = parts.shape
-    blocks = parts.reshape(count, 3, side // 8, 8, side // 8, 8)
-    values = torch.einsum("ua,ncxayb,vb->ncxuyv", cosines, blocks, cosines)
-    values = (values / steps).round() * steps
-    blocks = torch.einsum("ua,ncxuyv,vb->ncxayb", cosines, values, cosines)
-    luma, to_blue, to_red = (blocks.reshape(parts.shape) / 255).unbind(dim=1)
-    luma = luma + _MIDDLE
-    red, blue = luma + 1.402 * to_red, luma + 1.772 * to_blue
-    green = (luma - _LUMA[0] * red - _LUMA[2] * blue) / _LUMA[1]
-    return torch.stack([red, green, blue], dim=1).clamp(0, 1)
-
-
-@functools.cache
-def jpeg_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The cosine transform (8, 8), and steps (3, 8, 8) of brightness and both colours."""
-    frequency = torch.arange(8, device=device)[:, None]
-    cosines = (math.pi / 8 * frequency * (frequency.T + 0.5)).cos() / 2
-    cosines[0] /= math.sqrt(2)
-    tables = [_BRIGHTNESS_STEPS, _COLOUR_STEPS, _COLOUR_STEPS]
-    return cosines, torch.tensor(tables, dtype=torch.float32, device=device)

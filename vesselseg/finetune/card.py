@@ -1,4 +1,4 @@
-"""The card that is written beside a fine-tuned model: what it was made from, and what it can do."""
+"""The model card of a fine-tuned model: its data, its scores and its options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from .._version import __version__
 from ..spec import ModelSpec
-from .photographs import Person, Split
+from .photographs import Split, Subject
 from .scores import HeldOutScores
 
 
@@ -29,20 +29,21 @@ def write_card(
     after: HeldOutScores,
     iterations: int,
 ) -> str:
-    """The text of the card, in Markdown.
+    """Return the text of the card, in Markdown.
 
-    `after` belongs to the weights in the file, which need not be those after all `iterations`.
+    `after` has the scores of the weights in the file, which are the best ones and not always the
+    last.
     """
-    persons = (*split.training, *split.held_out)
-    samples = [sample for person in persons for sample in person.samples]
+    subjects = (*split.training, *split.held_out)
+    samples = [sample for subject in subjects for sample in subject.samples]
     if options["group"] is None:
         grouping = (
-            "No `group` was given, so every file counts as another person's. If there are several "
-            "photographs of one person, some may be on both sides, and the figures below are too "
-            "high."
+            "No `group` was given, so every file counts as a subject of its own. If several "
+            "photographs show the same subject, some may be on both sides, and then the figures "
+            "below are too high."
         )
     else:
-        grouping = f"Persons were recognised by the regular expression `{options['group']}`."
+        grouping = f"Subjects were identified by the regular expression `{options['group']}`."
     if after.iteration:
         weights = (
             f"The weights are the moving average after iteration {after.iteration} of "
@@ -50,7 +51,7 @@ def write_card(
         )
     else:
         weights = (
-            f"No evaluation in {iterations} iterations was better than the starting model on the "
+            f"No measurement in {iterations} iterations was better than the starting model on the "
             f"held-out photographs, so the file holds the weights of the starting model unchanged."
         )
     lines = [
@@ -69,34 +70,34 @@ def write_card(
         "",
         "## Data",
         "",
-        f"{count(samples, 'photograph')} of {count(persons, 'person')}. {grouping}",
+        f"{_count(samples, 'photograph')} of {_count(subjects, 'subject')}. {grouping}",
         "",
-        f"Trained on {describe_persons(split.training)}",
+        f"Trained on {_describe_subjects(split.training)}",
         "",
-        f"Held out: {describe_persons(split.held_out)}",
+        f"Held out: {_describe_subjects(split.held_out)}",
         "",
     ]
     known = [sample.name for sample in samples if sample.split == "train"]
     if known:
         lines += [
-            f"Named like training images of a public data set: {len(known)} of them, for "
-            f"example `{known[0]}`. The starting model may have been trained on them, and then its "
-            f"figures below are no test.",
+            f"Photographs named like training images of a public data set: {len(known)}, for "
+            f"example `{known[0]}`. If the starting model was trained on them, its figures below "
+            f"are no test.",
             "",
         ]
     lines += [
-        "## What was measured",
+        "## Scores",
         "",
-        "Pixels of all held-out photographs together, whole frames, in percent; sensitivity and "
-        "precision at a threshold of 0.5.",
+        "In percent, over the pixels of all held-out photographs together, whole frames. "
+        "Sensitivity and precision are those at a threshold of 0.5.",
         "",
         "| model | Dice at 0.5 | sensitivity | precision | best threshold | Dice there |",
         "|---|---|---|---|---|---|",
-        describe_scores("before", before),
-        describe_scores("after", after),
+        _describe_scores("before", before),
+        _describe_scores("after", after),
         "",
-        f"{weights} It was chosen on these photographs, so the figures are a little too "
-        f"favourable; photographs of other persons are a better test.",
+        f"{weights} They were chosen on these photographs, so the figures are slightly too high; "
+        f"photographs of other subjects are a better test.",
         "",
         "## Options",
         "",
@@ -111,20 +112,20 @@ def write_card(
     return "\n".join(lines)
 
 
-def describe_persons(persons: tuple[Person, ...]) -> str:
-    """How many photographs of how many persons, and their file names."""
-    names = [sample.image.name for person in persons for sample in person.samples]
+def _describe_subjects(subjects: tuple[Subject, ...]) -> str:
+    """Return the numbers of photographs and subjects, and the file names."""
+    names = [sample.image.name for subject in subjects for sample in subject.samples]
     listed = ", ".join(f"`{name}`" for name in names)
-    return f"{count(names, 'photograph')} of {count(persons, 'person')}: {listed}."
+    return f"{_count(names, 'photograph')} of {_count(subjects, 'subject')}: {listed}."
 
 
-def count(things: Sequence[object], noun: str) -> str:
-    """For example "1 person" or "3 photographs"."""
+def _count(things: Sequence[object], noun: str) -> str:
+    """Return a number with its noun, for example "1 subject" or "3 photographs"."""
     return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def describe_scores(title: str, scores: HeldOutScores) -> str:
-    """A row of the table of figures."""
+def _describe_scores(title: str, scores: HeldOutScores) -> str:
+    """Return a row of the table of scores."""
     percent = [
         "-" if math.isnan(value) else f"{100 * value:.2f}"
         for value in (scores.dice, scores.sensitivity, scores.precision)

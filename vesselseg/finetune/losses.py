@@ -1,4 +1,4 @@
-"""What training minimises: logits (N, 2, H, W) against the label's coverage (N, H, W) in [0, 1]."""
+"""Losses: logits (N, 2, H, W) against the label's coverage (N, H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_THINNING = 6  # rounds: vessels of up to twice as many pixels are thinned to a line
+_THINNING = 6  # rounds, which thin vessels of up to 12 pixels to a line
 
 
 def cross_entropy(logits: Tensor, coverage: Tensor) -> Tensor:
-    """Mean over all pixels."""
+    """Mean cross-entropy over all pixels."""
     target = torch.stack([1 - coverage, coverage], dim=1)
     return F.cross_entropy(logits, target)
 
@@ -22,30 +22,30 @@ def soft_dice(logits: Tensor, coverage: Tensor) -> Tensor:
 
 
 def centreline_dice(logits: Tensor, coverage: Tensor) -> Tensor:
-    """One minus clDice: how much of each centreline lies inside the other's vessels.
+    """One minus clDice, which compares centrelines with vessels, over the whole batch.
 
-    Shit et al., clDice, 2021, arXiv:2003.07311, equation 3, with its soft skeleton.
+    Equation 3 of Shit et al., clDice, 2021, arXiv:2003.07311, with its soft skeleton.
     """
     vessel, label = logits.softmax(dim=1)[:, 1:], coverage[:, None]
-    ours, theirs = skeleton(vessel), skeleton(label)
+    ours, theirs = _skeleton(vessel), _skeleton(label)
     precision = ((ours * label).sum() + 1) / (ours.sum() + 1)
     sensitivity = ((theirs * vessel).sum() + 1) / (theirs.sum() + 1)
     return 1 - 2 * precision * sensitivity / (precision + sensitivity)
 
 
-def skeleton(x: Tensor) -> Tensor:
-    """What each round of thinning loses to an opening: the ridges of `x`."""
+def _skeleton(x: Tensor) -> Tensor:
+    """Soft skeleton: the ridges that an opening removes in each round of thinning."""
     ridges = torch.zeros_like(x)
     for _ in range(_THINNING):
-        thinner = erode(x)
+        thinner = _erode(x)
         ridge = F.relu(x - F.max_pool2d(thinner, 3, stride=1, padding=1))
         ridges = ridges + F.relu(ridge - ridges * ridge)
         x = thinner
     return ridges
 
 
-def erode(x: Tensor) -> Tensor:
-    """Least of the neighbours above, below, left and right."""
+def _erode(x: Tensor) -> Tensor:
+    """Minimum over each pixel and its neighbours above, below, left and right."""
     down = -F.max_pool2d(-x, (3, 1), stride=1, padding=(1, 0))
     across = -F.max_pool2d(-x, (1, 3), stride=1, padding=(0, 1))
     return torch.minimum(down, across)

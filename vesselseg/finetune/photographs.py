@@ -1,4 +1,4 @@
-"""Your own labelled photographs: read, checked, and split by person."""
+"""Read and check labelled photographs, and split them by subject."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..preprocess import vessel_bias
 from ..spec import ModelSpec
 from .windows import LabelledPhotograph
 
-_LARGEST_SHARE = 0.5  # of a label that is vessel; real ones have about a tenth
+_LARGEST_SHARE = 0.5  # of vessel pixels in a label, where about a tenth is usual
 
 
-class Person(NamedTuple):
-    """Somebody's photographs."""
+class Subject(NamedTuple):
+    """A person whose photographs, of both eyes, stay together."""
 
     name: str
     samples: tuple[Sample, ...]
@@ -29,73 +29,76 @@ class Person(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The persons that are trained on and those that are held out, each sorted by name."""
+    """Subjects to train on and held-out subjects, each sorted by name."""
 
-    training: tuple[Person, ...]
-    held_out: tuple[Person, ...]
+    training: tuple[Subject, ...]
+    held_out: tuple[Subject, ...]
 
     @property
     def training_samples(self) -> list[Sample]:
         """The photographs to train on."""
-        return [sample for person in self.training for sample in person.samples]
+        return [sample for subject in self.training for sample in subject.samples]
 
     @property
     def held_out_samples(self) -> list[Sample]:
         """The photographs to measure on."""
-        return [sample for person in self.held_out for sample in person.samples]
+        return [sample for subject in self.held_out for sample in subject.samples]
 
 
-def split_by_person(
+def split_by_subject(
     samples: tuple[Sample, ...], group: str | None, held_out: float, seed: int
 ) -> Split:
-    """Hold out the share `held_out` of the persons, at least one, drawn with `seed` alone.
+    """Hold out the share `held_out` of the subjects, at least one, chosen at random from `seed`.
 
-    `group` is a regular expression for file names; its first group, or else the whole match, names
-    the person. None counts every photograph as another person's.
+    `group` is a regular expression for file names. Its first group, or the whole match if it has
+    none, names the subject. Without `group`, every photograph counts as a subject of its own.
+
+    Raises OptionError if `group` is not a regular expression, does not match every file name, or
+    finds only one subject.
     """
     samples_of: dict[str, list[Sample]] = {}
     for sample in samples:
-        samples_of.setdefault(find_person(sample.image.name, group), []).append(sample)
+        samples_of.setdefault(_find_subject(sample.image.name, group), []).append(sample)
     names = sorted(samples_of)
     if len(names) < 2:
         raise OptionError(
-            f"All {len(samples)} photographs are of one person, {names[0]!r}, so none can be held "
-            f"out to measure on. Add photographs of other persons, or change group ({group!r})."
+            f"All {len(samples)} photographs are of one subject, {names[0]!r}, so none can be held "
+            f"out to measure on. Add photographs of other subjects, or change group ({group!r})."
         )
     number = min(max(round(held_out * len(names)), 1), len(names) - 1)
     chosen = np.random.default_rng(seed).permutation(len(names))[:number]
-    persons = [Person(name, tuple(samples_of[name])) for name in names]
+    subjects = [Subject(name, tuple(samples_of[name])) for name in names]
     return Split(
-        tuple(person for place, person in enumerate(persons) if place not in chosen),
-        tuple(person for place, person in enumerate(persons) if place in chosen),
+        tuple(subject for place, subject in enumerate(subjects) if place not in chosen),
+        tuple(subject for place, subject in enumerate(subjects) if place in chosen),
     )
 
 
-def find_person(filename: str, group: str | None) -> str:
-    """The person that a photograph's file name means; OptionError if it names none."""
+def _find_subject(filename: str, group: str | None) -> str:
+    """Return the subject that a file name stands for; raise OptionError if there is none."""
     if group is None:
         return filename
     try:
         match = re.search(group, filename)
     except re.error as error:
         raise OptionError(
-            f"group is {group!r}, which is not a regular expression: {error}. An example is "
-            f"'(.+)_[LR]', which names the person by what stands before _L or _R."
+            f"group is {group!r}, which is not a regular expression: {error}. For "
+            f"example, '(.+)_[LR]' takes the part before _L or _R as the subject."
         ) from error
-    person = match and match[1 if match.re.groups else 0]
-    if not person:
+    subject = match and match[1 if match.re.groups else 0]
+    if not subject:
         raise OptionError(
-            f"group {group!r} finds no person in the file name {filename!r}. It must match every "
-            f"photograph; its first group in brackets, or the whole match, names the person."
+            f"group {group!r} finds no subject in the file name {filename!r}. It must match every "
+            f"photograph; its first group in brackets, or the whole match, names the subject."
         )
-    return person
+    return subject
 
 
 def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:
-    """Read a photograph and its label for a model.
+    """Read a photograph and its label, and check them.
 
-    Raises ImageError for a photograph that cannot be decoded, and DatasetError for a label that
-    cannot be decoded, is of another size, or has no vessels or too many.
+    Raises ImageError if the photograph cannot be decoded, and DatasetError if the label cannot be
+    decoded, has another size, or shows no vessels or too many.
     """
     rgb = read_photograph(sample)
     label = read_mask(sample.label, sample, rgb)

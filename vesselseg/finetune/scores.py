@@ -1,8 +1,8 @@
-"""How well a network in training does on the photographs that are held out."""
+"""Scores of a network in training on the held-out photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,7 @@ from .. import metrics
 from ..backends.pytorch import TorchBackend
 from ..evaluation.datasets import Sample, read_photograph
 from ..evaluation.scores import read_mask
-from ..images import RGB
-from ..metrics import Confusion, Mask
+from ..metrics import Confusion
 from ..segmenter import Segmenter
 from ..spec import ModelSpec
 from ..unet import UNet
@@ -25,14 +24,14 @@ _HALF = THRESHOLDS.index(0.5)
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Pixels of all held-out photographs together, whole frames.
+    """Scores over the pixels of all held-out photographs together, whole frames.
 
     Attributes
     ----------
     iteration : int
-        Iterations of training before the measurement.
+        Number of training iterations before the measurement.
     counts : tuple of Confusion
-        One for each threshold: 0.1, 0.15, ... 0.8.
+        Counts of pixels at each threshold: 0.1, 0.15, ... 0.8.
     """
 
     iteration: int
@@ -45,18 +44,18 @@ class HeldOutScores:
 
     @property
     def sensitivity(self) -> float:
-        """Share of the label's vessels that are found at a threshold of 0.5."""
+        """Share of the label's vessel pixels that are found at a threshold of 0.5."""
         return metrics.sensitivity(self.counts[_HALF])
 
     @property
     def precision(self) -> float:
-        """Share of the vessels found at a threshold of 0.5 that the label has; NaN without any."""
+        """Share of correct pixels among those found at a threshold of 0.5; NaN if none is found."""
         counts = self.counts[_HALF]
         return metrics.ratio(counts.tp, counts.tp + counts.fp)
 
     @property
     def best_threshold(self) -> float:
-        """The threshold, of 0.1, 0.15, ... 0.8, with the highest Dice."""
+        """The threshold with the highest Dice, out of 0.1, 0.15, ... 0.8."""
         return max(zip(THRESHOLDS, self.counts, strict=True), key=lambda x: metrics.dice(x[1]))[0]
 
     @property
@@ -65,7 +64,7 @@ class HeldOutScores:
         return max(metrics.dice(counts) for counts in self.counts)
 
 
-def measure(
+def score_held_out(
     state: dict[str, Tensor],
     spec: ModelSpec,
     device: torch.device,
@@ -74,22 +73,18 @@ def measure(
 ) -> HeldOutScores:
     """Segment photographs in float32 and compare the masks with their labels.
 
-    `state` has the weights, on the CPU.
+    `state` holds the weights, on the CPU.
     """
     with torch.device("meta"):
         network = UNet(spec.width, spec.depth, spec.head)
     network.load_state_dict(state, assign=True)
     network.requires_grad_(False).eval()
     model = Segmenter(TorchBackend(network, spec, device, "float32"), spec, sha256="")
-
-    def photographs() -> Iterator[tuple[Mask, RGB]]:
-        for sample in samples:
-            photograph = read_photograph(sample)
-            yield read_mask(sample.label, sample, photograph), photograph
-
     totals = [Confusion()] * len(THRESHOLDS)
-    for label, result in model.segment_keyed(photographs()):
+    for sample in samples:
+        photograph = read_photograph(sample)
+        label = read_mask(sample.label, sample, photograph)
+        probability = model(photograph).probability
         for place, threshold in enumerate(THRESHOLDS):
-            mask = result.probability > np.float32(threshold)
-            totals[place] += metrics.confusion(mask, label)
+            totals[place] += metrics.confusion(probability > np.float32(threshold), label)
     return HeldOutScores(iteration, tuple(totals))

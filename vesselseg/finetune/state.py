@@ -1,8 +1,8 @@
-"""The state of a training in a file, from which an interrupted one goes on.
+"""Save the state of a training to a file, from which an interrupted training resumes.
 
-It is written whole or not at all, and read without executing anything in it. What it belongs to
-(photographs, labels, starting model, options, versions) is stored with it, so that no training goes
-on from the state of another.
+A state file is written completely or not at all, and reading it executes nothing. It also holds
+what it belongs to: photographs, labels, starting model, options and versions. A training never
+resumes from the state of a different one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FORMAT = "vesselseg training state"
 
 
 def write_state(path: Path, belongs_to: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write `state`, and what it belongs to; OutputError if it cannot be written."""
+    """Write `state` and what it belongs to; raise OutputError if that is not possible."""
     content = {"format": _FORMAT, "belongs_to": belongs_to, "state": state}
     with whole_file(path) as part, part.open("wb") as stream:
         torch.save(content, stream)
@@ -29,8 +29,8 @@ def write_state(path: Path, belongs_to: dict[str, Any], state: dict[str, Any]) -
 def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:
     """Read the state in a file.
 
-    Raises CheckpointError if it is damaged or no state, and OptionError if it belongs to something
-    else than `belongs_to`.
+    Raises CheckpointError if the file is damaged or holds no state, and OptionError if the state
+    does not belong to `belongs_to`.
     """
     restart = (
         "Pass restart=True (on the command line --restart) to start from the beginning, or choose "
@@ -40,7 +40,7 @@ def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:
         content = safe_load(path)
     except CheckpointError as error:
         raise CheckpointError(
-            f"The state of a training in {str(path)!r} cannot be read; it is damaged. {restart}"
+            f"The training state {str(path)!r} is damaged and cannot be read. {restart}"
         ) from error
     if not (
         isinstance(content, dict)
@@ -48,7 +48,7 @@ def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:
         and isinstance(content.get("belongs_to"), dict)
         and isinstance(content.get("state"), dict)
     ):
-        raise CheckpointError(f"{str(path)!r} does not hold the state of a training. {restart}")
+        raise CheckpointError(f"{str(path)!r} is not a training state. {restart}")
     was = content["belongs_to"]
     differences = []
     for key in sorted({*was, *belongs_to}):
@@ -61,8 +61,8 @@ def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:
             differences.append(f"{key} {before!r} instead of {now!r}")
     if differences:
         raise OptionError(
-            f"An interrupted training in {str(path)!r} was started with {', '.join(differences)}. "
-            f"Repeat its command to go on with it. {restart}"
+            f"The interrupted training in {str(path)!r} was started with "
+            f"{', '.join(differences)}. Use the same arguments to resume it. {restart}"
         )
     state: dict[str, Any] = content["state"]
     return state

@@ -1,4 +1,4 @@
-"""A network in training: one step for each batch, and the moving average of its weights."""
+"""Train a network step by step, and keep the moving average of its weights."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LARGEST_GRADIENT = 1.0  # norm of the gradients of all weights together
 
 
 class Trainer:
-    """AdamW over `iterations` steps with a learning rate that peaks at `rate`.
+    """Train with AdamW for `iterations` steps, with a learning rate that peaks at `rate`.
 
-    `average` is the moving average of the weights, with decay `decay`, that is used in the end.
-    `dice` and `centreline` are the weights of :func:`vesselseg.finetune.losses.soft_dice` and
-    :func:`vesselseg.finetune.losses.centreline_dice` beside the cross-entropy. Maps are in bfloat16
-    where the device has instructions for it, otherwise in float32: emulated, bfloat16 is slower.
+    The loss is cross-entropy plus `dice` times :func:`vesselseg.finetune.losses.soft_dice` and
+    `centreline` times :func:`vesselseg.finetune.losses.centreline_dice`. `average` is the moving
+    average of the weights, with decay `decay`; it is the result of the training. Activations are in
+    bfloat16 if the device has instructions for it, otherwise in float32, which is then faster.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.requires_grad_(True).train()
         self.average = {key: value.clone() for key, value in network.state_dict().items()}
-        # Tensors, so that a captured step reads what they are at the time.
+        # Tensors, so that a step captured as a CUDA graph reads their current values.
         self.current_rate = torch.zeros((), device=self.device)
         self.renewal = torch.zeros((), device=self.device)  # of the moving average
         self.optimizer = torch.optim.AdamW(
@@ -68,8 +68,8 @@ class Trainer:
 
     def prepare(self) -> None:
         """Set the learning rate and the decay of the next step."""
-        self.current_rate.fill_(learning_rate(self.iteration, self.iterations, self.rate))
-        # The first steps count less, so that the average leaves the starting weights behind.
+        self.current_rate.fill_(_learning_rate(self.iteration, self.iterations, self.rate))
+        # The decay is lower in the first steps, so that the starting weights are soon forgotten.
         self.renewal.fill_(1 - min(self.decay, (1 + self.iteration) / (10 + self.iteration)))
 
     def descend(self, batch: Batch) -> Tensor:
@@ -78,7 +78,7 @@ class Trainer:
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.has_bfloat16):
             logits = self.network(x)
-        logits = add_biases(logits, batch.biases)
+        logits = _add_biases(logits, batch.biases)
         loss = cross_entropy(logits, batch.labels)
         if self.dice:
             loss = loss + self.dice * soft_dice(logits, batch.labels)
@@ -88,21 +88,21 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
         self.optimizer.step()
-        move_average(self.average, self.network.state_dict(), self.renewal)
+        _move_average(self.average, self.network.state_dict(), self.renewal)
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, but for the windows."""
+        """Everything that the next step depends on, except the windows."""
         return {
-            "net": self.network.state_dict(),
+            "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
             "iteration": self.iteration,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
-        self.network.load_state_dict(state["net"])
+        """Resume from what :meth:`state_dict` returned."""
+        self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.param_groups[0]["lr"] = self.current_rate
         for key, value in self.average.items():
@@ -110,13 +110,13 @@ class Trainer:
         self.iteration = state["iteration"]
 
 
-def add_biases(logits: Tensor, biases: Tensor) -> Tensor:
-    """Logits (N, 2, H, W) in float32, each image's bias (N,) added to its vessel logits."""
+def _add_biases(logits: Tensor, biases: Tensor) -> Tensor:
+    """Add each image's bias (N,) to its vessel logits; return logits (N, 2, H, W) in float32."""
     return logits.float() + torch.stack([torch.zeros_like(biases), biases], dim=1)[..., None, None]
 
 
-def learning_rate(iteration: int, iterations: int, highest: float) -> float:
-    """Linear warm-up over 5 % of the run, then half a cosine down to zero."""
+def _learning_rate(iteration: int, iterations: int, highest: float) -> float:
+    """Linear warm-up over 5 % of the iterations, then half a cosine down to zero."""
     warm = max(iterations // 20, 1)
     if iteration < warm:
         return highest * (iteration + 1) / warm
@@ -125,8 +125,8 @@ def learning_rate(iteration: int, iterations: int, highest: float) -> float:
 
 
 @torch.no_grad()
-def move_average(average: dict[str, Tensor], state: dict[str, Tensor], renewal: Tensor) -> None:
-    """Move each average towards the current value by the share `renewal`; copy whole numbers."""
+def _move_average(average: dict[str, Tensor], state: dict[str, Tensor], renewal: Tensor) -> None:
+    """Move each average towards the current value by the share `renewal`; copy integers."""
     for key, value in state.items():
         if value.is_floating_point():
             average[key].lerp_(value, renewal)

@@ -27,8 +27,8 @@ from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 from .augmentation import Augmentation
 from .card import write_card
-from .photographs import Split, read_labelled, split_by_person
-from .scores import HeldOutScores, measure
+from .photographs import Split, read_labelled, split_by_subject
+from .scores import HeldOutScores, score_held_out
 from .state import read_state, write_state
 from .trainer import Trainer
 from .windows import LabelledPhotograph, Sizes, Windows
@@ -42,23 +42,22 @@ _DECAY = 0.99  # of the moving average
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What :func:`train` wrote and measured.
+    """The files that :func:`train` wrote, and the scores before and after.
 
     Attributes
     ----------
     output, card : Path
-        The model file, which ``vesselseg.load_model`` takes, and its card.
+        The model file, for ``vesselseg.load_model``, and its model card.
     spec : ModelSpec
         The model spec in the file.
     sha256 : str
-        Digest of the file.
+        SHA-256 of the model file.
     iterations : int
-        Iterations that were computed, fewer than allowed if the training stopped early.
+        Number of iterations, less than the maximum if the training stopped early.
     before, after : HeldOutScores
-        Figures of the starting model and of the weights in the file on the photographs that were
-        held out: ``dice``, ``sensitivity``, ``precision``, ``best_threshold``, ``iteration``.
+        Scores of the starting model, and of the weights in the file, on the held-out photographs.
     training, held_out : tuple of str
-        Names of the photographs that were trained on, and of those that were held out.
+        Names of the photographs to train on, and of the held-out photographs.
     """
 
     output: Path
@@ -94,53 +93,52 @@ def train(
     progress: bool = True,
     on_evaluation: Callable[[HeldOutScores], None] | None = None,
 ) -> TrainingResult:
-    """Go on training a model on your own labelled photographs.
+    """Fine-tune a model on your own labelled photographs.
 
     Parameters
     ----------
     images, labels : path
-        Folders of photographs and of labels. The name of a label, without its ending, is that of
-        its photograph, alone or followed by ``_`` and more. Labels have the size of their
-        photographs, with vessels white and everything else black.
+        Folders of photographs and of labels. A label has the file name of its photograph,
+        optionally followed by ``_`` and more, with any ending. It has the same size, with white
+        vessels on black.
     output : path
-        The model file to write, ending in ``.pth``. A card is written beside it, ending in
-        ``.md``. The state of the training is kept in ``output`` + ``.state`` until it is done.
+        The model file to write, ending in ``.pth``. A model card is written beside it, ending in
+        ``.md``. Until the training is done, its state is kept in ``output`` + ``.state``.
     model : str, path, ModelSpec or None
-        The model to start from: a file saved by vesselseg, or None for the model in the package.
-        It must have the scale rule "fov".
+        The model to start from: a file saved by vesselseg, or None for the embedded model. It must
+        have the scale rule "fov".
     group : str, optional
-        A regular expression for file names. Its first group, or else the whole match, names the
-        person. All photographs of a person are either trained on or held out. None counts every
-        photograph as another person's.
+        A regular expression for file names. Its first group, or the whole match if it has none,
+        names the subject. All photographs of a subject are either trained on or held out. If None,
+        every photograph counts as a subject of its own.
     held_out : float
-        Share of the persons to measure on instead of training on them, in (0, 1); at least one.
+        Share of the subjects to hold out for measuring, in (0, 1). At least one is held out.
     iterations : int
-        Iterations at most.
+        Maximum number of iterations.
     evaluate_every : int
-        Iterations between two measurements on the photographs that are held out.
+        Number of iterations between two measurements on the held-out photographs.
     patience : int
-        Measurements without a new highest Dice after which the training stops.
+        The training stops after this many measurements without a new highest Dice.
     rate : float
         Highest learning rate.
     batch_size : int
-        Windows of 256 x 256 pixels in each iteration.
+        Number of windows of 256 x 256 pixels in each iteration.
     seed : int
-        Seed of all random choices: who is held out, and which windows are drawn.
+        Seed of all random choices: the held-out subjects and the windows.
     device : str or torch.device
         "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
     bits : int, optional
-        Bits that 16-bit values of the photographs use, if not all, such as 12 for values up to
-        4095.
+        Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
     name : str, optional
-        Name of the new model. None takes the file name of `output`.
+        Name of the new model. If None, the file name of `output` without its ending.
     restart : bool
-        Start from the beginning even if there is the state of an interrupted training.
+        Start from the beginning instead of resuming an interrupted training.
     force : bool
         Overwrite `output` and its card if they exist.
     progress : bool
-        Show a bar if standard error is a terminal.
+        Show a progress bar if standard error is a terminal.
     on_evaluation : callable, optional
-        Called with every measurement, the first before training.
+        Called with the :class:`HeldOutScores` of each measurement, the first before training.
 
     Returns
     -------
@@ -151,25 +149,29 @@ def train(
     FileNotFoundError
         If a folder or the model file does not exist.
     DatasetError, ImageError
-        If a photograph has no label or several, or one of them cannot be used.
+        If a photograph has no label or several, or if a photograph or label cannot be used.
     UnknownModelError, CheckpointError
-        If there is no such model, or a model or state file is damaged.
+        If there is no such model, or if a model or state file is damaged.
     OptionError
-        If another argument is outside what is described here, the model has another scale rule,
-        or the state of an interrupted training belongs to other photographs or options.
+        If any other argument is invalid, if the model has another scale rule, or if the
+        interrupted training was started with other photographs or options.
     OutputError
-        If `output` exists and `force` is not given, or a file cannot be written.
+        If `output` exists and `force` is False, or if a file cannot be written.
     DeviceError, ResourceError
         If the device is not available or has too little memory.
 
     Notes
     -----
-    The file has the weights with the highest Dice on the photographs that are held out, pooled
-    over whole frames at a threshold of 0.5; that may be the starting model's. An interrupted
-    training goes on from the last measurement when it is called again with the same arguments.
-    On a CPU, the result is the same bit for bit as without the interruption.
+    The file holds the weights with the highest Dice on the held-out photographs, pooled over whole
+    frames at a threshold of 0.5. If no measurement is better than the first, these are the weights
+    of the starting model.
 
-    Each photograph is kept in memory in several sizes, about 30 MB for one of 2000 x 2000 pixels.
+    To resume an interrupted training, call the function again with the same arguments. It continues
+    from the last measurement. On a CPU the result is bit for bit the same as without the
+    interruption.
+
+    Each photograph is kept in memory in several sizes, which takes about 30 MB for 2000 x 2000
+    pixels.
 
     Examples
     --------
@@ -187,11 +189,11 @@ def train(
         (held_out, iterations, evaluate_every, patience, rate, batch_size, seed)
     )
     bits = check_bits(bits)
-    check_options(
+    _check_options(
         held_out=held_out, iterations=iterations, evaluate_every=evaluate_every,
         patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
     )  # fmt: skip
-    check_output(output, card, state_file, force=force)
+    _check_output(output, card, state_file, force=force)
     chosen_device = choose_device(device)
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
@@ -199,7 +201,7 @@ def train(
         expected_dice=None, least_sharpness=None, sources=(), config="",
     )  # fmt: skip
     dataset = read_pairs(Path(images), Path(labels), bits=bits)
-    split = split_by_person(dataset.samples, group, held_out, seed)
+    split = split_by_subject(dataset.samples, group, held_out, seed)
     options = {
         "group": group, "held_out": held_out, "iterations": iterations,
         "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
@@ -217,7 +219,7 @@ def train(
     state = None
     if state_file.exists() and not restart:
         state = read_state(state_file, belongs_to)
-    run = Run(network, spec, split, options)
+    run = _Run(network, spec, split, options)
 
     def evaluate() -> None:
         scores = run.evaluate()
@@ -261,8 +263,8 @@ def train(
     )  # fmt: skip
 
 
-class Run:
-    """A training on the photographs of `split`, from the first measurement to the last."""
+class _Run:
+    """The networks, windows and scores of a training on the photographs of `split`."""
 
     def __init__(
         self, network: UNet, spec: ModelSpec, split: Split, options: dict[str, Any]
@@ -274,7 +276,7 @@ class Run:
         self.device = torch.device(options["device"])
         self.held_out = split.held_out_samples
         for sample in self.held_out:
-            read_labelled(sample, spec)  # checks it, before hours are spent
+            read_labelled(sample, spec)  # finds unusable files before the training starts
 
         def photographs() -> Iterator[LabelledPhotograph]:
             for sample in split.training_samples:
@@ -301,12 +303,12 @@ class Run:
 
     @property
     def best(self) -> HeldOutScores:
-        """The measurement with the highest Dice, the first of equal ones."""
+        """The measurement with the highest Dice, the earliest one if several are equal."""
         return max(self.history, key=lambda scores: scores.dice)
 
     @property
     def is_done(self) -> bool:
-        """Whether all iterations are done, or the last measurements were not the best."""
+        """Whether all iterations are done, or the last `patience` measurements are not the best."""
         since = len(self.history) - 1 - self.history.index(self.best)
         last = self.trainer.iteration == self.trainer.iterations
         return last or since >= self.patience
@@ -325,14 +327,16 @@ class Run:
         """Measure the moving average of the weights, and keep it if it is the best so far."""
         average = self.trainer.average.items()
         weights = {key: value.to("cpu", copy=True) for key, value in average}
-        scores = measure(weights, self.spec, self.device, self.held_out, self.trainer.iteration)
+        scores = score_held_out(
+            weights, self.spec, self.device, self.held_out, self.trainer.iteration
+        )
         self.history.append(scores)
         if self.best is scores:
             self.best_weights = weights
         return scores
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors from which :meth:`load_state_dict` goes on."""
+        """Plain values and tensors from which :meth:`load_state_dict` resumes."""
         return {
             "trainer": self.trainer.state_dict(),
             "generator": self.windows.generator.get_state(),
@@ -344,7 +348,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        """Go on from a state; CheckpointError if it is not one of this training."""
+        """Resume from a state; raise CheckpointError if it is not complete."""
         try:
             self.trainer.load_state_dict(state["trainer"])
             self.windows.generator.set_state(state["generator"])
@@ -355,41 +359,41 @@ class Run:
             self.best_weights = state["best_weights"]
         except Exception as error:  # values from outside can provoke anything
             raise CheckpointError(
-                f"The state of a training in {str(path)!r} is not complete: {error}. Pass "
-                f"restart=True (on the command line --restart) to start from the beginning."
+                f"The training state {str(path)!r} is not complete: {error}. Pass restart=True "
+                f"(on the command line --restart) to start from the beginning."
             ) from error
 
 
 def load_start(model: Model | None) -> tuple[UNet, ModelSpec, str]:
-    """The network to start from, its model spec and the SHA-256 of its file.
+    """Return the network to start from, its model spec and the SHA-256 of its file.
 
-    Raises OptionError if it cannot be fine-tuned, before anything is downloaded.
+    Raises OptionError, before anything is downloaded, if the model cannot be fine-tuned.
     """
     spec, file = resolve_model(model, None)
     if file is not None and file.suffix.lower() == ".onnx":
         raise OptionError(
-            f"{str(file)!r} is an ONNX file, which cannot be trained. Pass the model that it was "
-            f"exported from."
+            f"{str(file)!r} is an ONNX file, which cannot be fine-tuned. Pass the model from which "
+            f"it was exported."
         )
     if spec is not None:
-        check_trainable(spec)
+        _check_trainable(spec)
     network, spec, digest = load_network(spec, file)
-    check_trainable(spec)
+    _check_trainable(spec)
     return network, spec, digest
 
 
-def check_trainable(spec: ModelSpec) -> None:
+def _check_trainable(spec: ModelSpec) -> None:
     """Raise OptionError unless the model has the scale rule "fov"."""
     if spec.scale != "fov":
         names = [known.name for known in REGISTRY.values() if known.scale == "fov"]
         raise OptionError(
             f"Model {spec.name!r} has the scale rule {spec.scale!r}; only models with the rule "
-            f"'fov' can be fine-tuned: {', '.join(names)}, and files that were trained from it."
+            f"'fov' can be fine-tuned: {', '.join(names)}, and files fine-tuned from it."
         )
 
 
-def check_options(**options: Any) -> None:
-    """Raise OptionError for a value outside what :func:`train` allows."""
+def _check_options(**options: Any) -> None:
+    """Raise OptionError for a value that :func:`train` does not allow."""
     for name in ("iterations", "evaluate_every", "patience", "batch_size"):
         if not is_integer(options[name], 1, 10**9):
             raise OptionError(f"{name} is {options[name]!r}; it must be a positive integer.")
@@ -401,20 +405,20 @@ def check_options(**options: Any) -> None:
             raise OptionError(f"{name} is {value!r}; it must be a number between 0 and 1.")
     if options["name"] in tuple(REGISTRY):
         raise OptionError(
-            f"name is {options['name']!r}, which is a model that vesselseg knows already. Choose "
+            f"name is {options['name']!r}, which is the name of a model in the registry. Choose "
             f"another."
         )
 
 
-def check_output(output: Path, card: Path, state_file: Path, *, force: bool) -> None:
-    """Raise OptionError for another ending, OutputError for files that must not be overwritten."""
+def _check_output(output: Path, card: Path, state_file: Path, *, force: bool) -> None:
+    """Raise OptionError for a wrong ending, and OutputError if the output cannot be written."""
     if output.suffix.lower() != ".pth":
         raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
     if not output.parent.is_dir():
         raise OutputError(
-            f"{str(output)!r} cannot be written: its folder does not exist. Create it."
+            f"{str(output)!r} cannot be written, because its folder does not exist. Create it."
         )
-    # A training that was interrupted between the two files may overwrite its own card.
+    # If a training was interrupted between writing the two files, the card is its own.
     may_overwrite_card = state_file.exists() and not output.exists()
     for path in (output, card):
         if path.exists() and not force and not (path == card and may_overwrite_card):

@@ -1,11 +1,11 @@
-"""Augmented windows drawn from labelled photographs, which are kept as pyramids of sizes.
+"""Draw augmented windows from labelled photographs.
 
-Photographs are compared by the diameter of their field of view: a window is drawn at a target
-diameter (the network's own times a random zoom), from the level of the pyramid that lies nearest
-above it, so that reducing never aliases. Labels are kept as coverage in [0, 1]: a vessel thinner
-than a pixel is a fraction, not a coin toss.
+Each photograph is kept as a pyramid of sizes. A window is drawn at a target diameter of the field
+of view: the diameter that the network expects, times a random zoom. It is cut from the smallest
+level of the pyramid that is at least as large, so that reducing does not alias. Labels are kept as
+coverage in [0, 1], so that a vessel thinner than a pixel keeps its area.
 
-All windows of a batch are drawn together, on the device that trains.
+All windows of a batch are drawn together, on the device of the training.
 """
 
 from __future__ import annotations
@@ -24,35 +24,36 @@ from torch.nn.utils.rnn import pad_sequence
 from ..fov import Mask, find_field_of_view
 from ..images import RGB
 from ..preprocess import apply_channel_gains, channel_gains
-from .augmentation import Augmentation, Draws, change_colours, see_through
+from .augmentation import Augmentation, Draws, change_colours, simulate_camera
 
-SIDE = 256  # of the windows, in pixels
+SIDE = 256  # side of a window, in pixels
 _STEP = math.sqrt(0.5)  # between levels of a pyramid
 
 
 class Sizes(NamedTuple):
-    """Sizes that photographs are seen at.
+    """Sizes at which windows are drawn.
 
-    Fields of view are brought into the range `diameter`, in pixels, as in use: those between its
-    ends keep their size. That size times a random factor within `zoom` is what windows have.
+    As in use, smaller or larger fields of view are resized to the nearest end of the range
+    `diameter`, in pixels. This size is multiplied by a random factor within `zoom`.
     """
 
     diameter: tuple[float, float]
     zoom: tuple[float, float]
 
     def drawn_from(self, diameter: float) -> tuple[float, float]:
-        """Smallest and largest diameter that a photograph of this one is seen at."""
+        """Smallest and largest target diameter for a field of view of `diameter` pixels."""
         least, most = self.diameter
         usual = min(max(diameter, least), most)
         return usual * self.zoom[0], usual * self.zoom[1]
 
 
 class LabelledPhotograph(NamedTuple):
-    """A photograph (H, W, 3) and its label (H, W): a mask, or probabilities as uint8, 0 to 255.
+    """A photograph (H, W, 3) with its label (H, W).
 
-    `diameter` is that of the field of view, in pixels; `bias` is what the model adds to the vessel
-    logit of this photograph in use (:func:`vesselseg.preprocess.vessel_bias`). Windows are drawn
-    from it as often as `weight` says, compared with the other photographs.
+    The label is a mask, or probabilities as uint8 from 0 to 255. `diameter` is that of the field of
+    view, in pixels. `bias` is added to the vessel logits of the photograph
+    (:func:`vesselseg.preprocess.vessel_bias`). Windows are drawn from photographs in proportion to
+    their `weight`.
     """
 
     rgb: RGB
@@ -62,7 +63,7 @@ class LabelledPhotograph(NamedTuple):
     weight: float = 1.0
 
 
-class Level(NamedTuple):
+class _Level(NamedTuple):
     """One size of a photograph: `pixels` (H, W, 4) uint8, RGB and the label's coverage."""
 
     pixels: NDArray[np.uint8]
@@ -77,12 +78,12 @@ class Batch(NamedTuple):
     biases: Tensor
 
 
-def pyramid(
+def _pyramid(
     photograph: LabelledPhotograph, sizes: Sizes, rgb_mean: tuple[float, float, float] | None
-) -> list[Level]:
-    """Sizes of one photograph, the largest first.
+) -> list[_Level]:
+    """Return a photograph in several sizes, the largest first.
 
-    `rgb_mean` is the target of its colours, as in a model spec's `fov_rgb_mean`.
+    `rgb_mean` has the target means of its channels, like `fov_rgb_mean` of a model spec.
     """
     gains: tuple[float, ...] = (1.0, 1.0, 1.0)
     if rgb_mean is not None:
@@ -90,7 +91,7 @@ def pyramid(
     image = Image.fromarray(photograph.rgb)
     is_mask = photograph.label.dtype == bool
     label = Image.fromarray(photograph.label.astype(np.uint8) * (255 if is_mask else 1))
-    levels: list[Level] = []
+    levels: list[_Level] = []
     smallest, largest = sizes.drawn_from(photograph.diameter)
     diameter = min(photograph.diameter, 1.0625 * largest)
     while not levels or diameter > smallest * _STEP:
@@ -99,16 +100,16 @@ def pyramid(
         scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
         coverage = np.asarray(label.resize(size, Image.Resampling.BOX))
         parts = [apply_channel_gains(scaled, gains), coverage[..., None]]
-        levels.append(Level(np.concatenate(parts, axis=2), diameter))
+        levels.append(_Level(np.concatenate(parts, axis=2), diameter))
         diameter *= _STEP
     return levels
 
 
 class Windows:
-    """Endless augmented windows of photographs, drawn from `seed` alone.
+    """Draw augmented windows from photographs; the same `seed` gives the same windows.
 
-    Each photograph is read once and kept in the memory of `device` in several sizes. All levels of
-    all photographs lie one after another in `pixels`, four bytes each.
+    Each photograph is read once and kept in several sizes in the memory of `device`. The levels of
+    all photographs are stored one after another in `pixels`, with four bytes for each pixel.
     """
 
     def __init__(
@@ -130,15 +131,15 @@ class Windows:
             ranges.append(torch.tensor(sizes.drawn_from(photograph.diameter)))
             biases.append(photograph.bias)
             weights.append(photograph.weight)
-            levels = pyramid(photograph, sizes, rgb_mean)
+            levels = _pyramid(photograph, sizes, rgb_mean)
             diameters.append(torch.tensor([level.diameter for level in levels]))
             starts = []
             for level in levels:
                 starts.append((len(store) // 4, *level.pixels.shape[:2]))
                 store += level.pixels.tobytes()
             places.append(torch.tensor(starts))
-        # Of each photograph's levels, the largest first: diameters (P, L), 0 where there is none,
-        # and (P, L, 3) where they start in `pixels`, their heights and widths.
+        # For each photograph's levels, the largest first: their diameters (P, L), with 0 for
+        # missing levels, and their starts in `pixels`, heights and widths (P, L, 3).
         self.diameters = pad_sequence(diameters, batch_first=True).to(self.device)
         self.places = pad_sequence(places, batch_first=True).to(self.device)
         self.ranges = torch.stack(ranges).to(self.device)
@@ -155,24 +156,24 @@ class Windows:
         large_enough = self.diameters[chosen] >= target[:, None]
         level = (large_enough.sum(dim=1) - 1).clamp(min=0)
         diameter, places = self.diameters[chosen, level], self.places[chosen, level]
-        windows = cut(
+        windows = _cut(
             self.pixels, places, diameter, diameter / target, draws, turn=self.augmentation.turn
         )
         images, labels, biases = windows[:, :3], windows[:, 3], self.biases[chosen]
         if self.augmentation.colour:
             images = change_colours(images, draws, self.augmentation)
-            images, labels, added = see_through(images, labels, draws, self.augmentation)
+            images, labels, added = simulate_camera(images, labels, draws, self.augmentation)
             biases = biases + added
         return Batch(images, labels, biases)
 
 
-def cut(
+def _cut(
     pixels: Tensor, places: Tensor, diameter: Tensor, step: Tensor, draws: Draws, *, turn: bool
 ) -> Tensor:
-    """Turned, mirrored windows (N, 4, S, S) in [0, 1].
+    """Cut windows (N, 4, S, S) in [0, 1], rotated and mirrored if `turn` is true.
 
-    They are cut from levels at `places` (N, 3), rows of :attr:`Windows.places`, with fields of view
-    of `diameter` (N,) pixels; `step` (N,) is their pixels per pixel of the window.
+    `places` (N, 3) are the levels to cut from, rows of :attr:`Windows.places`, with fields of view
+    of `diameter` (N,) pixels. `step` (N,) is the number of their pixels per pixel of a window.
     """
     start, height, width = (x.reshape(-1, 1, 1) for x in places.unbind(dim=1))
     diameter, step = diameter.reshape(-1, 1, 1), step.reshape(-1, 1, 1)
@@ -190,15 +191,15 @@ def cut(
     v = step / stretch * offsets[:, None]
     across = x + u * angle.cos() - v * angle.sin() - 0.5
     down = y + u * angle.sin() + v * angle.cos() - 0.5
-    return interpolate(pixels, start, height, width, down, across)
+    return _interpolate(pixels, start, height, width, down, across)
 
 
-def interpolate(
+def _interpolate(
     pixels: Tensor, start: Tensor, height: Tensor, width: Tensor, down: Tensor, across: Tensor
 ) -> Tensor:
-    """Bilinear values (N, 4, S, S) in [0, 1] at places (N, S, S) of levels; 0 outside of them."""
-    rows = [(row * width + start, share) for row, share in neighbours(down, height)]
-    columns = neighbours(across, width)
+    """Interpolate levels bilinearly at (N, S, S): (N, 4, S, S) in [0, 1], and 0 outside of them."""
+    rows = [(row * width + start, share) for row, share in _neighbours(down, height)]
+    columns = _neighbours(across, width)
     total = torch.zeros(1, device=pixels.device)
     for row, vertical in rows:
         for column, horizontal in columns:
@@ -207,8 +208,8 @@ def interpolate(
     return (total / 255).clamp(max=1)  # shares are rounded
 
 
-def neighbours(at: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The pixels before and after places on an axis, and their shares, 0 outside of the axis."""
+def _neighbours(at: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the pixels before and after positions on an axis, with shares that are 0 outside."""
     before = at.floor()
     found = []
     for pixel, share in ((before, 1 - (at - before)), (before + 1, at - before)):

@@ -1,10 +1,10 @@
-"""Write a model's own answers on photographs without labels, for train.py to learn from.
+"""Write a model's pseudo-labels for photographs without labels, for train.py to learn from.
 
-    python training/teach.py --idrid FOLDER
+    python training/pseudo_label.py --idrid FOLDER
 
-The photographs are FOLDER/images/*.jpg. The answers, FOLDER/labels/*.png, are the network's own
-probabilities, 255 for one, before export.py moved the last bias: the mean over fields of view of
-two sizes, each as it is, mirrored, upside down and both.
+The photographs are FOLDER/images/*.jpg. The pseudo-labels, FOLDER/labels/*.png, are probabilities
+times 255, as the network gave them before export.py moved the last bias. They are means over two
+sizes of the field of view and over four mirrorings.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--idrid", type=Path, required=True, help="folder with images/")
     parser.add_argument("--model", type=Path, help="file of export.py; the embedded model if none")
-    parser.add_argument("--threshold", type=float, default=0.45, help="that it was exported with")
+    parser.add_argument("--threshold", type=float, default=0.45, help="as given to export.py")
     parser.add_argument("--precision", default="auto", help="as vesselseg.load_model takes it")
     options = parser.parse_args()
     if not 0 < options.threshold < 1:
-        parser.error("--threshold has to lie between 0 and 1")
+        parser.error("--threshold must be between 0 and 1")
 
     spec = vesselseg.load_model(options.model).spec
     models = [
@@ -43,16 +43,16 @@ def main() -> None:
     (options.idrid / "labels").mkdir(exist_ok=True)
     for path in sorted((options.idrid / "images").glob("*.jpg")):
         rgb = np.asarray(Image.open(path).convert("RGB"))
-        answers = [
+        probabilities = [
             model(rgb[::down, ::across]).probability[::down, ::across]
             for model in models
             for down, across in STEPS
         ]
-        answer = np.mean(answers, axis=0)
-        vessel, background = options.threshold * answer, (1 - options.threshold) * (1 - answer)
-        own = 255 * vessel / (vessel + background)
+        mean = np.mean(probabilities, axis=0)
+        vessel, background = options.threshold * mean, (1 - options.threshold) * (1 - mean)
+        pseudo_label = 255 * vessel / (vessel + background)
         file = options.idrid / "labels" / f"{path.stem}.png"
-        Image.fromarray(own.round().astype(np.uint8)).save(file)
+        Image.fromarray(pseudo_label.round().astype(np.uint8)).save(file)
         print(file, flush=True)
 
 
