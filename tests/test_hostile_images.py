@@ -20,6 +20,7 @@ from support.models import NARROW
 
 import vesselseg
 from vesselseg import ImageError, OptionError, Segmenter
+from vesselseg.backends import Backend
 from vesselseg.images import to_rgb
 
 RNG = np.random.default_rng(0)
@@ -229,11 +230,14 @@ class TestOddButRight:
         assert np.array_equal(to_rgb(np.load(tmp_path / "image.npy", mmap_mode="r")), expected)
 
 
-class Pointwise:
+class Pointwise(Backend):
     """A backend without context: the logits of a pixel depend on that pixel alone."""
 
-    name, device, precision, network = "pointwise", torch.device("cpu"), "float32", None
+    name, device, precision = "pointwise", torch.device("cpu"), "float32"
     versions: ClassVar[dict[str, str]] = {}
+
+    def to(self, device, precision):
+        raise NotImplementedError
 
     def __call__(self, windows):
         red = windows[:, :1].float() / 255

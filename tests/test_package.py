@@ -1,6 +1,8 @@
 """The package as a whole: what importing it does, what it offers, which way it depends."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,9 +63,9 @@ backends.pytorch
 backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
-api finetune.augmentation
-batch.places batch.engine evaluation.datasets app.server finetune.losses finetune.windows
-batch.jobs batch.table evaluation.scores finetune.trainer finetune.state
+api finetune.jpeg finetune.resampling
+batch.places batch.engine evaluation.datasets app.server finetune.losses finetune.augmentation
+batch.jobs batch.table evaluation.scores finetune.trainer finetune.state finetune.windows
 batch.work evaluation.report finetune.photographs finetune.scores
 batch.folder finetune.card
 ray finetune.training napari.layers
@@ -106,6 +108,91 @@ def test_imports_point_one_way(path):
     assert name in LAYERS, f"give {name} a place in ORDER"
     for other in imports(path):
         assert LAYERS[other] < LAYERS[name], f"{name} imports {other}"
+
+
+ROOT = PACKAGE.parent
+USERS = [
+    path
+    for folder in ("vesselseg", "tests", "benchmarks", "training", "examples")
+    for path in (ROOT / folder).rglob("*.py")
+]
+# What is named by a text: in the table of backends, by napari, by pip, and by the command.
+TEXTS = "".join(
+    path.read_text()
+    for path in (PACKAGE / "backends" / "__init__.py", PACKAGE / "napari" / "napari.yaml",
+                 ROOT / "pyproject.toml", PACKAGE / "cli" / "__init__.py")
+)  # fmt: skip
+
+
+def uses(path):
+    """(module, name) of what a file takes from other modules of the package."""
+    me = path.relative_to(ROOT).with_suffix("")
+    parts = me.parts[:-1]
+    aliases, found = {}, set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) + 1 - node.level] if node.level else ()
+            stem = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            for alias in node.names:
+                found.add((stem, alias.name))
+                aliases[alias.asname or alias.name] = f"{stem}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                name = alias.asname or alias.name.partition(".")[0]
+                aliases[name] = alias.name if alias.asname else name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            stem, _, name = ast.unparse(node).rpartition(".")
+            first, _, rest = stem.partition(".")
+            if first in aliases:
+                found.add((".".join(filter(None, (aliases[first], rest))), name))
+    return found
+
+
+USED = {path: uses(path) for path in USERS}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_an_underscore_marks_what_only_its_own_module_uses(path):
+    module = ".".join(filter(None, ("vesselseg", module_name(path).removesuffix("__init__"))))
+    tree = ast.parse(path.read_text())
+    public = (
+        getattr(importlib.import_module(module), "__all__", ())
+        if "__all__" in ast.dump(tree)
+        else ()
+    )
+    elsewhere = set().union(*(found for user, found in USED.items() if user != path))
+    for node in tree.body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            continue
+        name = node.name
+        is_used = (module, name) in elsewhere
+        if name.startswith("_") and not name.startswith("__"):
+            in_package = [user for user in USED if PACKAGE in user.parents and user != path]
+            assert not any((module, name) in USED[user] for user in in_package), name
+        elif not name.startswith("__"):
+            is_named = is_used or name in public or re.search(rf"\b{name}\b", TEXTS)
+            returned = re.search(rf"(->|: ).*\b{name}\b", path.read_text())  # part of a signature
+            assert is_named or returned, f"{name} is used here alone: _{name}"
+
+
+REFERENCE = {
+    module: names
+    for path in sorted((ROOT / "docs" / "reference").glob("*.md"))
+    for module, names in re.findall(
+        r"automodule:: (\S+)\n(.*?)(?=\.\. automodule|\Z)", path.read_text(), re.DOTALL
+    )
+}
+
+
+@pytest.mark.parametrize("module", REFERENCE)
+def test_the_reference_lists_what_a_public_module_says_it_has(module):
+    text = REFERENCE[module]
+    names = set(re.findall(r"auto(?:function|class|data|exception):: (\w+)\n", text))
+    for members in re.findall(r":members: (.+)", text):
+        names.update(members.split(", "))
+    assert names == set(importlib.import_module(module).__all__)
 
 
 def test_the_cache_builds_no_networks():

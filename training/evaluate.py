@@ -22,7 +22,7 @@ from PIL import Image
 
 import vesselseg
 from vesselseg import metrics
-from vesselseg.evaluation.scores import THRESHOLDS, Evaluation, Result, to_curve, to_reliability
+from vesselseg.evaluation.scores import THRESHOLDS, Evaluation, Result, Tally
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def evaluate(
     model: vesselseg.Segmenter, sources: list[Source], *, mask: bool, reduce: float | None
 ) -> Evaluation:
     """The counts of each photograph, and the curves over all photographs."""
-    results, vessel, background = [], [], []
+    results, tally = [], Tally()
     for source in sources:
         image, label = read(source, reduce)
         result = model(image)
@@ -82,13 +82,11 @@ def evaluate(
         counts = metrics.confusion(found, label)
         skeletons = metrics.skeleton_counts(found, label)
         results.append(Result(source.name, counts, counts, *skeletons, auc=float("nan")))
-        vessel.append(probability[label])
-        background.append(probability[~label])
+        tally.add(probability[label], probability[~label])
         print(f"{source.name:20} Dice {metrics.dice(counts):.4f}", flush=True)
-    sorted_scores = [np.sort(np.concatenate(parts)) for parts in (vessel, background)]
     return Evaluation(
         sources[0].dataset, tuple(results), float("nan"), model.spec, {},
-        to_curve(*sorted_scores), to_reliability(*sorted_scores),
+        tally.curve(), tally.reliability(),
     )  # fmt: skip
 
 

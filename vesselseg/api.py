@@ -268,7 +268,7 @@ def download(
     >>> import vesselseg
     >>> file = vesselseg.download("unet_s5-d16_drive")  # doctest: +SKIP
     """
-    return cache.obtain(to_spec(model), load, progress=progress, force=force).path
+    return cache.obtain(_to_spec(model), load, progress=progress, force=force).path
 
 
 def import_file(file: PathLike, model: str | ModelSpec, *, force: bool = False) -> Path:
@@ -304,7 +304,7 @@ def import_file(file: PathLike, model: str | ModelSpec, *, force: bool = False) 
     >>> import vesselseg
     >>> file = vesselseg.import_file("some-file.pth", "unet_s5-d16_drive")  # doctest: +SKIP
     """
-    return cache.import_file(file, to_spec(model), load, force=force).path
+    return cache.import_file(file, _to_spec(model), load, force=force).path
 
 
 def find_cached(model: str | ModelSpec) -> Path | None:
@@ -330,7 +330,7 @@ def find_cached(model: str | ModelSpec) -> Path | None:
     >>> vesselseg.find_cached("unet_s5-c16_chase-hrf-fives").name
     'unet_s5-c16_chase-hrf-fives.pth'
     """
-    cached = cache.find_cached(to_spec(model), load)
+    cached = cache.find_cached(_to_spec(model), load)
     return None if cached is None else cached.path
 
 
@@ -349,14 +349,14 @@ def resolve_model(
     file = None if weights is None else Path(weights)
     if model is None:
         return (EMBEDDED if file is None else None), file
-    if isinstance(model, (str, os.PathLike)) and is_path(model):
+    if isinstance(model, (str, os.PathLike)) and _is_path(model):
         if file is not None:
             raise OptionError("Both model and weights are files. Pass the model's name.")
         return None, Path(model)
-    return to_spec(model), file
+    return _to_spec(model), file
 
 
-def to_spec(model: Model) -> ModelSpec:
+def _to_spec(model: Model) -> ModelSpec:
     """The model spec of a name; a model spec is returned as it is."""
     if isinstance(model, ModelSpec):
         return model
@@ -367,7 +367,7 @@ def to_spec(model: Model) -> ModelSpec:
     )
 
 
-def is_path(model: PathLike) -> bool:
+def _is_path(model: PathLike) -> bool:
     """Whether a model argument means a file rather than a name."""
     if not isinstance(model, str):
         return True
@@ -386,7 +386,7 @@ def load_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, Model
     content = weights.read(file)
     digest = sha256(file)
     if spec is None:
-        spec = content.spec or find_by_digest(digest)
+        spec = content.spec or _find_by_digest(digest)
     if spec is None:
         raise CheckpointError(
             f"{str(file)!r} does not say which model it is. Pass the model's name and the file: "
@@ -395,7 +395,7 @@ def load_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, Model
     return weights.build_network(content, spec), spec, digest
 
 
-def find_by_digest(digest: str) -> ModelSpec | None:
+def _find_by_digest(digest: str) -> ModelSpec | None:
     """The published model whose file has this SHA-256, as far as its known digits say."""
     return next((spec for spec in REGISTRY.values() if spec.matches(digest)), None)
 
@@ -409,12 +409,12 @@ class ModelCache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
 
     def get(self, key: Hashable, load: Callable[[], Segmenter]) -> Segmenter:
         """Return the cached model, loading it on a miss."""
         with self._lock:
-            entry = self._entries.setdefault(key, Entry())
+            entry = self._entries.setdefault(key, _Entry())
         with entry.lock:
             if entry.model is None:
                 try:
@@ -438,7 +438,7 @@ class ModelCache:
 
 
 @dataclass(eq=False)
-class Entry:
+class _Entry:
     """A model in the cache, None until it is loaded."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
 
-PHOTOGRAPHS = {
+_PHOTOGRAPHS = {
     "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture",
     "1.2.840.10008.5.1.4.1.1.7.2": "Multi-frame Grayscale Byte Secondary Capture",
     "1.2.840.10008.5.1.4.1.1.7.3": "Multi-frame Grayscale Word Secondary Capture",
@@ -80,7 +80,7 @@ _CYAN = (0, 220, 255)  # in which viewers show the vessels, as overlays do
 
 
 @dataclass(frozen=True)
-class Photograph:
+class _Photograph:
     """The header of a photograph, as far as its pixels need it."""
 
     header: Dataset
@@ -95,14 +95,14 @@ def is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
-def open_photograph(stream: IO[bytes], label: str) -> Photograph:
+def open_photograph(stream: IO[bytes], label: str) -> _Photograph:
     """Read the header of a photograph; ImageError if it is damaged or no photograph."""
     require("pydicom", "dicom")
     from pydicom import dcmread
 
     try:
         stream.seek(132)
-        transfer_syntax = text(read_meta(stream), "TransferSyntaxUID")
+        transfer_syntax = _text(_read_meta(stream), "TransferSyntaxUID")
         if transfer_syntax == _DEFLATED:  # pydicom would unpack it whole, to whatever size
             raise ImageError(
                 f"{label} is a deflated DICOM file, which vesselseg does not read. Convert it, for "
@@ -110,21 +110,21 @@ def open_photograph(stream: IO[bytes], label: str) -> Photograph:
             )
         stream.seek(0)
         header = dcmread(stream, specific_tags=[*_PIXEL_ELEMENTS])
-        sop_class = text(header, "SOPClassUID")
-        if sop_class and sop_class not in PHOTOGRAPHS:
+        sop_class = _text(header, "SOPClassUID")
+        if sop_class and sop_class not in _PHOTOGRAPHS:
             kind = "with a segmentation" if sop_class == _SEGMENTATION else "of another kind"
             raise ImageError(
                 f"{label} is a DICOM file {kind}, not a photograph. These are read: "
-                f"{', '.join(PHOTOGRAPHS.values())}."
+                f"{', '.join(_PHOTOGRAPHS.values())}."
             )
-        photograph = Photograph(
+        photograph = _Photograph(
             header=header,
             transfer_syntax=transfer_syntax,
             width=header.Columns,
             height=header.Rows,
-            pages=int(text(header, "NumberOfFrames") or 1),
+            pages=int(_text(header, "NumberOfFrames") or 1),
         )
-        check_pixels(photograph, label)
+        _check_pixels(photograph, label)
     except ImageError:
         raise
     except Exception:  # a header from outside can make pydicom raise anything
@@ -134,14 +134,14 @@ def open_photograph(stream: IO[bytes], label: str) -> Photograph:
     return photograph
 
 
-def read_meta(stream: IO[bytes]) -> Dataset:
+def _read_meta(stream: IO[bytes]) -> Dataset:
     """The file meta information, after the first 132 bytes (PS3.10, 7.1)."""
     from pydicom.filereader import read_dataset
 
     return read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
 
 
-def text(dataset: Dataset, keyword: str) -> str:
+def _text(dataset: Dataset, keyword: str) -> str:
     """The text of an element as it is in the file, or ""; no converter warns by quoting it."""
     from pydicom.tag import Tag
 
@@ -150,7 +150,7 @@ def text(dataset: Dataset, keyword: str) -> str:
     return value.decode("ascii").strip(" \0") if isinstance(value, bytes) else str(value or "")
 
 
-def check_pixels(photograph: Photograph, label: str) -> None:
+def _check_pixels(photograph: _Photograph, label: str) -> None:
     """Raise ImageError if the pixels are of a kind that photographs do not have."""
     header = photograph.header
     problem = ""
@@ -168,7 +168,7 @@ def check_pixels(photograph: Photograph, label: str) -> None:
         raise ImageError(f"{label} is a DICOM file that {problem}.")
 
 
-def decode(photograph: Photograph, label: str) -> tuple[NDArray[Any], int]:
+def decode(photograph: _Photograph, label: str) -> tuple[NDArray[Any], int]:
     """Decode the first frame: values (H, W) or (H, W, 3), and the bits that they use."""
     from pydicom.pixels import apply_color_lut
 
@@ -181,7 +181,7 @@ def decode(photograph: Photograph, label: str) -> tuple[NDArray[Any], int]:
             f"read. Convert it, for example with dcmdjpeg of DCMTK."
         )
     try:
-        values = decode_frame(photograph, decoder)
+        values = _decode_frame(photograph, decoder)
         if header.PhotometricInterpretation == "PALETTE COLOR":
             values = apply_color_lut(values, header)
             bits = 8 * values.dtype.itemsize
@@ -195,7 +195,7 @@ def decode(photograph: Photograph, label: str) -> tuple[NDArray[Any], int]:
     return values, bits
 
 
-def decode_frame(photograph: Photograph, decoder: str) -> Any:
+def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
     """The first frame, grey or RGB. A frame that unpacks to another size is an error before."""
     import numpy as np
     from pydicom.encaps import get_frame
@@ -266,7 +266,7 @@ def encode_segmentation(
             f"{mask.shape[1]} x {mask.shape[0]}. Pass the photograph that was segmented."
         )
     try:
-        return segmentation_object(content, photograph, mask, provenance)
+        return _segmentation_object(content, photograph, mask, provenance)
     except Exception:  # a header from outside can make both libraries raise anything
         raise ImageError(
             f"The header of {label} does not have what a Segmentation object needs: the UIDs of "
@@ -274,8 +274,8 @@ def encode_segmentation(
         ) from None
 
 
-def segmentation_object(
-    content: bytes, photograph: Photograph, mask: NDArray[np.bool_], provenance: dict[str, Any]
+def _segmentation_object(
+    content: bytes, photograph: _Photograph, mask: NDArray[np.bool_], provenance: dict[str, Any]
 ) -> bytes:
     """The content of the file; see :func:`encode_segmentation`."""
     from highdicom import PixelMeasuresSequence
@@ -284,15 +284,15 @@ def segmentation_object(
     from pydicom.uid import generate_uid
 
     header = dcmread(io.BytesIO(content), stop_before_pixels=True)
-    attributes = copy_valid(header)
-    laterality = text(header, "ImageLaterality") or text(header, "Laterality")
+    attributes = _copy_valid(header)
+    laterality = _text(header, "ImageLaterality") or _text(header, "Laterality")
     spacing = attributes.get("PixelSpacing")
-    reference, uids = stand_in(header, attributes)
+    reference, uids = _stand_in(header, attributes)
     result = Segmentation(
         source_images=[reference],
         pixel_array=mask[None].astype("uint8"),
         segmentation_type="BINARY",
-        segment_descriptions=[describe_vessels(provenance, laterality)],
+        segment_descriptions=[_describe_vessels(provenance, laterality)],
         series_instance_uid=generate_uid(prefix=None),
         series_number=1,
         sop_instance_uid=generate_uid(prefix=None),
@@ -326,7 +326,7 @@ def segmentation_object(
     return stream.getvalue()
 
 
-def stand_in(header: Dataset, attributes: Dataset) -> tuple[Dataset, dict[str, str]]:
+def _stand_in(header: Dataset, attributes: Dataset) -> tuple[Dataset, dict[str, str]]:
     """What highdicom gets in place of the photograph, and the true UID for each that it has.
 
     highdicom logs the names and UIDs that it is given, and looks for volumes in multi-frame images.
@@ -336,11 +336,11 @@ def stand_in(header: Dataset, attributes: Dataset) -> tuple[Dataset, dict[str, s
 
     reference = Dataset()
     reference.SOPClassUID = _PLAIN
-    uids = {_PLAIN: text(header, "SOPClassUID")}
+    uids = {_PLAIN: _text(header, "SOPClassUID")}
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         uid = generate_uid(prefix=None)
         setattr(reference, keyword, uid)
-        uids[uid] = text(header, keyword)
+        uids[uid] = _text(header, keyword)
     if not all(uids.values()):
         raise ValueError("A UID is missing.")
     for keyword in _STUDY:
@@ -351,7 +351,7 @@ def stand_in(header: Dataset, attributes: Dataset) -> tuple[Dataset, dict[str, s
     return reference, uids
 
 
-def describe_vessels(provenance: dict[str, Any], laterality: str) -> Dataset:
+def _describe_vessels(provenance: dict[str, Any], laterality: str) -> Dataset:
     """The segment: blood vessels of the retina, of the right or left eye, and their algorithm."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
@@ -382,7 +382,7 @@ def describe_vessels(provenance: dict[str, Any], laterality: str) -> Dataset:
     return segment
 
 
-def copy_valid(dataset: Dataset) -> Dataset:
+def _copy_valid(dataset: Dataset) -> Dataset:
     """The elements that a Segmentation object can take over, without those that are not valid.
 
     pydicom warns of UIDs and numbers that are not valid by quoting them.
@@ -403,7 +403,7 @@ def copy_valid(dataset: Dataset) -> Dataset:
                     validate_value(vr, part.strip(), config.RAISE)
             element = dataset[tag]
             if vr == "SQ":
-                element = DataElement(tag, vr, [copy_valid(item) for item in element.value])
+                element = DataElement(tag, vr, [_copy_valid(item) for item in element.value])
             valid.add(element)
         except Exception:  # an element from outside can make pydicom raise anything
             continue
@@ -429,7 +429,7 @@ def is_photograph(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             if is_dicom(stream.read(132)):
-                return text(read_meta(stream), "MediaStorageSOPClassUID") in PHOTOGRAPHS
+                return _text(_read_meta(stream), "MediaStorageSOPClassUID") in _PHOTOGRAPHS
     except Exception:  # damaged, or pydicom is missing
         pass
     return path.suffix.lower() == ".dcm"

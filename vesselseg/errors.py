@@ -25,6 +25,20 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
+__all__ = [
+    "CheckpointError",
+    "DatasetError",
+    "DeviceError",
+    "DownloadError",
+    "ImageError",
+    "MissingExtraError",
+    "OptionError",
+    "OutputError",
+    "ResourceError",
+    "UnknownModelError",
+    "VesselsegError",
+]
+
 
 class VesselsegError(Exception):
     """Base class of vesselseg's exceptions."""

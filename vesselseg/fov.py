@@ -35,23 +35,23 @@ def find_field_of_view(image: NDArray[np.uint8]) -> FieldOfView:
     if min(height, width) < 16:
         return everything
     factor = max(1, round(max(height, width) / _SIDE))
-    bright = smooth_brightness(image, factor)
-    level = border_level(bright)
+    bright = _smooth_brightness(image, factor)
+    level = _border_level(bright)
     if level is None:
         return everything
-    inside = fill_between(largest_region(bright > level))
+    inside = _fill_between(largest_region(bright > level))
     if inside.mean() < 0.1:
         return everything  # a bright spot, not a field of view
     small = Image.fromarray(inside.astype(np.uint8) * 255)
     box = (0, 0, width / factor, height / factor)  # the last pixels may stand for fewer
     large = small.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    diameter = fit_diameter(inside)
+    diameter = _fit_diameter(inside)
     if diameter is not None:
         diameter *= factor
     return FieldOfView(np.asarray(large) > 127, diameter)
 
 
-def smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
+def _smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
     """The brightest channel of the reduced image, smoothed, since noise raises a maximum."""
     reduced = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
     channels = np.asarray(reduced).transpose(2, 0, 1).astype(np.uint16, order="C")
@@ -63,7 +63,7 @@ def smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float
     return np.asarray(channels.max(axis=0) / np.float32(16))
 
 
-def border_level(bright: NDArray[np.float32]) -> float | None:
+def _border_level(bright: NDArray[np.float32]) -> float | None:
     """Threshold between border and disc; None if no corner is much darker than the middle."""
     height, width = bright.shape
     n = max(2, min(height, width) // 32)
@@ -87,27 +87,27 @@ def largest_region(mask: Mask) -> Mask:
     # of its row and column until nothing changes. Then the cells of a region share one number.
     labels = np.where(cells, np.arange(1, cells.size + 1).reshape(cells.shape), 0)
     while True:
-        spread = spread_along_rows(spread_labels(labels) * cells, cells)
-        spread = spread_along_rows(spread.T, cells.T).T
+        spread = _spread_along_rows(_spread_labels(labels) * cells, cells)
+        spread = _spread_along_rows(spread.T, cells.T).T
         if np.array_equal(spread, labels):
             break
         labels = spread
     counts = np.bincount(labels[cells])
     if not len(counts):
         return np.zeros_like(mask)
-    region = spread_labels(labels == counts.argmax())  # with the cells at its edge
+    region = _spread_labels(labels == counts.argmax())  # with the cells at its edge
     pixels = region.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[:height, :width]
     return np.asarray(mask & pixels)
 
 
-def spread_labels(values: NDArray[Any]) -> NDArray[Any]:
+def _spread_labels(values: NDArray[Any]) -> NDArray[Any]:
     """Replace each cell by the largest value among itself and its eight neighbours."""
     padded = np.pad(values, 1)
     tall = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
     return np.asarray(np.maximum(np.maximum(tall[:, :-2], tall[:, 1:-1]), tall[:, 2:]))
 
 
-def spread_along_rows(values: NDArray[Any], cells: Mask) -> NDArray[Any]:
+def _spread_along_rows(values: NDArray[Any], cells: Mask) -> NDArray[Any]:
     """Replace each value by the largest of its run, which ends where `cells` change in its row."""
     is_start = np.ones_like(cells)
     is_start[:, 1:] = cells[:, 1:] != cells[:, :-1]
@@ -116,7 +116,7 @@ def spread_along_rows(values: NDArray[Any], cells: Mask) -> NDArray[Any]:
     return np.maximum.reduceat(values.ravel(), starts).repeat(lengths).reshape(cells.shape)
 
 
-def fill_between(mask: Mask) -> Mask:
+def _fill_between(mask: Mask) -> Mask:
     """Fill what lies between True pixels both along its row and along its column."""
 
     def between(lines: Mask) -> Mask:
@@ -130,7 +130,7 @@ def fill_between(mask: Mask) -> Mask:
     return np.asarray(between(mask) & between(mask.T).T)
 
 
-def fit_diameter(mask: Mask) -> float | None:
+def _fit_diameter(mask: Mask) -> float | None:
     """Diameter of the circle fitted to the mask's outline, in pixels of the mask.
 
     Algebraic least squares (Kasa 1976, doi:10.1109/TIM.1976.6312298), repeated without the

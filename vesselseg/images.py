@@ -48,18 +48,18 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
     bits = check_bits(bits)
     if isinstance(image, Image.Image):
         check_opened(image, "The PIL image")
-        check_size(image.width, image.height, "The PIL image", max_pixels)
-        return from_pil(image, "the PIL image", image.format, bits)
+        _check_size(image.width, image.height, "The PIL image", max_pixels)
+        return _from_pil(image, "the PIL image", image.format, bits)
     if isinstance(image, (str, os.PathLike)):
-        return from_path(Path(image), max_pixels, bits)
+        return _from_path(Path(image), max_pixels, bits)
     if isinstance(image, (bytes, bytearray, memoryview)):
         content = bytes(image)
-        return from_file(io.BytesIO(content), f"the {len(content)} bytes given", max_pixels, bits)
+        return _from_file(io.BytesIO(content), f"the {len(content)} bytes given", max_pixels, bits)
     if isinstance(image, np.ndarray):
-        return from_array(image, "The array", max_pixels, bits)
+        return _from_array(image, "The array", max_pixels, bits)
     torch = sys.modules.get("torch")  # whoever has a tensor has imported it
     if torch is not None and isinstance(image, torch.Tensor):
-        return from_tensor(image, max_pixels, bits)
+        return _from_tensor(image, max_pixels, bits)
     if hasattr(image, "read"):
         name = getattr(image, "name", None)
         label = f"the file object {name!r}" if isinstance(name, str) else "the file object given"
@@ -70,7 +70,7 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
         if not isinstance(content, bytes):
             kind = type(content).__name__
             raise ImageError(f"{label} returns {kind}; open it in binary mode, 'rb'.")
-        return from_file(io.BytesIO(content), label, max_pixels, bits)
+        return _from_file(io.BytesIO(content), label, max_pixels, bits)
     raise ImageError(
         f"An image cannot be a {type(image).__name__}. Accepted are a path, the bytes of an image "
         f"file, a binary file object, a PIL image, a NumPy array (H, W, 3) RGB, (H, W, 4) RGBA or "
@@ -133,7 +133,7 @@ def field_of_view(image: ImageLike, *, bits: int | None = None) -> NDArray[np.bo
     return find_field_of_view(to_rgb(image, bits=bits)).mask
 
 
-def from_path(path: Path, max_pixels: int, bits: int | None) -> RGB:
+def _from_path(path: Path, max_pixels: int, bits: int | None) -> RGB:
     """Decode a file; pipes and other files that cannot be rewound are read whole first."""
     label = repr(str(path))
     try:
@@ -144,7 +144,7 @@ def from_path(path: Path, max_pixels: int, bits: int | None) -> RGB:
             )
         with path.open("rb") as stream:
             whole = stream if stream.seekable() else io.BytesIO(stream.read())
-            return from_file(whole, label, max_pixels, bits)
+            return _from_file(whole, label, max_pixels, bits)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"There is no image {label}.") from error
     except ImageError:
@@ -154,17 +154,17 @@ def from_path(path: Path, max_pixels: int, bits: int | None) -> RGB:
         raise ImageError(f"{label} cannot be opened: {reason}.") from error
 
 
-def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) -> RGB:
+def _from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) -> RGB:
     """Decode the content of an image file."""
     head = stream.read(132)
     stream.seek(0)
     if not head:
         raise ImageError(f"{label} is empty.")
     if dicom.is_dicom(head):
-        return from_dicom(stream, label, max_pixels, bits)
+        return _from_dicom(stream, label, max_pixels, bits)
     try:
         with open_picture(stream) as opened:
-            check_size(opened.width, opened.height, label, max_pixels)
+            _check_size(opened.width, opened.height, label, max_pixels)
             pages = getattr(opened, "n_frames", 1)
             has_16_bits = any(";16" in str(tile[3]) for tile in opened.tile)
             if isinstance(opened, TiffImageFile) and bits is None:
@@ -181,29 +181,29 @@ def from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) 
         raise ImageError(
             f"{label} could not be decoded: {reason}. It may be truncated, damaged or no image."
         ) from error
-    warn_of_pages(pages, label)
+    _warn_of_pages(pages, label)
     if has_16_bits and upright.mode in ("RGB", "RGBA"):
-        check_reduced(np.asarray(upright), label, bits)
+        _check_reduced(np.asarray(upright), label, bits)
         bits = None
-    return from_pil(upright, label, opened.format, bits)
+    return _from_pil(upright, label, opened.format, bits)
 
 
-def from_dicom(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) -> RGB:
+def _from_dicom(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) -> RGB:
     """Decode the photograph in a DICOM file, which says itself how many bits it uses."""
     photograph = dicom.open_photograph(stream, label)
-    check_size(photograph.width, photograph.height, label, max_pixels)
+    _check_size(photograph.width, photograph.height, label, max_pixels)
     values, depth = dicom.decode(photograph, label)
-    warn_of_pages(photograph.pages, label)
-    return from_array(values, label, bits=bits or depth)
+    _warn_of_pages(photograph.pages, label)
+    return _from_array(values, label, bits=bits or depth)
 
 
-def warn_of_pages(pages: int, label: str) -> None:
+def _warn_of_pages(pages: int, label: str) -> None:
     """Log that only the first page of a file, or frame of a DICOM file, is used."""
     if pages > 1:
         logger.warning("%s has %d pages; the first is used.", label, pages)
 
 
-def check_reduced(values: NDArray[np.uint8], label: str, bits: int | None) -> None:
+def _check_reduced(values: NDArray[np.uint8], label: str, bits: int | None) -> None:
     """Warn or raise if Pillow's reduction of a 16-bit RGB file to 8 bits left hardly any."""
     advice = "Read it with tifffile or OpenCV, and pass the array with bits=..."
     if bits not in (None, 16):
@@ -218,7 +218,7 @@ def check_reduced(values: NDArray[np.uint8], label: str, bits: int | None) -> No
         )  # fmt: skip
 
 
-def from_pil(image: Image.Image, label: str, file_format: str | None, bits: int | None) -> RGB:
+def _from_pil(image: Image.Image, label: str, file_format: str | None, bits: int | None) -> RGB:
     """Convert a PIL image of any mode; `file_format` is that of the file it comes from."""
     mode = image.mode
     if mode == "LAB":
@@ -239,10 +239,10 @@ def from_pil(image: Image.Image, label: str, file_format: str | None, bits: int 
                 f"it to RGB, or pass a NumPy array of {_DTYPES}."
             )
         values = values.astype(np.uint16)
-    return from_array(values, label, bits=bits)
+    return _from_array(values, label, bits=bits)
 
 
-def from_tensor(tensor: Tensor, max_pixels: int, bits: int | None) -> RGB:
+def _from_tensor(tensor: Tensor, max_pixels: int, bits: int | None) -> RGB:
     """Convert a tensor (3, H, W) or (H, W)."""
     try:  # NumPy has no bfloat16
         values = tensor.float() if tensor.is_floating_point() else tensor
@@ -258,12 +258,12 @@ def from_tensor(tensor: Tensor, max_pixels: int, bits: int | None) -> RGB:
         array = array.transpose(1, 2, 0)
     elif array.ndim != 2:
         raise ImageError(
-            f"A tensor must be (3, H, W) or (H, W); this one is {shape}.{shape_hint(shape)}"
+            f"A tensor must be (3, H, W) or (H, W); this one is {shape}.{_shape_hint(shape)}"
         )
-    return from_array(array, "The tensor", max_pixels, bits)
+    return _from_array(array, "The tensor", max_pixels, bits)
 
 
-def from_array(
+def _from_array(
     array: NDArray[Any], label: str, max_pixels: float = math.inf, bits: int | None = None
 ) -> RGB:
     """Convert an array (H, W, 3) RGB, (H, W, 4) RGBA, (H, W) or (H, W, 1) grey.
@@ -275,18 +275,18 @@ def from_array(
     if array.ndim < 2 or shape[2:] not in ((), (1,), (3,), (4,)):
         raise ImageError(
             f"{label} has the shape {shape}; it must be (H, W, 3) RGB, (H, W, 4) RGBA or "
-            f"(H, W) grey.{shape_hint(shape)}"
+            f"(H, W) grey.{_shape_hint(shape)}"
         )
     if 0 in shape:
         raise ImageError(f"{label} is empty: its shape is {shape}.")
-    check_size(shape[1], shape[0], label, max_pixels)
+    _check_size(shape[1], shape[0], label, max_pixels)
     kind, values = array.dtype.kind, array
     is_uint16 = kind == "u" and array.dtype.itemsize == 2  # of either byte order
     if bits is not None and bits != 8 * array.dtype.itemsize and not is_uint16:
         raise ImageError(f"{label} has values of type {array.dtype}; bits={bits} is for uint16.")
     if is_uint16:
         most = int(array.max()) if shape[2:] != (4,) else int(array[..., :3].max())
-        check_depth(most, label, bits)
+        _check_depth(most, label, bits)
         full = 2 ** (bits or 16) - 1
         values = (array.astype(np.uint32) * 510 + full) // (2 * full)
     elif kind == "f":
@@ -310,7 +310,7 @@ def from_array(
     return rgb
 
 
-def check_depth(most: int, label: str, bits: int | None) -> None:
+def _check_depth(most: int, label: str, bits: int | None) -> None:
     """Raise ImageError if 16-bit values exceed `bits`; warn if they seem to use fewer than 16."""
     if bits is not None and most >= 2**bits:
         raise ImageError(f"{label} has values up to {most}, which {bits} bits do not hold.")
@@ -323,7 +323,7 @@ def check_depth(most: int, label: str, bits: int | None) -> None:
         )  # fmt: skip
 
 
-def check_size(width: int, height: int, label: str, max_pixels: float) -> None:
+def _check_size(width: int, height: int, label: str, max_pixels: float) -> None:
     """Raise ImageError if an image is larger than the limit."""
     if width * height > max_pixels:
         raise ImageError(
@@ -332,7 +332,7 @@ def check_size(width: int, height: int, label: str, max_pixels: float) -> None:
         )
 
 
-def shape_hint(shape: tuple[int, ...]) -> str:
+def _shape_hint(shape: tuple[int, ...]) -> str:
     """A sentence on how to turn an array or tensor of this shape into an accepted one, or ""."""
     if len(shape) == 4:
         return " It looks like a batch: segment_many takes the images one by one."

@@ -163,26 +163,26 @@ def measure(
     >>> measures.width_quartiles[1], round(measures.length), measures.end_points
     (8.0, 160, 2)
     """
-    mask = to_mask(mask, "mask")
-    inside = np.ones_like(mask) if fov is None else to_mask(fov, "fov")
+    mask = _to_mask(mask, "mask")
+    inside = np.ones_like(mask) if fov is None else _to_mask(fov, "fov")
     if inside.shape != mask.shape:
         raise OptionError(f"mask has the shape {mask.shape}, but fov has {inside.shape}.")
     if not inside.any():
         raise OptionError("The field of view is empty: fov has no pixel that is True.")
     mm_per_pixel = check_mm_per_pixel(mm_per_pixel)
     require_skan()
-    vessels, inside, orientation = canonical(mask & inside, inside)
+    vessels, inside, orientation = _canonical(mask & inside, inside)
     area = int(inside.sum())
     diameter = float(2 * np.sqrt(area / np.pi))
-    branches = find_branches(vessels)
-    degrees = count_ends(branches)
+    branches = _find_branches(vessels)
+    degrees = _count_ends(branches)
     lengths = np.array([branch.arc + branch.extension for branch in branches])
     tortuosity = np.array([branch.tortuosity for branch in branches])
     width, step = np.concatenate([np.empty((2, 0)), *(b.widths for b in branches)], axis=1)
-    quartiles = weighted_quantiles(width, step, (0.25, 0.5, 0.75))
+    quartiles = _weighted_quantiles(width, step, (0.25, 0.5, 0.75))
     is_curve = np.isfinite(tortuosity)
-    middle = weighted_quantiles(tortuosity[is_curve], lengths[is_curve], (0.5,))
-    medians = [weighted_quantiles(*branch.widths, (0.5,)) for branch in branches]
+    middle = _weighted_quantiles(tortuosity[is_curve], lengths[is_curve], (0.5,))
+    medians = [_weighted_quantiles(*branch.widths, (0.5,)) for branch in branches]
     ends = [orientation.undo(branch.points[[0, -1]]).ravel() for branch in branches]
     rows, columns, end_rows, end_columns = np.array(ends).reshape(-1, 4).T
     length = float(lengths.sum())
@@ -193,9 +193,9 @@ def measure(
         length=length,
         length_density=length * diameter / area,
         branch_points=sum(degree > 2 for degree in degrees.values()),
-        end_points=count_free_ends(branches, inside),
+        end_points=_count_free_ends(branches, inside),
         width_quartiles=(quartiles[0], quartiles[1], quartiles[2]) if quartiles else None,
-        box_dimension=box_dimension(branches, diameter),
+        box_dimension=_box_dimension(branches, diameter),
         tortuosity=middle[0] if middle else None,
         mm_per_pixel=mm_per_pixel,
         segments={
@@ -233,7 +233,7 @@ def require_skan() -> None:
         ) from error
 
 
-def to_mask(values: ArrayLike, name: str) -> Mask:
+def _to_mask(values: ArrayLike, name: str) -> Mask:
     """A bool array (H, W); OptionError for anything else."""
     array = np.asarray(values)
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "bui":
@@ -245,7 +245,7 @@ def to_mask(values: ArrayLike, name: str) -> Mask:
 
 
 @dataclass(frozen=True)
-class Orientation:
+class _Orientation:
     """How a mask was mirrored and turned: transposed or not, then flipped along its axes."""
 
     transposed: bool
@@ -265,16 +265,16 @@ class Orientation:
         return original[:, ::-1] if self.transposed else original
 
 
-def canonical(mask: Mask, fov: Mask) -> tuple[Mask, Mask, Orientation]:
+def _canonical(mask: Mask, fov: Mask) -> tuple[Mask, Mask, _Orientation]:
     """Of the eight orientations of mask and field of view, the one whose bytes come first."""
 
-    def content(orientation: Orientation) -> tuple[tuple[int, int], bytes, bytes]:
+    def content(orientation: _Orientation) -> tuple[tuple[int, int], bytes, bytes]:
         vessels, inside = orientation.apply(mask), orientation.apply(fov)
         return orientation.shape, np.packbits(vessels).tobytes(), np.packbits(inside).tobytes()
 
     height, width = mask.shape
     orientations = [
-        Orientation(transposed, (down, across), (width, height) if transposed else (height, width))
+        _Orientation(transposed, (down, across), (width, height) if transposed else (height, width))
         for transposed, down, across in itertools.product((False, True), repeat=3)
     ]
     first = min(orientations, key=content)
@@ -282,7 +282,7 @@ def canonical(mask: Mask, fov: Mask) -> tuple[Mask, Mask, Orientation]:
 
 
 @dataclass(eq=False)
-class Branch:
+class _Branch:
     """A centreline between two nodes; `points` has its pixels in order, the nodes' included."""
 
     nodes: tuple[int, int]
@@ -295,7 +295,7 @@ class Branch:
     @cached_property
     def line(self) -> Points:
         """The smoothed centreline, its ends held."""
-        return smooth(self.points)
+        return _smooth(self.points)
 
     @cached_property
     def along(self) -> NDArray[np.float64]:
@@ -330,28 +330,28 @@ class Branch:
         return width[clear], step[clear]
 
     @property
-    def reverse(self) -> Branch:
+    def reverse(self) -> _Branch:
         """The branch from its other end."""
-        return Branch(self.nodes[::-1], self.points[::-1], self.radius[::-1])
+        return _Branch(self.nodes[::-1], self.points[::-1], self.radius[::-1])
 
 
-def find_branches(vessels: Mask) -> list[Branch]:
+def _find_branches(vessels: Mask) -> list[_Branch]:
     """The centrelines of a mask, pruned and joined, with all that is measured on them."""
     from scipy.ndimage import distance_transform_edt
 
     radius = distance_transform_edt(np.pad(vessels, 1))[1:-1, 1:-1]
-    branches = join(merge_nodes(list(trace(vessels, radius))))
-    while len(kept := prune(branches)) < len(branches):
-        branches = join(kept)
+    branches = _join(_merge_nodes(list(_trace(vessels, radius))))
+    while len(kept := _prune(branches)) < len(branches):
+        branches = _join(kept)
     if not branches:
         return []
-    degrees = count_ends(branches)
+    degrees = _count_ends(branches)
     pixels = np.zeros_like(vessels)
     for branch in branches:
-        pixels[to_index(branch.points)] = True
+        pixels[_to_index(branch.points)] = True
         branch.free = (degrees[branch.nodes[0]] == 1, degrees[branch.nodes[1]] == 1)
         branch.extension = sum(
-            extension(each, vessels)
+            _extension(each, vessels)
             for each, is_free in zip((branch, branch.reverse), branch.free, strict=True)
             if is_free
         )
@@ -360,11 +360,11 @@ def find_branches(vessels: Mask) -> list[Branch]:
     owner = np.ravel_multi_index(tuple(nearest[:, vessels]), vessels.shape)
     area = np.bincount(owner, minlength=vessels.size).reshape(vessels.shape)
     for branch in branches:
-        branch.area = area[to_index(branch.points)].astype(np.float64)
+        branch.area = area[_to_index(branch.points)].astype(np.float64)
     return branches
 
 
-def trace(vessels: Mask, radius: NDArray[np.float64]) -> Iterator[Branch]:
+def _trace(vessels: Mask, radius: NDArray[np.float64]) -> Iterator[_Branch]:
     """The branches of a mask's skeleton, cut at every pixel with more than two neighbours."""
     import skan
     from scipy.ndimage import convolve
@@ -378,35 +378,35 @@ def trace(vessels: Mask, radius: NDArray[np.float64]) -> Iterator[Branch]:
     for number in range(graph.n_paths):
         nodes = graph.path(number)
         points = graph.path_coordinates(number) - 1.0
-        yield Branch((int(nodes[0]), int(nodes[-1])), points, radius[to_index(points)])
+        yield _Branch((int(nodes[0]), int(nodes[-1])), points, radius[_to_index(points)])
 
 
-def to_index(points: Points) -> tuple[NDArray[np.int64], ...]:
+def _to_index(points: Points) -> tuple[NDArray[np.int64], ...]:
     """Points as an index of the pixels that they lie in."""
     return tuple(np.rint(points).astype(np.int64).T)
 
 
-def count_ends(branches: Iterable[Branch]) -> Counter[int]:
+def _count_ends(branches: Iterable[_Branch]) -> Counter[int]:
     """How many branches end at each node."""
     return Counter(node for branch in branches for node in branch.nodes)
 
 
-def count_free_ends(branches: list[Branch], fov: Mask) -> int:
+def _count_free_ends(branches: list[_Branch], fov: Mask) -> int:
     """How many branches end inside the field of view, rather than at its border."""
     from scipy.ndimage import distance_transform_edt
 
     to_border = distance_transform_edt(np.pad(fov, 1))[1:-1, 1:-1]
     return sum(
-        int(to_border[to_index(branch.points[[end]])][0] > 2 * branch.radius[end] + 1)
+        int(to_border[_to_index(branch.points[[end]])][0] > 2 * branch.radius[end] + 1)
         for branch in branches
         for end, is_free in zip((0, -1), branch.free, strict=True)
         if is_free
     )
 
 
-def merge_nodes(branches: list[Branch]) -> list[Branch]:
+def _merge_nodes(branches: list[_Branch]) -> list[_Branch]:
     """Make one of branch points that are closer than the vessel is wide there."""
-    degrees = count_ends(branches)
+    degrees = _count_ends(branches)
     group: dict[int, int] = {node: node for node in degrees}
 
     def find(node: int) -> int:
@@ -436,15 +436,15 @@ def merge_nodes(branches: list[Branch]) -> list[Branch]:
                 at = 0 if end == 0 else len(points)
                 points = np.insert(points, at, centre, axis=0)
                 radius = np.insert(radius, at, radius[end])
-        merged.append(Branch(nodes, points, radius))
+        merged.append(_Branch(nodes, points, radius))
     return merged
 
 
-def prune(branches: list[Branch]) -> list[Branch]:
+def _prune(branches: list[_Branch]) -> list[_Branch]:
     """The branches without spurs: free ends shorter than the vessel is wide where they start."""
-    degrees = count_ends(branches)
+    degrees = _count_ends(branches)
 
-    def is_spur(branch: Branch) -> bool:
+    def is_spur(branch: _Branch) -> bool:
         free = [degrees[node] == 1 for node in branch.nodes]
         if not any(free):
             return False
@@ -454,10 +454,10 @@ def prune(branches: list[Branch]) -> list[Branch]:
     return [branch for branch in branches if not is_spur(branch)]
 
 
-def join(branches: list[Branch]) -> list[Branch]:
+def _join(branches: list[_Branch]) -> list[_Branch]:
     """Make one branch of two that meet where no other does."""
-    degrees = count_ends(branches)
-    at: dict[int, list[Branch]] = {}
+    degrees = _count_ends(branches)
+    at: dict[int, list[_Branch]] = {}
     for branch in branches:
         for node in branch.nodes:
             at.setdefault(node, []).append(branch)
@@ -469,7 +469,7 @@ def join(branches: list[Branch]) -> list[Branch]:
         (second,) = others
         ahead = first if first.nodes[1] == node else first.reverse
         behind = second if second.nodes[0] == node else second.reverse
-        joined = Branch(
+        joined = _Branch(
             (ahead.nodes[0], behind.nodes[1]),
             np.concatenate([ahead.points, behind.points[1:]]),
             np.concatenate([ahead.radius, behind.radius[1:]]),
@@ -482,14 +482,14 @@ def join(branches: list[Branch]) -> list[Branch]:
     return list(left)
 
 
-def extension(branch: Branch, vessels: Mask) -> float:
+def _extension(branch: _Branch, vessels: Mask) -> float:
     """How much longer the vessel is at its start than its centreline, which may be negative.
 
     A skeleton stops short of a round end and runs into a corner of a square one. So the direction
     is taken further back, and followed to the border.
     """
     back = min(1.5 * float(np.median(branch.radius)), branch.arc / 3)
-    start, behind = interpolate(branch, np.array([back, 2 * back]))
+    start, behind = _interpolate(branch, np.array([back, 2 * back]))
     direction = (start - behind) / max(float(np.hypot(*(start - behind))), 1e-9)
     way = np.arange(0, 4 * branch.radius.max() + 2, _RAY_STEP)
     ray = np.rint(start + way[:, None] * direction).astype(int)
@@ -498,12 +498,12 @@ def extension(branch: Branch, vessels: Mask) -> float:
     return float(inside.argmin() * _RAY_STEP) - back
 
 
-def interpolate(branch: Branch, places: NDArray[np.float64]) -> Points:
+def _interpolate(branch: _Branch, places: NDArray[np.float64]) -> Points:
     """Points at distances along the smoothed centreline."""
     return np.stack([np.interp(places, branch.along, axis) for axis in branch.line.T], axis=1)
 
 
-def smooth(points: Points) -> Points:
+def _smooth(points: Points) -> Points:
     """Smooth a line through points; its ends are held."""
     from scipy.ndimage import gaussian_filter1d
 
@@ -516,7 +516,7 @@ def smooth(points: Points) -> Points:
     return np.asarray(line)
 
 
-def box_dimension(branches: list[Branch], diameter: float) -> float | None:
+def _box_dimension(branches: list[_Branch], diameter: float) -> float | None:
     """Minkowski dimension of centrelines, from the areas of their dilations; None for no line."""
     from scipy.ndimage import distance_transform_edt
 
@@ -528,14 +528,14 @@ def box_dimension(branches: list[Branch], diameter: float) -> float | None:
     lines = []
     for branch in branches:
         places = np.linspace(0, branch.arc, int(2 * branch.arc * factor) + 2)
-        lines.append(interpolate(branch, places) * factor)
+        lines.append(_interpolate(branch, places) * factor)
     origin = np.min([line.min(axis=0) for line in lines], axis=0) - reach[-1] - 2
     size = np.max([line.max(axis=0) for line in lines], axis=0) - origin + reach[-1] + 3
     canvas = np.zeros(size.astype(int), dtype=np.int8)
     for line in lines:
-        canvas[to_index(line - origin)] = 1
+        canvas[_to_index(line - origin)] = 1
     for branch, line in zip(branches, lines, strict=True):
-        canvas[to_index((line - origin)[[0, -1]][list(branch.free)])] = 2
+        canvas[_to_index((line - origin)[[0, -1]][list(branch.free)])] = 2
     distance, nearest = distance_transform_edt(canvas == 0, return_indices=True)
     # What lies beyond a free end makes a short line look like less than a line.
     distance = distance[(distance < reach[-1] + 0.5) & (canvas[tuple(nearest)] == 1)]
@@ -545,7 +545,7 @@ def box_dimension(branches: list[Branch], diameter: float) -> float | None:
     return float(2 - slope)
 
 
-def weighted_quantiles(
+def _weighted_quantiles(
     values: NDArray[np.float64], weights: NDArray[np.float64], shares: Iterable[float]
 ) -> list[float]:
     """Values below which a share of the weight lies; [] for no value."""

@@ -23,6 +23,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import MissingExtraError, OptionError
 
+__all__ = [
+    "Confusion",
+    "accuracy",
+    "auc",
+    "cldice",
+    "confusion",
+    "dice",
+    "precision",
+    "sensitivity",
+    "specificity",
+]
+
 Mask: TypeAlias = NDArray[np.bool_]
 
 
@@ -67,11 +79,11 @@ def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -
     >>> metrics.dice(counts), metrics.sensitivity(counts), metrics.accuracy(counts)
     (0.8, 1.0, 0.75)
     """
-    predicted, actual, inside = to_masks(mask, label, fov)
-    tp = count(predicted & actual)
-    fp = count(predicted) - tp
-    fn = count(actual) - tp
-    return Confusion(tp, fp, fn, count(inside) - tp - fp - fn)
+    predicted, actual, inside = _to_masks(mask, label, fov)
+    tp = _count(predicted & actual)
+    fp = _count(predicted) - tp
+    fn = _count(actual) - tp
+    return Confusion(tp, fp, fn, _count(inside) - tp - fp - fn)
 
 
 def dice(counts: Confusion) -> float:
@@ -139,8 +151,8 @@ def auc(probability: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) 
     0.75
     """
     scores = np.asarray(probability)
-    _, actual, inside = to_masks(label, label, fov)
-    check_shape("probability", scores, actual)
+    _, actual, inside = _to_masks(label, label, fov)
+    _check_shape("probability", scores, actual)
     if np.isnan(scores).any():
         raise OptionError("probability has values that are not numbers (NaN).")
     return auc_of_scores(scores[actual], scores[inside & ~actual])
@@ -211,7 +223,7 @@ def skeleton_counts(
 ) -> tuple[Confusion, Confusion]:
     """What :func:`cldice` counts: the mask's skeleton in the label, the label's in the mask."""
     skeletonize = require_skeletons()
-    predicted, actual, _ = to_masks(mask, label, fov)
+    predicted, actual, _ = _to_masks(mask, label, fov)
     return confusion(actual, skeletonize(predicted)), confusion(predicted, skeletonize(actual))
 
 
@@ -237,13 +249,13 @@ def require_skeletons() -> Callable[[Mask], Mask]:
     return cast("Callable[[Mask], Mask]", skeletonize)
 
 
-def to_masks(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None) -> tuple[Mask, Mask, Mask]:
+def _to_masks(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None) -> tuple[Mask, Mask, Mask]:
     """Mask and label inside the field of view, and the field of view, all of one shape."""
     actual = to_bool(label, "label")
     predicted = to_bool(mask, "mask")
     inside = np.ones_like(actual) if fov is None else to_bool(fov, "fov")
-    check_shape("mask", predicted, actual)
-    check_shape("fov", inside, actual)
+    _check_shape("mask", predicted, actual)
+    _check_shape("fov", inside, actual)
     return predicted & inside, actual & inside, inside
 
 
@@ -261,7 +273,7 @@ def to_bool(values: ArrayLike, name: str) -> Mask:
     return np.asarray(true)
 
 
-def check_shape(name: str, array: NDArray[Any], label: Mask) -> None:
+def _check_shape(name: str, array: NDArray[Any], label: Mask) -> None:
     """Raise OptionError if an array differs in shape from the label."""
     if array.shape != label.shape:
         raise OptionError(
@@ -269,7 +281,7 @@ def check_shape(name: str, array: NDArray[Any], label: Mask) -> None:
         )
 
 
-def count(mask: Mask) -> int:
+def _count(mask: Mask) -> int:
     """The number of pixels that are True."""
     return int(np.count_nonzero(mask))
 

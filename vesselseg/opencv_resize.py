@@ -17,8 +17,8 @@ def resize_like_opencv(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArr
     OpenCV rounds each weight to a multiple of 1/2048, keeps 7 binary digits after the point of
     the sum along a row, and 2 of each of the two products along a column.
     """
-    top, bottom, top_weight, bottom_weight = taps(image.shape[0], size[0], clamp=False)
-    left, right, left_weight, right_weight = taps(image.shape[1], size[1], clamp=True)
+    top, bottom, top_weight, bottom_weight = _taps(image.shape[0], size[0], clamp=False)
+    left, right, left_weight, right_weight = _taps(image.shape[1], size[1], clamp=True)
 
     def weighted_rows(rows: NDArray[np.intp], weights: NDArray[np.int32]) -> NDArray[np.int32]:
         lines = image[rows]
@@ -29,7 +29,7 @@ def resize_like_opencv(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArr
     return ((rows + 2) >> 2).astype(np.uint8)
 
 
-def taps(length: int, size: int, *, clamp: bool) -> Taps:
+def _taps(length: int, size: int, *, clamp: bool) -> Taps:
     """The two source pixels of each target pixel, and their weights in units of 1/2048.
 
     Beyond the border both are the outermost pixel. Along rows OpenCV then gives the first one

@@ -42,6 +42,8 @@ from .result import Style
 from .segmenter import Segmenter
 from .spec import Scale, is_integer, plain
 
+__all__ = ["segment_dataset"]
+
 _BATCH = 32  # photographs handed out together, and again if their worker dies
 _STORE_BYTES = 512 * 2**20  # object store of a Ray of our own: the model and text
 _DEATHS = 2  # of a worker that had one photograph only, before the photograph is given up
@@ -204,7 +206,7 @@ def on_cluster(
         jobs: Sequence[Job], model: Segmenter | None, work: Work, on_outcome: OnOutcome
     ) -> None:
         with (
-            connect(address),
+            _connect(address),
             contextlib.closing(
                 _run_on_cluster(jobs, model, work, workers, device, precision)
             ) as outcomes,
@@ -230,7 +232,7 @@ def _run_on_cluster(
     own_device = "cpu" if model is None else str(model.device)
     if device == "auto" and model is not None and "cuda" not in find_backend(model.backend).devices:
         device = "cpu"  # a GPU of the cluster would be idle
-    use_gpu = uses_gpu(device or own_device, resources)
+    use_gpu = _uses_gpu(device or own_device, resources)
     if use_gpu:
         device = "cuda"  # the GPU that Ray gives to the worker
     count = workers or max(int(resources.get("GPU" if use_gpu else "CPU", 1)), 1)
@@ -284,7 +286,7 @@ def _run_on_cluster(
             ray.kill(worker)
 
 
-def uses_gpu(device: str, resources: Mapping[str, float]) -> bool:
+def _uses_gpu(device: str, resources: Mapping[str, float]) -> bool:
     """Whether each worker gets a GPU; DeviceError if the device needs one and there is none."""
     has_gpu = resources.get("GPU", 0) >= 1
     if device.startswith("cuda") and not has_gpu:
@@ -295,7 +297,7 @@ def uses_gpu(device: str, resources: Mapping[str, float]) -> bool:
 
 
 @contextlib.contextmanager
-def connect(address: str | None) -> Iterator[None]:
+def _connect(address: str | None) -> Iterator[None]:
     """A Ray to work with; one that was started or connected here is left at the end."""
     import ray
 

@@ -31,7 +31,7 @@ Style: TypeAlias = Literal["tint", "outline"]
 Format: TypeAlias = Literal["png", "tiff", "npy"]
 Target: TypeAlias = Union[str, "os.PathLike[str]", IO[bytes]]
 KINDS = ("mask", "probability", "overlay", "fov")
-STYLES = ("tint", "outline")
+_STYLES = ("tint", "outline")
 FORMATS: dict[str, Format] = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".npy": "npy"}
 _PREVIEW = 400  # pixels of the longer side of the picture that a notebook shows
 _CYAN = (0, 220, 255)  # stands out from the reds and yellows of a retina, for the colour-blind too
@@ -109,12 +109,12 @@ class Segmentation:
             If an argument is outside what is described here.
         """
         check_style(style)
-        if not is_share(plain(opacity)):
+        if not _is_share(plain(opacity)):
             raise OptionError(f"opacity is {opacity!r}; it must be from 0 to 1.")
         rgb = plain(color)
         if not is_tuple(rgb, 3) or not all(0 <= part <= 255 for part in rgb):
             raise OptionError(f"color is {color!r}; it must be three numbers from 0 to 255.")
-        drawn = self.mask if style == "tint" else border(self.mask)
+        drawn = self.mask if style == "tint" else _border(self.mask)
         pixels = self._photograph.copy()
         pixels[drawn] = np.rint(pixels[drawn] * (1 - opacity) + np.asarray(rgb) * opacity)
         return Image.fromarray(pixels)
@@ -174,7 +174,7 @@ class Segmentation:
             )
         if kind not in KINDS:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
-        write(target, self._encode(kind, format, style, opacity))
+        _write(target, self._encode(kind, format, style, opacity))
 
     def save_dicom(self, target: Target, source: Target | bytes) -> None:
         """Write the mask as a DICOM Segmentation object that refers to its photograph.
@@ -203,7 +203,7 @@ class Segmentation:
         Parameters. UIDs and times are new in each file.
         """
         content, label = dicom.read_source(source)
-        write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
+        _write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
 
     def _encode(self, kind: Kind, format: Format, style: Style, opacity: float) -> bytes:
         """The content of a file."""
@@ -334,7 +334,7 @@ class Segmentation:
         )
 
 
-def write(target: Target, content: bytes) -> None:
+def _write(target: Target, content: bytes) -> None:
     """Write a file whole or not at all, or to a stream."""
     if isinstance(target, (str, os.PathLike)):
         with whole_file(target) as part:
@@ -346,23 +346,23 @@ def write(target: Target, content: bytes) -> None:
 def check_threshold(threshold: float) -> float:
     """Return the threshold; raise OptionError if it is not a number in [0, 1]."""
     value = plain(threshold)
-    if not is_share(value):
+    if not _is_share(value):
         raise OptionError(f"threshold is {threshold!r}; it must be a number from 0 to 1.")
     return float(value)
 
 
 def check_style(style: Style) -> None:
     """Raise OptionError for a style that there is not."""
-    if style not in STYLES:
+    if style not in _STYLES:
         raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
 
 
-def is_share(value: object) -> bool:
+def _is_share(value: object) -> bool:
     """Whether a value is a number in [0, 1]."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels of a mask with one of their four neighbours outside it; the frame counts as inside."""
     padded = np.pad(mask, 1, constant_values=True)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

@@ -25,7 +25,7 @@ _NUMPY_SCALARS = (
 _SAFE_GLOBALS_LOCK = threading.Lock()
 
 
-class Inert:
+class _Inert:
     """Takes the place of a NumPy scalar: accepts any arguments and state, and does nothing."""
 
     def __init__(self, *_: object) -> None: ...
@@ -43,13 +43,13 @@ def safe_load(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{str(path)!r} is not a file; a weights file (.pth) is needed.")
     try:
-        check_container(path)
+        _check_container(path)
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if not any(name in str(error) for name in _NUMPY_SCALARS):
                 raise
-        inert: list[Any] = [(Inert, name) for name in _NUMPY_SCALARS]
+        inert: list[Any] = [(_Inert, name) for name in _NUMPY_SCALARS]
         with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -70,7 +70,7 @@ def safe_load(path: Path) -> Any:
         ) from error
 
 
-def check_container(path: Path) -> None:
+def _check_container(path: Path) -> None:
     """Raise if a file is visibly no checkpoint, or an archive with a damaged member."""
     with path.open("rb") as stream:
         head = stream.read(512)

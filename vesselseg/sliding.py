@@ -18,10 +18,10 @@ from .errors import OptionError
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
 
-MAX_WINDOWS = 100_000
+_MAX_WINDOWS = 100_000
 """Of one image; more would take hours."""
 
-NOTHING = -1000.0
+_NOTHING = -1000.0
 """The vessel logit of what is not computed: its probability is 0 in float32."""
 
 
@@ -174,10 +174,10 @@ class WindowQueue:
         height, width = image.shape[-2:]
         count = len(starts(height, self.crop, self.stride))
         count *= len(starts(width, self.crop, self.stride))
-        if count > MAX_WINDOWS:
+        if count > _MAX_WINDOWS:
             raise OptionError(
                 f"{width} x {height} pixels at the network's scale are {count:,} windows of "
-                f"{self.crop} pixels with a stride of {self.stride}; at most {MAX_WINDOWS:,} are "
+                f"{self.crop} pixels with a stride of {self.stride}; at most {_MAX_WINDOWS:,} are "
                 f"accepted. Choose a smaller scale or a larger stride."
             )
         shrink_to = self.size_divisor if self.shrink_windows else None
@@ -256,7 +256,7 @@ def restore(logits: Tensor, placement: Placement) -> Tensor:
     if logits.shape[-2:] != whole:
         part = logits
         logits = part.new_zeros(len(part), *whole)
-        logits[-1] = NOTHING
+        logits[-1] = _NOTHING
         logits[:, region.top : region.bottom, region.left : region.right] = part
     logits[-1] += bias
     if whole == size:

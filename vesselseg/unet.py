@@ -66,7 +66,7 @@ class Up(nn.Module):
     def __init__(self, channels: int, out: int, *, norm: bool) -> None:
         super().__init__()
         self.reduce = ConvUnit(channels, out, 1, norm=norm, relu=False)
-        self.block = two_units(2 * out, out, norm)
+        self.block = _two_units(2 * out, out, norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.reduce(x)  # (N, 2C, H, W) -> (N, C, H, W)
@@ -76,7 +76,7 @@ class Up(nn.Module):
         return out
 
 
-class Classifier(nn.Conv2d):
+class _Classifier(nn.Conv2d):
     """The last 1x1 convolution: channels -> logits, in the precision of its own weights.
 
     A network in half precision keeps this one in float32: the difference of two rounded logits
@@ -96,7 +96,7 @@ class FCNHead(nn.Module):
     def __init__(self, channels: int, *, norm: bool) -> None:
         super().__init__()
         self.unit = ConvUnit(channels, channels, norm=norm)
-        self.classifier = Classifier(channels)
+        self.classifier = _Classifier(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.unit(x))
@@ -111,17 +111,17 @@ class PSPHead(nn.Module):
         out = channels // 4
         self.pyramid = nn.ModuleList(ConvUnit(channels, out, 1, norm=norm) for _ in POOL_SCALES)
         self.bottleneck = ConvUnit(channels + len(POOL_SCALES) * out, out, norm=norm)
-        self.classifier = Classifier(out)
+        self.classifier = _Classifier(out)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]
         for bins, unit in zip(POOL_SCALES, self.pyramid, strict=True):
-            maps.append(enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
+            maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
         logits: Tensor = self.classifier(self.bottleneck(*maps))
         return logits
 
 
-class ASPPHead(nn.Module):
+class _ASPPHead(nn.Module):
     """Atrous spatial pyramid pooling of DeepLabV3: the mean of the map, and four dilations."""
 
     def __init__(self, channels: int, *, norm: bool) -> None:
@@ -132,17 +132,17 @@ class ASPPHead(nn.Module):
             ConvUnit(channels, out, 1 if d == 1 else 3, dilation=d, norm=norm) for d in _DILATIONS
         )
         self.bottleneck = ConvUnit((1 + len(_DILATIONS)) * out, out, norm=norm)
-        self.classifier = Classifier(out)
+        self.classifier = _Classifier(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = [enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
+        maps = [_enlarge(self.pool(F.adaptive_avg_pool2d(x, 1)), x)]
         maps += [unit(x) for unit in self.atrous]
         logits: Tensor = self.classifier(self.bottleneck(*maps))
         return logits
 
 
-Head = FCNHead | PSPHead | ASPPHead
-HEADS: dict[str, type[Head]] = {"fcn": FCNHead, "pspnet": PSPHead, "deeplabv3": ASPPHead}
+Head = FCNHead | PSPHead | _ASPPHead
+HEADS: dict[str, type[Head]] = {"fcn": FCNHead, "pspnet": PSPHead, "deeplabv3": _ASPPHead}
 
 
 class UNet(nn.Module):
@@ -158,7 +158,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [width * 2**stage for stage in range(depth)]
-        self.encoder = nn.ModuleList(two_units(*ends, norm) for ends in pairwise([3, *widths]))
+        self.encoder = nn.ModuleList(_two_units(*ends, norm) for ends in pairwise([3, *widths]))
         # decoder[i] returns a map of encoder[i]'s size, so the deepest one runs first.
         self.decoder = nn.ModuleList(Up(2 * out, out, norm=norm) for out in widths[:-1])
         self.head = HEADS[head](width, norm=norm)
@@ -216,11 +216,11 @@ def fold_batch_norm(state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
-def two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
+def _two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
     """The two 3x3 convolutions of a block."""
     return nn.Sequential(ConvUnit(channels, out, norm=norm), ConvUnit(out, out, norm=norm))
 
 
-def enlarge(x: Tensor, like: Tensor) -> Tensor:
+def _enlarge(x: Tensor, like: Tensor) -> Tensor:
     """Resize a map bilinearly to the size of another."""
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -105,7 +105,7 @@ def build_network(file: WeightsFile, spec: ModelSpec) -> UNet:
     for key in expected:
         if not key.endswith("num_batches_tracked"):
             names[key] = key if file.spec else published_name(key, spec)
-    check_complete(file, spec, {name: expected[key] for key, name in names.items()})
+    _check_complete(file, spec, {name: expected[key] for key, name in names.items()})
     state = {key: file.state.pop(name) for key, name in names.items()}
     file.state.clear()
     network.load_state_dict(fold_batch_norm(state), assign=True)
@@ -134,7 +134,7 @@ def published_name(key: str, spec: ModelSpec) -> str:
     return units[unit] + key.removeprefix(unit).replace(".norm.", ".bn.")
 
 
-def check_complete(file: WeightsFile, spec: ModelSpec, expected: Mapping[str, Tensor]) -> None:
+def _check_complete(file: WeightsFile, spec: ModelSpec, expected: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError unless the file holds exactly the expected tensors, all finite."""
     faults: defaultdict[str, list[str]] = defaultdict(list)
     for name, wanted in expected.items():

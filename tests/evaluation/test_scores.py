@@ -16,7 +16,6 @@ from support.dicom import dicom_file
 
 import vesselseg
 from vesselseg import DatasetError, MissingExtraError, OptionError, metrics
-from vesselseg.evaluation import scores
 from vesselseg.evaluation.datasets import (
     LAYOUTS,
     Sample,
@@ -28,6 +27,7 @@ from vesselseg.evaluation.datasets import (
 from vesselseg.evaluation.scores import (
     THRESHOLDS,
     Case,
+    Tally,
     evaluate,
     evaluate_other_observer,
     score,
@@ -268,9 +268,9 @@ def test_the_pooled_area_is_that_of_all_pixels():
     label = rng.random(200_000) < 0.1
     logit = np.where(label, rng.normal(3, 4, label.size), rng.normal(-6, 4, label.size))
     probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
-    tally = scores._Tally()
+    tally = Tally()
     for part in np.array_split(np.arange(label.size), 7):
-        other = scores._Tally()
+        other = Tally()
         other.add(probability[part][label[part]], probability[part][~label[part]])
         tally.merge(other)
     assert tally.auc() == pytest.approx(metrics.auc(probability, label), abs=1e-4)

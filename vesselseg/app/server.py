@@ -33,7 +33,7 @@ from ..registry import list_models
 from ..result import KINDS, Kind, Segmentation
 from ..segmenter import Segmenter
 
-HEADERS = {
+_HEADERS = {
     # The browser itself rejects scripts, styles, fonts and pictures that are not served here.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -119,10 +119,10 @@ def make_app(
         if queue.locked():
             raise HTTPException(503, "Several photographs are waiting. Try again in a moment.")
         async with queue:
-            content = await read_body(request, max_upload)
-            name, bits = request.query_params.get("model", ""), read_bits(request)
+            content = await _read_body(request, max_upload)
+            name, bits = request.query_params.get("model", ""), _read_bits(request)
             start = time.perf_counter()
-            future = network.submit(run_model, models, name, content, bits)
+            future = network.submit(_run_model, models, name, content, bits)
             done = asyncio.wrap_future(future)
             while not done.done():
                 if await request.is_disconnected() and future.cancel():
@@ -154,8 +154,8 @@ def make_app(
         if name not in _FILES:
             raise HTTPException(404, f"There is no {name!r}; there are {', '.join(_FILES)}.")
         results.move_to_end(token)
-        threshold, opacity = read_number(request, "threshold"), read_number(request, "opacity")
-        content = await run_in_threadpool(encode, results[token], name, threshold, opacity)
+        threshold, opacity = _read_number(request, "threshold"), _read_number(request, "opacity")
+        content = await run_in_threadpool(_encode, results[token], name, threshold, opacity)
         media_type = "image/png" if name.endswith(".png") else "application/octet-stream"
         return Response(content, media_type=media_type)
 
@@ -187,10 +187,10 @@ def make_app(
     allowed = ["*"] if hosts is None else [*hosts, *(f"[{host}]" for host in hosts), "["]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=allowed)]
     handlers = {VesselsegError: rejected, FileNotFoundError: rejected, Exception: unexpected}
-    return guard(Starlette(routes=routes, middleware=middleware, exception_handlers=handlers))
+    return _guard(Starlette(routes=routes, middleware=middleware, exception_handlers=handlers))
 
 
-def guard(app: ASGIApp) -> ASGIApp:
+def _guard(app: ASGIApp) -> ASGIApp:
     """Send `HEADERS` with every response, and reject requests that come from other pages.
 
     A page anywhere on the web can make a browser send requests to 127.0.0.1. Its address is then
@@ -200,7 +200,7 @@ def guard(app: ASGIApp) -> ASGIApp:
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         headers = Headers(scope=scope)
@@ -214,7 +214,7 @@ def guard(app: ASGIApp) -> ASGIApp:
     return guarded
 
 
-def run_model(
+def _run_model(
     models: OfferedModels, name: str, content: bytes, bits: int | None
 ) -> tuple[Segmentation, list[str]]:
     """Segment an image file; return the result and the warnings that are logged about it."""
@@ -229,7 +229,7 @@ def run_model(
     return result, [record.getMessage() for record in collector.buffer]
 
 
-def encode(result: Segmentation, file: str, threshold: float, opacity: float) -> bytes:
+def _encode(result: Segmentation, file: str, threshold: float, opacity: float) -> bytes:
     """One of `_FILES`: a picture as :meth:`Segmentation.save` writes it, with this opacity.
 
     ``photograph.png`` is the photograph as it was decoded and turned upright, and
@@ -247,7 +247,7 @@ def encode(result: Segmentation, file: str, threshold: float, opacity: float) ->
     return stream.getvalue()
 
 
-async def read_body(request: Request, max_upload: int) -> bytes:
+async def _read_body(request: Request, max_upload: int) -> bytes:
     """The body, rejected as soon as it is known to be too long or to have stalled."""
     too_large = HTTPException(
         413, f"The file is larger than {max_upload / 1e6:g} MB, the limit here (--max-upload)."
@@ -268,7 +268,7 @@ async def read_body(request: Request, max_upload: int) -> bytes:
         raise HTTPException(400, "The upload broke off.") from None
 
 
-def read_bits(request: Request) -> int | None:
+def _read_bits(request: Request) -> int | None:
     """The bits that 16-bit values use, in the query of a request, or None."""
     text = request.query_params.get("bits", "")
     try:
@@ -277,7 +277,7 @@ def read_bits(request: Request) -> int | None:
         raise OptionError(f"bits is {text!r}; it must be an integer from 8 to 16.") from None
 
 
-def read_number(request: Request, name: str) -> float:
+def _read_number(request: Request, name: str) -> float:
     """The threshold or the opacity in the query of a request."""
     text = request.query_params.get(name, {"threshold": 0.5, "opacity": 0.6}[name])
     try:

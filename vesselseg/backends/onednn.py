@@ -24,7 +24,7 @@ from . import winograd
 
 _OPS: Any = torch.ops.mkldnn
 _NN: Any = torch._C._nn
-OPERATORS = (
+_OPERATORS = (
     "_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise",
     "_reorder_linear_weight",
 )  # fmt: skip
@@ -46,11 +46,11 @@ def available() -> bool:
     return (
         backend.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-        and all(hasattr(_OPS, name) for name in OPERATORS)
+        and all(hasattr(_OPS, name) for name in _OPERATORS)
     )
 
 
-def has_amx() -> bool:
+def _has_amx() -> bool:
     """Whether the processor has matrix units (AMX) and this PyTorch uses them."""
     is_supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return is_supported is not None and bool(is_supported())
@@ -64,8 +64,8 @@ def pack(network: UNet, dtype: torch.dtype, *, winograd: bool | None = None) -> 
     bfloat16 on processors with AMX, whose matrix units make direct convolutions cheaper.
     """
     if winograd is None:
-        winograd = dtype != torch.bfloat16 or not has_amx()
-    packed = PackedUNet(network)
+        winograd = dtype != torch.bfloat16 or not _has_amx()
+    packed = _PackedUNet(network)
     for name, unit in network.named_modules():
         if isinstance(unit, ConvUnit):
             out, channels, kernel, _ = unit.conv.weight.shape
@@ -74,11 +74,11 @@ def pack(network: UNet, dtype: torch.dtype, *, winograd: bool | None = None) -> 
             kind = WinogradUnit if winograd and is_plain and is_wide else PackedUnit
             packed.set_submodule(name, kind(unit, dtype))
     if dtype != torch.float32:
-        packed.decoder = nn.ModuleList(HalfUp(cast(Up, up)) for up in packed.decoder)
+        packed.decoder = nn.ModuleList(_HalfUp(cast(Up, up)) for up in packed.decoder)
     return packed
 
 
-class Band(NamedTuple):
+class _Band(NamedTuple):
     """Rows of a map that are computed at once, `top` to `bottom`; `first` to `last` are right."""
 
     top: int
@@ -87,13 +87,13 @@ class Band(NamedTuple):
     last: int
 
 
-def bands(height: int, row_bytes: int) -> list[Band]:
+def _bands(height: int, row_bytes: int) -> list[_Band]:
     """The bands of a map with so many bytes in a row; their tops are even."""
     count = math.ceil(height * row_bytes / _BAND_BYTES)
     stride = 2 * math.ceil(max(height - 2 * _HALO, 1) / (2 * count))
     rows = min(stride + 2 * _HALO, height)
     return [
-        Band(
+        _Band(
             top,
             top + rows,
             top + _HALO if top > 0 else 0,
@@ -103,7 +103,7 @@ def bands(height: int, row_bytes: int) -> list[Band]:
     ]
 
 
-class PackedUNet(UNet):
+class _PackedUNet(UNet):
     """A copy of a U-Net that computes its first and last layers in bands. Weights are shared.
 
     The maps of these layers are the largest. As wholes, they make the C library return their
@@ -121,7 +121,7 @@ class PackedUNet(UNet):
 
     def begin(self, x: Tensor) -> Tensor:
         count, _, height, width = x.shape
-        divided = bands(height, self.width * width * x.element_size())
+        divided = _bands(height, self.width * width * x.element_size())
         if len(divided) == 1:
             return super().begin(x)
         out = x.new_empty(count, height, width, self.width).permute(0, 3, 1, 2)
@@ -138,7 +138,7 @@ class PackedUNet(UNet):
 
     def finish(self, x: Tensor, skip: Tensor) -> Tensor:
         count, channels, height, width = skip.shape
-        divided = bands(height, channels * width * skip.element_size())
+        divided = _bands(height, channels * width * skip.element_size())
         if len(divided) == 1 or not isinstance(self.head, FCNHead):  # others pool the whole map
             return super().finish(x, skip)
         out = skip.new_empty(count, 2, height, width, dtype=torch.float32)
@@ -151,7 +151,7 @@ class PackedUNet(UNet):
         return out
 
 
-class HalfUp(Up):
+class _HalfUp(Up):
     """A stage of the decoder in half precision.
 
     PyTorch's interpolation is slow there, the more so the fewer the channels. Here the map is

@@ -39,7 +39,7 @@ class OnnxBackend(Backend):
 
     def __init__(self, file: OnnxFile, device: str | torch.device, precision: str | None) -> None:
         self.file, label = file, file.label
-        runtime = load_onnxruntime()
+        runtime = _load_onnxruntime()
         self.device = _choose_device(device)
         self.versions = {"onnxruntime": str(runtime.__version__)}
         options = runtime.SessionOptions()
@@ -101,7 +101,7 @@ class OnnxBackend(Backend):
         return torch.from_numpy(logits).to(windows.device)
 
 
-def load_onnxruntime() -> Any:
+def _load_onnxruntime() -> Any:
     """Import ONNX Runtime without its telemetry, which writes to the home folder and sends events.
 
     A variable that it reads while it is imported turns that off; it is set for this moment only.
@@ -121,7 +121,7 @@ def load_onnxruntime() -> Any:
 
 def _choose_device(device: str | torch.device) -> torch.device:
     """The device, for "auto" CUDA if PyTorch and ONNX Runtime both have it, else the CPU."""
-    available = load_onnxruntime().get_available_providers()
+    available = _load_onnxruntime().get_available_providers()
     if device == "auto":
         has_cuda = torch.cuda.is_available() and _PROVIDERS["cuda"] in available
         return torch.device("cuda" if has_cuda else "cpu")

@@ -89,7 +89,7 @@ class TorchBackend(Backend):
             self._shape = windows.shape
             self._shape_changes += 1
             if self._shape_changes % _TRIM_EVERY == 0:
-                release_freed_memory()
+                _release_freed_memory()
         count, _, height, width = windows.shape
         exact = ieee_convolutions() if self.device.type == "cuda" else contextlib.nullcontext()
         try:
@@ -129,7 +129,7 @@ def copy_network(network: UNet, device: torch.device, dtype: torch.dtype) -> UNe
     return placed
 
 
-def release_freed_memory() -> None:
+def _release_freed_memory() -> None:
     """Return the gaps between allocated blocks to the system, if the C library is Linux's."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none

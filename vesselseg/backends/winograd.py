@@ -41,28 +41,28 @@ def convolve(parts: tuple[Tensor, ...], filters: Filters, bias: Tensor) -> Tenso
     H and W must be even. Maps are in channels-last order and padded by one pixel of zeros.
     """
     count, _, height, width = parts[0].shape
-    padded = join_padded(parts)
-    rows = [transform_tiles(padded, 1, row) for row in range(4)]
+    padded = _join_padded(parts)
+    rows = [_transform_tiles(padded, 1, row) for row in range(4)]
     columns = []  # of each, the sums for the output's even and odd rows
     for column in range(4):
         # One column of points at a time, so that it stays in the processor's cache.
         products = []
         for row, x in enumerate(rows):
-            points = transform_tiles(x, 2, column).flatten(0, 2)
+            points = _transform_tiles(x, 2, column).flatten(0, 2)
             # This point contributes to every output exactly once, so it carries the bias.
             addend = bias if row == column == 1 else None
             weight = filters[column][row]
             products.append(_OPS._linear_pointwise(points, weight, addend, "none", [], None))
-        columns.append(sum_points(*products))
+        columns.append(_sum_points(*products))
     out = parts[0].new_empty(count, height // 2, 2, width // 2, 2, len(bias))
     for row, values in enumerate(zip(*columns, strict=True)):
-        for side, total in enumerate(sum_points(*values)):
+        for side, total in enumerate(_sum_points(*values)):
             place = out[:, :, row, :, side]
             torch.clamp_min(total.view(place.shape), 0, out=place)
     return out.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
-def join_padded(parts: tuple[Tensor, ...]) -> Tensor:
+def _join_padded(parts: tuple[Tensor, ...]) -> Tensor:
     """Maps (N, C, H, W) joined along C in a frame of zeros: (N, H + 2, W + 2, C)."""
     count, _, height, width = parts[0].shape
     channels = [x.shape[1] for x in parts]
@@ -73,7 +73,7 @@ def join_padded(parts: tuple[Tensor, ...]) -> Tensor:
     return joined
 
 
-def transform_tiles(x: Tensor, axis: int, point: int) -> Tensor:
+def _transform_tiles(x: Tensor, axis: int, point: int) -> Tensor:
     """One of the four points of each tile along an axis: (..., L + 2, ...) -> (..., L / 2, ...).
 
     A tile is four values, and the next one starts two further.
@@ -88,7 +88,7 @@ def transform_tiles(x: Tensor, axis: int, point: int) -> Tensor:
     return second - fourth
 
 
-def sum_points(
+def _sum_points(
     first: Tensor, second: Tensor, third: Tensor, fourth: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The even and the odd output of four points along an axis; it overwrites the points."""

@@ -25,7 +25,7 @@ _THREADS = 4  # readers, and finishers; decoders and encoders release the interp
 _AHEAD = 4  # photographs: decoded ones of 8 megapixels take 25 MB, their results 70 MB
 
 
-class Named(Protocol):
+class _Named(Protocol):
     """What is read and finished, such as a :class:`vesselseg.batch.jobs.Job`."""
 
     @property
@@ -33,7 +33,7 @@ class Named(Protocol):
         """Its name in messages and rows."""
 
 
-Job = TypeVar("Job", bound=Named)
+Job = TypeVar("Job", bound=_Named)
 Outcome = TypeVar("Outcome")
 
 

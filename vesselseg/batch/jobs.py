@@ -71,7 +71,7 @@ def plan_jobs(
     `kinds`; the others are added to the file's name. With `keep_endings` results are named after
     the whole file name, ``eye.jpg.png``.
     """
-    kinds = check_kinds(kinds)
+    kinds = _check_kinds(kinds)
     found: list[tuple[str, PurePath]] = []  # the photograph, and its place below `out`
     for text in inputs:
         photographs = find_photographs(text, out, recursive)
@@ -94,11 +94,11 @@ def plan_jobs(
         is_numbered = place.suffix[1:].isdecimal()  # DICOM files are often named after a UID
         ending = "" if keep_endings or is_numbered else place.suffix
         mask = out if is_file else join(out, *place.parts).removesuffix(ending) + ".png"
-        jobs.append(Job(name, name_outputs(mask, kinds)))
-    return without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
+        jobs.append(Job(name, _name_outputs(mask, kinds)))
+    return _without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
 
 
-def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+def _check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     """The kinds of files to write, the mask first; OptionError for one that there is not."""
     if isinstance(kinds, str):
         raise OptionError(f"kinds is {kinds!r}; it must be a sequence, such as ({kinds!r},).")
@@ -129,7 +129,7 @@ def names_file(out: str, *, is_single: bool) -> bool:
     return is_file
 
 
-def name_outputs(mask: str, kinds: Sequence[str]) -> dict[str, str]:
+def _name_outputs(mask: str, kinds: Sequence[str]) -> dict[str, str]:
     """The file of each kind, named after that of the mask."""
     stem, suffix = os.path.splitext(mask)  # noqa: PTH122
     picture_suffix = ".png" if names_dicom(suffix) else suffix
@@ -143,18 +143,18 @@ def name_outputs(mask: str, kinds: Sequence[str]) -> dict[str, str]:
 def find_photographs(text: str, out: str, recursive: bool) -> list[tuple[str, PurePath]]:
     """The photographs that an input means, each with its place below OUT."""
     if is_address(text):
-        return find_remote(text, out, recursive)
-    return find_local(text, recursive)
+        return _find_remote(text, out, recursive)
+    return _find_local(text, recursive)
 
 
-def find_local(text: str, recursive: bool) -> list[tuple[str, PurePath]]:
+def _find_local(text: str, recursive: bool) -> list[tuple[str, PurePath]]:
     """The photographs that a path or pattern means, each with its place below OUT."""
     if text == "-":
         return [(text, PurePath("stdin"))]
     return [
         (str(file), place)
         for file, place in find_files(text, recursive)
-        if file == Path(text) or is_photograph(file)
+        if file == Path(text) or _is_photograph(file)
     ]
 
 
@@ -164,7 +164,7 @@ def find_files(text: str, recursive: bool) -> list[tuple[Path, PurePath]]:
     files: list[Path] = []
     if path.is_dir():
         base = path
-        files += walk(path, recursive)
+        files += _walk(path, recursive)
     elif path.exists() or _WILDCARDS.isdisjoint(text):
         return [(path, PurePath(path.name))]  # a missing file is reported in its turn
     else:
@@ -173,11 +173,11 @@ def find_files(text: str, recursive: bool) -> list[tuple[Path, PurePath]]:
             if not match.is_dir():
                 files.append(match)
             elif recursive:
-                files += walk(match, recursive)
+                files += _walk(match, recursive)
     return [(file, file.relative_to(base)) for file in files]
 
 
-def walk(folder: Path, recursive: bool) -> Iterator[Path]:
+def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
     """The files in a folder."""
 
     def fail(error: OSError) -> None:
@@ -188,7 +188,7 @@ def walk(folder: Path, recursive: bool) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names)
 
 
-def is_photograph(path: Path) -> bool:
+def _is_photograph(path: Path) -> bool:
     """Whether a file found in a folder is a photograph, and not a result of ours.
 
     This goes by the name; DICOM files often have none that says so.
@@ -207,7 +207,7 @@ def is_photograph(path: Path) -> bool:
     return True
 
 
-def find_remote(address: str, out: str, recursive: bool) -> list[tuple[str, PurePath]]:
+def _find_remote(address: str, out: str, recursive: bool) -> list[tuple[str, PurePath]]:
     """The photographs at an address, each with its place below OUT."""
     filesystem, base = open_filesystem(address)
     try:
@@ -240,7 +240,7 @@ def _is_result(filesystem: Any, path: str) -> bool:
         return False
 
 
-def without_clashes(jobs: Iterable[Job]) -> list[Job]:
+def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
     """Each job once; OptionError if one would write what another one writes or reads."""
     unique: dict[tuple[str, ...], Job] = {}  # by the file that it reads and those that it writes
     for job in jobs:

@@ -20,13 +20,13 @@ from .places import is_address, make_folder, open_filesystem, suffix_of, write_b
 
 Row: TypeAlias = "dict[str, Any]"
 
-TEXTS = (
+_TEXTS = (
     "input", "error", "mask", "probability", "overlay", "fov", "dicom", "model", "sha256", "spec",
     "input_version", "scale", "backend", "device", "precision", "style", "warning",
 )  # fmt: skip
 """Columns of text; the others are numbers, or true and false."""
 
-FORMATS: dict[str, Literal["jsonl", "csv", "parquet"]] = {
+_FORMATS: dict[str, Literal["jsonl", "csv", "parquet"]] = {
     ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet",
 }  # fmt: skip
 """Endings, and the formats that they mean. Any other ending means JSON lines."""
@@ -44,7 +44,7 @@ class Table:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.format = FORMATS.get(suffix_of(place), "jsonl")
+        self.format = _FORMATS.get(suffix_of(place), "jsonl")
         if self.format == "parquet":
             require("pyarrow", "ray")
         if self.format != "jsonl" or is_address(place):
@@ -223,7 +223,7 @@ def _from_csv(content: bytes) -> list[Row]:
         raise ValueError("it has other columns")
     return [
         {
-            name: None if not text else text if name in TEXTS else json.loads(text)
+            name: None if not text else text if name in _TEXTS else json.loads(text)
             for name, text in zip(first, line, strict=True)
         }
         for line in lines
@@ -237,7 +237,7 @@ def _to_parquet(rows: list[Row]) -> bytes:
     arrays = {}
     for name in _columns(rows):
         values = [row.get(name) for row in rows]
-        if name in TEXTS:
+        if name in _TEXTS:
             arrays[name] = pa.array([v if v is None else str(v) for v in values], pa.string())
         elif all(value is None for value in values):
             arrays[name] = pa.array(values, pa.float64())

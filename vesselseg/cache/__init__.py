@@ -71,7 +71,7 @@ def cache_folder() -> Path:
     return user_cache_path("vesselseg", appauthor=False)
 
 
-def is_offline() -> bool:
+def _is_offline() -> bool:
     """Whether ``VESSELSEG_OFFLINE`` forbids the network."""
     text = os.environ.get("VESSELSEG_OFFLINE", "").strip().lower()
     return text not in ("", "0", "false", "no", "off")
@@ -90,19 +90,19 @@ def obtain(
     cached = find_cached(spec, verify)
     if cached and not force:
         return cached
-    with locked(spec), show_progress(progress, spec.name) as on_progress:
-        cached, answers = search_cache(spec, verify)
+    with _locked(spec), _show_progress(progress, spec.name) as on_progress:
+        cached, answers = _search_cache(spec, verify)
         if cached and not force:
             return cached  # another process was faster
         for path, answer in answers:
             logger.warning("%s: %s It is downloaded again.", path, answer)
-        for source, location in locations(spec):
+        for source, location in _locations(spec):
             try:
-                return bring(location, source, spec, verify, on_progress)
+                return _bring(location, source, spec, verify, on_progress)
             except SourceError as error:
-                answers.append((without_secrets(location), without_secrets(str(error))))
+                answers.append((_without_secrets(location), _without_secrets(str(error))))
                 logger.debug("%s: %s", *answers[-1])
-    raise DownloadError(describe_unavailable(spec, answers))
+    raise DownloadError(_describe_unavailable(spec, answers))
 
 
 def find_cached(spec: ModelSpec, verify: Verify) -> CachedFile | None:
@@ -117,7 +117,7 @@ def find_cached(spec: ModelSpec, verify: Verify) -> CachedFile | None:
         except DownloadError as error:
             logger.warning("%s", error)
             return None
-    return search_cache(spec, verify)[0]
+    return _search_cache(spec, verify)[0]
 
 
 def import_file(
@@ -132,13 +132,13 @@ def import_file(
         raise OptionError(f"{spec.name!r} is part of the package; it needs no file.")
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {str(file)!r}.")
-    with locked(spec):
-        search_cache(spec, verify)  # records the digest of a file that is there, so that it binds
+    with _locked(spec):
+        _search_cache(spec, verify)  # records the digest of a file that is there, so that it binds
         try:
             digest = sha256(file)
         except OSError as error:
             raise CheckpointError(f"{str(file)!r} cannot be read: {error.strerror}.") from error
-        sources = named_sources(spec)
+        sources = _named_sources(spec)
         by_name = [source for source in sources if source.filename == file.name]
         by_digest = [source for source in sources if source.matches(digest)]
         if not by_digest and not force:
@@ -152,7 +152,7 @@ def import_file(
             )
         source = [*by_name, *by_digest, *sources][0]
         try:
-            return bring(file.absolute(), source, spec, verify, lambda *_: None)
+            return _bring(file.absolute(), source, spec, verify, lambda *_: None)
         except SourceError as error:
             raise CheckpointError(
                 f"{str(file)!r} was not imported for {spec.name!r}: {error}"
@@ -162,7 +162,7 @@ def import_file(
 def contents(spec: ModelSpec | None = None) -> list[Path]:
     """Files of ours in the cache folder, of one model or of all: weights, sidecars and parts."""
     specs = list(REGISTRY.values()) if spec is None else [spec]
-    names = {source.filename for each in specs for source in named_sources(each)}
+    names = {source.filename for each in specs for source in _named_sources(each)}
     folder = cache_folder()
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -191,7 +191,7 @@ def clear(spec: ModelSpec | None = None) -> list[Path]:
         try:
             with contextlib.ExitStack() as stack:
                 if part and part[1]:
-                    stack.enter_context(lock(path.parent, part[1]).acquire(timeout=0))
+                    stack.enter_context(_lock(path.parent, part[1]).acquire(timeout=0))
                 path.unlink(missing_ok=True)
         except TimeoutError:
             logger.warning("%s is being downloaded and is kept.", path)
@@ -202,7 +202,7 @@ def clear(spec: ModelSpec | None = None) -> list[Path]:
     return removed
 
 
-def lock(folder: Path, name: str) -> BaseFileLock:
+def _lock(folder: Path, name: str) -> BaseFileLock:
     """The lock of a file in the cache folder. The system releases it if its holder dies."""
     from filelock import FileLock
 
@@ -211,11 +211,11 @@ def lock(folder: Path, name: str) -> BaseFileLock:
 
 
 @contextlib.contextmanager
-def locked(spec: ModelSpec) -> Iterator[None]:
+def _locked(spec: ModelSpec) -> Iterator[None]:
     """A block in which no other thread or process downloads the same file."""
     folder = cache_folder()
     try:
-        file_lock = lock(folder, spec.filename)
+        file_lock = _lock(folder, spec.filename)
         try:
             held = file_lock.acquire(timeout=1)
         except TimeoutError:
@@ -232,7 +232,7 @@ def locked(spec: ModelSpec) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def show_progress(progress: bool | OnProgress, name: str) -> Iterator[OnProgress]:
+def _show_progress(progress: bool | OnProgress, name: str) -> Iterator[OnProgress]:
     """The caller's function, or a bar if standard error is a terminal."""
     if callable(progress):
         yield progress
@@ -272,7 +272,7 @@ def _check_packaged(path: Path, spec: ModelSpec) -> CachedFile:
     )
 
 
-def named_sources(spec: ModelSpec) -> tuple[Source, ...]:
+def _named_sources(spec: ModelSpec) -> tuple[Source, ...]:
     """The names that a file can have in a cache or mirror, the current one first.
 
     Raises OptionError if an address does not end in a valid file name.
@@ -281,17 +281,17 @@ def named_sources(spec: ModelSpec) -> tuple[Source, ...]:
     for source in sources:
         if not re.fullmatch(r"\w[\w .+=@,()-]*", source.filename):
             raise OptionError(
-                f"{without_secrets(source.url)!r} of the model {spec.name!r} does not end in a "
+                f"{_without_secrets(source.url)!r} of the model {spec.name!r} does not end in a "
                 f"file name (letters, digits and . _ - only)."
             )
     return sources
 
 
-def locations(spec: ModelSpec) -> Iterator[tuple[Source, Location]]:
+def _locations(spec: ModelSpec) -> Iterator[tuple[Source, Location]]:
     """Where to look for the file, in order: mirrors first, then the published addresses."""
     mirrors = [text.strip() for text in os.environ.get("VESSELSEG_MIRROR", "").split(",")]
     for mirror in filter(None, mirrors):
-        for source in named_sources(spec):
+        for source in _named_sources(spec):
             if re.match(r"[A-Za-z][\w+.-]+://", mirror):
                 yield source, f"{mirror.rstrip('/')}/{quote(source.filename)}"
             else:
@@ -300,45 +300,45 @@ def locations(spec: ModelSpec) -> Iterator[tuple[Source, Location]]:
         yield source, source.url
 
 
-def without_secrets(location: Location) -> str:
+def _without_secrets(location: Location) -> str:
     """A location, or a text with addresses, without passwords and queries, as it may be shown."""
     text = re.sub(r"//[^/@]*@", "//", str(location))
     return re.sub(r"(\w://[^\s?#,]*)[?#][^\s,]*", r"\1", text)
 
 
-def search_cache(
+def _search_cache(
     spec: ModelSpec, verify: Verify
 ) -> tuple[CachedFile | None, list[tuple[str, str]]]:
     """The verified file in the folder, or else what is wrong with each file that is there."""
     answers = []
-    for source in named_sources(spec):
+    for source in _named_sources(spec):
         path = cache_folder() / source.filename
         try:
             if path.is_file():
-                return check_cached(path, source, spec, verify), []
+                return _check_cached(path, source, spec, verify), []
         except (SourceError, OSError) as error:
             answers.append((str(path), f"This file cannot be used. {error}"))
     return None, answers
 
 
-def check_cached(path: Path, source: Source, spec: ModelSpec, verify: Verify) -> CachedFile:
+def _check_cached(path: Path, source: Source, spec: ModelSpec, verify: Verify) -> CachedFile:
     """Check a file in the folder against its sidecar, or verify it and write one."""
     sidecar, stat, content = read_sidecar(path), path.stat(), None
     if sidecar is None:
-        digest, content = check_new(path, source, spec, verify)
-        sidecar = new_sidecar(digest, "by hand", source, spec)
+        digest, content = _check_new(path, source, spec, verify)
+        sidecar = _new_sidecar(digest, "by hand", source, spec)
     elif (sidecar.size, sidecar.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-        check_digest(sidecar.sha256, source, spec)
+        _check_digest(sidecar.sha256, source, spec)
         return CachedFile(path, sidecar.sha256)
     else:
         digest = sha256(path)
-        check_digest(digest, source, spec)
+        _check_digest(digest, source, spec)
     with contextlib.suppress(OSError):  # in a read-only cache it is hashed each time
         sidecar.write(path, path)
     return CachedFile(path, digest, content)
 
 
-def check_new(
+def _check_new(
     path: Path, source: Source, spec: ModelSpec, verify: Verify, location: Location | None = None
 ) -> tuple[str, Any]:
     """The digest of a new file and what `verify` makes of it; SourceError if it is a wrong one."""
@@ -346,14 +346,14 @@ def check_new(
         if stream.read(512).lstrip()[:1] == b"<":
             raise SourceError("It is a page of text (HTML or XML) instead of the weights.")
     digest = sha256(path)
-    check_digest(digest, source, spec, location)
+    _check_digest(digest, source, spec, location)
     try:
         return digest, verify(path, spec)
     except CheckpointError as error:
         raise SourceError(str(error).replace(repr(str(path)), repr(source.filename))) from error
 
 
-def check_digest(
+def _check_digest(
     digest: str, source: Source, spec: ModelSpec, location: Location | None = None
 ) -> None:
     """Raise SourceError if a digest is not the pinned one or, if none is, not a recorded one.
@@ -366,14 +366,14 @@ def check_digest(
         if digest != pinned:
             raise SourceError(f"Its SHA-256 is {digest}, but the model spec pins {pinned}.")
         return
-    places = [place for named, place in locations(spec) if named == source]
+    places = [place for named, place in _locations(spec) if named == source]
     files = [cache_folder() / source.filename, *places]
     sidecars = {str(file): read_sidecar(file) for file in files if isinstance(file, Path)}
     if isinstance(location, str) and location != source.url:
         content = transfer.fetch_sidecar(f"{location}.json")
-        sidecars[without_secrets(location)] = parse_sidecar(content)
+        sidecars[_without_secrets(location)] = parse_sidecar(content)
     # One file may serve several model specs.
-    addresses = [without_secrets(each.url) for each in named_sources(spec)]
+    addresses = [_without_secrets(each.url) for each in _named_sources(spec)]
     for file, sidecar in sidecars.items():
         if sidecar is None:
             continue
@@ -392,16 +392,16 @@ def check_digest(
             )
 
 
-def bring(
+def _bring(
     location: Location, source: Source, spec: ModelSpec, verify: Verify, on_progress: OnProgress
 ) -> CachedFile:
     """Transfer a file into the cache; raise SourceError if it is not the right one."""
-    if isinstance(location, str) and is_offline():
+    if isinstance(location, str) and _is_offline():
         raise SourceError("Not asked, since VESSELSEG_OFFLINE is set.")
     key = hashlib.sha256(str(location).encode(errors="backslashreplace")).hexdigest()[:12]
     part = cache_folder() / f"{spec.filename}.{key}.part"
     target = part.with_name(source.filename)
-    origin = without_secrets(location)
+    origin = _without_secrets(location)
     for is_last in (False, True):
         joined = False
         if isinstance(location, Path):
@@ -411,7 +411,7 @@ def bring(
         # Joined pieces may come from two versions of the file: transfer it again, in one piece.
         may_repeat = joined and not is_last
         try:
-            digest, content = check_new(part, source, spec, verify, location)
+            digest, content = _check_new(part, source, spec, verify, location)
             matches = source.matches(digest)
             if matches or not may_repeat:
                 break
@@ -428,7 +428,7 @@ def bring(
             source.filename, origin, digest, source.digits, spec.name,
         )  # fmt: skip
     # The sidecar comes first, so that nobody finds a file without one.
-    new_sidecar(digest, origin, source, spec).write(target, part)
+    _new_sidecar(digest, origin, source, spec).write(target, part)
     part.replace(target)
     for rest in target.parent.glob(f"{spec.filename}.*.part*"):  # of other addresses too
         rest.unlink(missing_ok=True)
@@ -436,26 +436,26 @@ def bring(
     return CachedFile(target, digest, content)
 
 
-def new_sidecar(digest: str, obtained_from: str, source: Source, spec: ModelSpec) -> Sidecar:
+def _new_sidecar(digest: str, obtained_from: str, source: Source, spec: ModelSpec) -> Sidecar:
     """A sidecar with today's date."""
     return Sidecar(
         sha256=digest,
         model=spec.name,
-        address=without_secrets(source.url),
+        address=_without_secrets(source.url),
         obtained_from=obtained_from,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
 
-def describe_unavailable(spec: ModelSpec, answers: list[tuple[str, str]]) -> str:
+def _describe_unavailable(spec: ModelSpec, answers: list[tuple[str, str]]) -> str:
     """An error message for weights that no source has: why, and what to do."""
-    offline = " (VESSELSEG_OFFLINE is set)" if is_offline() else ""
+    offline = " (VESSELSEG_OFFLINE is set)" if _is_offline() else ""
     lines = [f"The weights of {spec.name!r} could not be downloaded{offline}."]
     lines.append("Sources and their answers:" if answers else "No address is known.")
     for location, answer in answers:
         lines += [f"  {location}", f"    {answer}"]
     lines.append("To install them by hand, put the file at one of")
-    for source in named_sources(spec):
+    for source in _named_sources(spec):
         lines.append(f"  {cache_folder() / source.filename}")
         if source.sha256:
             lines.append(f"    SHA-256 {source.sha256}")
@@ -467,7 +467,7 @@ def describe_unavailable(spec: ModelSpec, answers: list[tuple[str, str]]) -> str
     lines += [f"or let vesselseg verify and copy it: {command}", "Environment variables:"]
     for name, meaning in _VARIABLES.items():
         text = os.environ.get(name)
-        value = f"now {without_secrets(text)!r}" if text else "not set"
+        value = f"now {_without_secrets(text)!r}" if text else "not set"
         lines.append(f"  {name} ({value}): {meaning}")
     lines.append("  HTTPS_PROXY, REQUESTS_CA_BUNDLE: proxy and trusted certificates")
     return "\n".join(lines)

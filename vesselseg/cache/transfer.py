@@ -28,8 +28,8 @@ OnProgress: TypeAlias = Callable[[int, "int | None"], None]
 """Called with the number of bytes received and, if known, that of the whole file."""
 
 CHUNK = 1 << 16
-RETRIES = 3
-LONGEST_WAIT = 30.0  # seconds, whatever Retry-After asks for
+_RETRIES = 3
+_LONGEST_WAIT = 30.0  # seconds, whatever Retry-After asks for
 _BACKOFF = 0.5  # seconds before the first retry; doubled for each further one
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces of the answer
 _PROGRESS = 1 << 20  # bytes received after which the retries are counted from the start again
@@ -40,7 +40,7 @@ class SourceError(Exception):
     """A source has no file that can be used; the message says why."""
 
 
-class TemporaryError(Exception):
+class _TemporaryError(Exception):
     """A fault that can go away; `wait` is the number of seconds that the server asks for."""
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
@@ -56,72 +56,72 @@ def fetch(url: str, part: Path, on_progress: OnProgress) -> bool:
     """
     failures = 0
     try:
-        with open_session() as session:
+        with _open_session() as session:
             while True:
-                before = size_of(part)
+                before = _size_of(part)
                 try:
-                    return attempt(session, url, part, on_progress)
-                except TemporaryError as error:
-                    if size_of(part) - before >= _PROGRESS:
+                    return _attempt(session, url, part, on_progress)
+                except _TemporaryError as error:
+                    if _size_of(part) - before >= _PROGRESS:
                         failures = 0
                     failures += 1
-                    if failures > RETRIES:
+                    if failures > _RETRIES:
                         raise SourceError(f"{error} ({failures} attempts).") from error
                     wait = max(error.wait, _BACKOFF * 2 ** (failures - 1))
                     logger.debug("%s: %s; trying again in %.1f s", part.name, error, wait)
-                    time.sleep(min(wait, LONGEST_WAIT))
+                    time.sleep(min(wait, _LONGEST_WAIT))
     except BaseException:
-        if not read_progress(part)[0]:
+        if not _read_progress(part)[0]:
             discard(part)  # it cannot be resumed
         raise
 
 
-def attempt(session: requests.Session, url: str, part: Path, on_progress: OnProgress) -> bool:
+def _attempt(session: requests.Session, url: str, part: Path, on_progress: OnProgress) -> bool:
     """Make one request for what is missing of `part`; return whether it continued the part."""
     import requests
 
-    validator, length = read_progress(part)
-    offset = size_of(part) if validator else 0
+    validator, length = _read_progress(part)
+    offset = _size_of(part) if validator else 0
     if offset and offset == length:  # interrupted after the last byte
         return True
     headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
     try:
         response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
     except requests.exceptions.SSLError as error:
-        raise SourceError(describe(error)) from error
+        raise SourceError(_describe(error)) from error
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise TemporaryError(describe(error)) from error
+        raise _TemporaryError(_describe(error)) from error
     except (OSError, ValueError) as error:  # not an address, no certificates, ...
-        raise SourceError(describe(error)) from error
+        raise SourceError(_describe(error)) from error
     with response:
         status = response.status_code
         if status in _TEMPORARY:
-            wait = to_integer(response.headers.get("Retry-After", "")) or 0
-            raise TemporaryError(f"HTTP {status} {response.reason}", wait)
+            wait = _to_integer(response.headers.get("Retry-After", "")) or 0
+            raise _TemporaryError(f"HTTP {status} {response.reason}", wait)
         if status not in (200, 206, 416):
             raise SourceError(f"HTTP {status} {response.reason}")
         encoding = response.headers.get("Content-Encoding", "identity")
         if status == 200 and encoding == "identity":
             offset = 0  # the file changed, or the server always sends all of it
-            length = to_integer(response.headers.get("Content-Length", ""))
+            length = _to_integer(response.headers.get("Content-Length", ""))
         elif not offset:
             raise SourceError(f"HTTP {status} with the encoding {encoding!r}, unasked for.")
-        elif status != 206 or encoding != "identity" or not continues(response, offset, length):
+        elif status != 206 or encoding != "identity" or not _continues(response, offset, length):
             discard(part)
-            raise TemporaryError("It did not continue the file where it broke off")
+            raise _TemporaryError("It did not continue the file where it broke off")
         with part.open("ab" if offset else "wb") as stream:
             if not offset:
-                write_progress(part, response, length)
+                _write_progress(part, response, length)
             try:
-                write(response.iter_content(CHUNK), stream, length, on_progress)
+                _write(response.iter_content(CHUNK), stream, length, on_progress)
             except requests.RequestException as error:
-                raise TemporaryError(
-                    f"It broke off after {size_of(part)} of {length or '?'} bytes "
-                    f"({describe(error)})"
+                raise _TemporaryError(
+                    f"It broke off after {_size_of(part)} of {length or '?'} bytes "
+                    f"({_describe(error)})"
                 ) from error
-    received = size_of(part)
+    received = _size_of(part)
     if length is not None and received < length:
-        raise TemporaryError(f"It broke off after {received} of {length} bytes")
+        raise _TemporaryError(f"It broke off after {received} of {length} bytes")
     if length is not None and received > length:
         discard(part)
         raise SourceError(f"It sent {received} bytes but had announced {length}.")
@@ -138,13 +138,13 @@ def copy(file: Path, part: Path, on_progress: OnProgress) -> None:
         raise SourceError("It is not a regular file.")
     try:
         with part.open("wb") as stream:
-            write(read(file), stream, size_of(file), on_progress)
+            _write(_read(file), stream, _size_of(file), on_progress)
     except BaseException:
         discard(part)
         raise
 
 
-def read(file: Path) -> Iterator[bytes]:
+def _read(file: Path) -> Iterator[bytes]:
     """The pieces of a file; SourceError if it cannot be read."""
     try:
         with file.open("rb") as stream:
@@ -154,7 +154,7 @@ def read(file: Path) -> Iterator[bytes]:
         raise SourceError(f"{error.strerror}.") from error
 
 
-def write(
+def _write(
     chunks: Iterable[bytes], stream: BinaryIO, length: int | None, on_progress: OnProgress
 ) -> None:
     """Append chunks to a part, and bring all of it to the disk before it gets its name."""
@@ -172,7 +172,7 @@ def fetch_sidecar(url: str) -> bytes:
     """A small file at `url`; empty if it does not exist or the server does not answer."""
     with (
         contextlib.suppress(OSError, ValueError),  # all exceptions of requests are OSErrors
-        open_session() as session,
+        _open_session() as session,
         session.get(url, stream=True, timeout=_TIMEOUT) as response,
     ):
         if response.status_code == 200:
@@ -180,7 +180,7 @@ def fetch_sidecar(url: str) -> bytes:
     return b""
 
 
-def open_session() -> requests.Session:
+def _open_session() -> requests.Session:
     """A session of requests, with its proxies and certificates; it does not retry by itself."""
     import requests
 
@@ -197,7 +197,7 @@ def discard(part: Path) -> None:
     part.unlink(missing_ok=True)
 
 
-def read_progress(part: Path) -> tuple[str, int | None]:
+def _read_progress(part: Path) -> tuple[str, int | None]:
     """Validator (ETag or date) and length of the file that a part belongs to; "" if unknown."""
     try:
         values = json.loads(sidecar_path(part).read_bytes())
@@ -210,7 +210,7 @@ def read_progress(part: Path) -> tuple[str, int | None]:
     return "", None
 
 
-def write_progress(part: Path, response: requests.Response, length: int | None) -> None:
+def _write_progress(part: Path, response: requests.Response, length: int | None) -> None:
     """Record what resuming the part needs."""
     validator = response.headers.get("ETag", "")
     if not validator or validator.startswith("W/"):  # a weak one does not vouch for every byte
@@ -218,7 +218,7 @@ def write_progress(part: Path, response: requests.Response, length: int | None) 
     sidecar_path(part).write_text(json.dumps({"validator": validator, "length": length}))
 
 
-def continues(response: requests.Response, offset: int, length: int | None) -> bool:
+def _continues(response: requests.Response, offset: int, length: int | None) -> bool:
     """Whether an answer starts where the part ends, in a file of the same length."""
     text = response.headers.get("Content-Range", "")
     found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", text.strip())
@@ -227,12 +227,12 @@ def continues(response: requests.Response, offset: int, length: int | None) -> b
     return length is None or found[2] in ("*", str(length))
 
 
-def to_integer(text: str) -> int | None:
+def _to_integer(text: str) -> int | None:
     """The number in a header, if it is a sensible one."""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
-def size_of(path: Path) -> int:
+def _size_of(path: Path) -> int:
     """Size of a file in bytes; 0 if there is none."""
     try:
         return path.stat().st_size
@@ -240,7 +240,7 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def describe(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """The fault itself, without the layers around it."""
     inner = error.args[0] if error.args else error
     inner = getattr(inner, "reason", None) or inner

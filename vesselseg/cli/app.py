@@ -35,22 +35,22 @@ def add_parsers(commands: Any) -> None:
     add = parser.add_argument_group("page").add_argument
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at; one other "
         "than 127.0.0.1 lets other machines in (default: %(default)s)")  # fmt: skip
-    add("--port", type=port, default=8000, metavar="N",
+    add("--port", type=_port, default=8000, metavar="N",
         help="port to listen at, 0 for any free one (default: %(default)s)")  # fmt: skip
     add("--max-upload", type=arguments.positive, default=50, metavar="MB",
         help="largest file that is accepted, in megabytes (default: %(default)s)")  # fmt: skip
     arguments.add_model_options(parser, max_pixels=50_000_000)
-    parser.set_defaults(run=app)
+    parser.set_defaults(run=_app)
 
 
-def port(text: str) -> int:
+def _port(text: str) -> int:
     """A port number."""
     if not (text.isascii() and text.isdecimal()) or len(text) > 5 or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 65535")
     return int(text)
 
 
-def app(options: argparse.Namespace) -> int:
+def _app(options: argparse.Namespace) -> int:
     """Serve the page until it is interrupted."""
     try:
         import uvicorn

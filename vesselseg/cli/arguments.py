@@ -47,10 +47,10 @@ def add_model_options(
 
 def add_run_options(group: Any) -> None:
     """Add what every call of a model takes: ``--scale``, ``--threshold`` and ``--bits``."""
-    group.add_argument("--scale", type=scale, metavar="RULE",
+    group.add_argument("--scale", type=_scale, metavar="RULE",
         help="fit (into the size of the model's data set), native, fov (field of view brought to "
         "the model's diameter), or a factor (default: the model's own rule)")  # fmt: skip
-    group.add_argument("--threshold", type=threshold, default=0.5, metavar="P",
+    group.add_argument("--threshold", type=_threshold, default=0.5, metavar="P",
         help="pixels above this probability are vessel, 0 to 1 (default: %(default)s)")  # fmt: skip
     add_bits(group)
 
@@ -72,7 +72,7 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     return load_model(**{name: value for name, value in arguments.items() if value is not None})
 
 
-def scale(text: str) -> str | float:
+def _scale(text: str) -> str | float:
     """A scale rule or a positive factor."""
     if text in SCALES:
         return text
@@ -86,21 +86,21 @@ def scale(text: str) -> str | float:
 
 def factor(text: str) -> float:
     """A positive number."""
-    value = number(text)
+    value = _number(text)
     if not is_factor(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
 
 
-def threshold(text: str) -> float:
+def _threshold(text: str) -> float:
     """A probability."""
-    value = number(text)
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
 
 
-def number(text: str) -> float:
+def _number(text: str) -> float:
     """A number, or NaN."""
     try:
         return float(text)

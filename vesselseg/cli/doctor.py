@@ -46,10 +46,10 @@ def add_parsers(commands: Any) -> None:
     add("--network", action="store_true",
         help="ask the hosts of the weights whether they answer (default: no)")  # fmt: skip
     add("--json", action="store_true", help="write one JSON object (default: text)")
-    parser.set_defaults(run=doctor)
+    parser.set_defaults(run=_doctor)
 
 
-def doctor(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     """Print what was found."""
     import torch
 
@@ -64,27 +64,27 @@ def doctor(options: argparse.Namespace) -> int:
         "versions": {
             "vesselseg": __version__,
             "python": platform.python_version(),
-            **{name: installed_version(name) for name in ("torch", "numpy", "pillow")},
+            **{name: _installed_version(name) for name in ("torch", "numpy", "pillow")},
         },
-        "extras": {name: installed_version(name) for name in _EXTRAS},
+        "extras": {name: _installed_version(name) for name in _EXTRAS},
         "system": platform.platform(),
         "threads": {
             "torch": torch.get_num_threads(),
             "processors usable": len(affinity(0)) if affinity else os.cpu_count() or 1,
         },
-        "devices": find_devices(),
+        "devices": _find_devices(),
         "cache": {"folder": str(folder), "weights": len(sizes), "megabytes": megabytes},
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        **compare_precisions(),
+        **_compare_precisions(),
     }
     if options.network:
-        report["hosts"] = ask_hosts()
-    text = json.dumps(report, indent=2) if options.json else to_text(report)
+        report["hosts"] = _ask_hosts()
+    text = json.dumps(report, indent=2) if options.json else _to_text(report)
     print(re.sub(r"//[^/@\n]*@", "//***@", text))  # no passwords, since reports are passed on
     return 0
 
 
-def installed_version(package: str) -> str:
+def _installed_version(package: str) -> str:
     """Version of a package."""
     try:
         return importlib.metadata.version(package)
@@ -92,7 +92,7 @@ def installed_version(package: str) -> str:
         return "not installed"
 
 
-def find_devices() -> dict[str, str]:
+def _find_devices() -> dict[str, str]:
     """Names that --device takes, with a description of each device."""
     import torch
 
@@ -105,7 +105,7 @@ def find_devices() -> dict[str, str]:
     return devices
 
 
-def compare_precisions() -> dict[str, Any]:
+def _compare_precisions() -> dict[str, Any]:
     """Compare each precision on each device with float32 on the CPU, on one window.
 
     If the embedded weights cannot be read, random ones take their place.
@@ -125,8 +125,8 @@ def compare_precisions() -> dict[str, Any]:
             torch.manual_seed(0)
             network = UNet(EMBEDDED.width, EMBEDDED.depth).eval()
         name = f"random weights, since the embedded ones cannot be read: {error}"
-    window = draw_window(EMBEDDED.crop)
-    devices = [torch.device(device) for device in find_devices()]
+    window = _draw_window(EMBEDDED.crop)
+    devices = [torch.device(device) for device in _find_devices()]
     reference = None  # logits and seconds of float32 on the CPU, which comes first
     float32_seconds: dict[torch.device, float] = {}
     rows: list[dict[str, Any]] = []
@@ -136,7 +136,7 @@ def compare_precisions() -> dict[str, Any]:
         rows.append(row)
         try:
             backend = TorchBackend(network, EMBEDDED, device, precision)
-            logits, seconds = run_timed(backend, window)
+            logits, seconds = _run_timed(backend, window)
         except (DeviceError, RuntimeError, MemoryError) as error:
             row["error"] = str(error).partition("\n")[0]
             continue
@@ -162,7 +162,7 @@ def compare_precisions() -> dict[str, Any]:
     }
 
 
-def draw_window(side: int) -> Tensor:
+def _draw_window(side: int) -> Tensor:
     """A drawn window (1, 3, side, side), uint8: dark curves on orange, brighter to one side."""
     import torch
 
@@ -174,13 +174,13 @@ def draw_window(side: int) -> Tensor:
     return (light * torch.tensor([200, 100, 50]).reshape(1, 3, 1, 1)).round().byte()
 
 
-def run_timed(backend: Backend, window: Tensor) -> tuple[Tensor, float]:
+def _run_timed(backend: Backend, window: Tensor) -> tuple[Tensor, float]:
     """Logits (2, side, side) on the CPU, and the seconds of the fastest warm run."""
     logits = backend(window)[0].cpu()
     return logits, min(timeit.repeat(lambda: backend(window).cpu(), number=1, repeat=_REPEATS))
 
 
-def ask_hosts() -> dict[str, str]:
+def _ask_hosts() -> dict[str, str]:
     """One address of weights on each host and mirror, with the host's answer."""
     import requests
 
@@ -201,7 +201,7 @@ def ask_hosts() -> dict[str, str]:
     return answers
 
 
-def to_text(report: dict[str, Any]) -> str:
+def _to_text(report: dict[str, Any]) -> str:
     """The report for people."""
     lines = []
     report["versions"]["system"] = report["system"]

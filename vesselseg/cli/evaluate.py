@@ -53,7 +53,7 @@ def add_parsers(commands: Any) -> None:
 
 def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Evaluate the models and write what was asked for."""
-    check_options(parser, options)
+    _check_options(parser, options)
 
     from .. import metrics
     from ..evaluation import report
@@ -61,7 +61,7 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     from ..preprocess import check_scale
 
     metrics.require_skeletons()
-    dataset = read_dataset(options)
+    dataset = _read_dataset(options)
     print(dataset.description, file=sys.stderr)
     # All models are loaded now, so that a mistake is not found hours later.
     names = dict.fromkeys(options.model or [None])
@@ -102,7 +102,7 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     return 1 if failed else 0
 
 
-def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Reject what cannot work before anything is loaded."""
     if options.dataset == "pairs":
         foreign, owner = ["split", "observer"], "the published data sets, not for pairs"
@@ -124,7 +124,7 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.error(f"--report needs a folder; {options.report} is a file")
 
 
-def read_dataset(options: argparse.Namespace) -> Dataset:
+def _read_dataset(options: argparse.Namespace) -> Dataset:
     """The data set that the options name."""
     from ..evaluation.datasets import read_dataset, read_pairs
 

@@ -48,7 +48,7 @@ def add_parsers(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--json", action="store_true", help="write everything known as a JSON list (default: no)")
-    parser.set_defaults(run=list_models)
+    parser.set_defaults(run=_list_models)
 
     parser = commands.add_parser(
         "download",
@@ -82,7 +82,7 @@ def add_parsers(commands: Any) -> None:
     )
     parser.add_argument("--clear", metavar="NAME", nargs="*", help="remove the files of these "
         "models, or of all if none is named (default: nothing)")  # fmt: skip
-    parser.set_defaults(run=show_cache)
+    parser.set_defaults(run=_show_cache)
 
     parser = commands.add_parser(
         "export",
@@ -105,14 +105,14 @@ def add_parsers(commands: Any) -> None:
         help="for int8: a few representative photographs to calibrate it with (default: one "
         "that is part of the package)")  # fmt: skip
     arguments.add_bits(parser)
-    parser.set_defaults(run=export)
+    parser.set_defaults(run=_export)
 
 
-def list_models(options: argparse.Namespace) -> int:
+def _list_models(options: argparse.Namespace) -> int:
     """Print the models."""
     from ..registry import list_models
 
-    models = [describe(spec) for spec in list_models()]
+    models = [_describe(spec) for spec in list_models()]
     if options.json:
         print(json.dumps(models, indent=1))
         return 0
@@ -133,11 +133,11 @@ def list_models(options: argparse.Namespace) -> int:
     return 0
 
 
-def describe(spec: ModelSpec) -> dict[str, Any]:
+def _describe(spec: ModelSpec) -> dict[str, Any]:
     """Everything known of a model, as plain values."""
     from .. import cache
 
-    cached = cache.find_cached(spec, load_network)
+    cached = cache.find_cached(spec, _load_network)
     known: dict[str, Any] = {"state": "not cached", "path": None, "size": None, "sha256": None}
     if cached:
         state = "part of the package" if cache.packaged_path(spec) else "cached"
@@ -148,7 +148,7 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
     return asdict(spec) | known
 
 
-def load_network(path: Path, spec: ModelSpec) -> UNet:
+def _load_network(path: Path, spec: ModelSpec) -> UNet:
     """Verify a file for the cache; PyTorch is imported only if that is needed."""
     from .. import weights
 
@@ -164,7 +164,7 @@ def download(options: argparse.Namespace) -> int:
     code = 0
     for spec in list_models() if options.all else [find_spec(name) for name in options.names]:
         try:
-            file = cache.obtain(spec, load_network, force=options.force)
+            file = cache.obtain(spec, _load_network, force=options.force)
             print(f"{file.path}  SHA-256 {file.sha256}")
         except DownloadError as error:
             print(f"vesselseg: {error}", file=sys.stderr)
@@ -178,12 +178,12 @@ def import_file(options: argparse.Namespace) -> int:
     from ..registry import find_spec
 
     spec = find_spec(options.name)
-    file = cache.import_file(options.file, spec, load_network, force=options.force)
+    file = cache.import_file(options.file, spec, _load_network, force=options.force)
     print(f"{file.path}  SHA-256 {file.sha256}")
     return 0
 
 
-def show_cache(options: argparse.Namespace) -> int:
+def _show_cache(options: argparse.Namespace) -> int:
     """Show or clear the cache folder."""
     from .. import cache
     from ..registry import find_spec
@@ -203,7 +203,7 @@ def show_cache(options: argparse.Namespace) -> int:
     return 0
 
 
-def export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> int:
     """Write an ONNX file."""
     from ..api import load_model
 

@@ -27,7 +27,9 @@ from ..errors import DatasetError, OptionError, did_you_mean
 from ..formats import endings, open_picture
 from ..images import RGB, check_bits, to_rgb
 
-SPLITS = ("test", "train", "all")
+__all__ = ["Dataset", "Sample", "read_dataset", "read_label", "read_pairs"]
+
+_SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are searched
 
 
@@ -151,8 +153,8 @@ def read_dataset(
             f"dataset is {dataset!r}; allowed are {', '.join(LAYOUTS)}, and pairs of folders for "
             f"anything else.{did_you_mean(dataset, LAYOUTS)}"
         )
-    if split not in SPLITS:
-        raise OptionError(f"split is {split!r}; allowed are {', '.join(SPLITS)}.")
+    if split not in _SPLITS:
+        raise OptionError(f"split is {split!r}; allowed are {', '.join(_SPLITS)}.")
     if observer not in (1, 2):
         raise OptionError(f"observer is {observer!r}; allowed are 1 and 2.")
     layout = LAYOUTS[dataset]
@@ -161,15 +163,15 @@ def read_dataset(
     label, second = layout.label, layout.second
     if observer == 2:
         label, second = second, label
-    files = list_files(folder)
+    files = _list_files(folder)
     names = {"test": layout.test, "train": layout.train, "all": layout.test + layout.train}[split]
-    images = find_all(files, layout.image, names)
+    images = _find_all(files, layout.image, names)
     if not images:
-        raise DatasetError(describe_empty(folder, files, layout, split))
+        raise DatasetError(_describe_empty(folder, files, layout, split))
     present = tuple(images)[:limit]
-    labels = find_all(files, label, present)
-    seconds = find_all(files, second, present)
-    fovs = find_all(files, layout.fov, present)
+    labels = _find_all(files, label, present)
+    seconds = _find_all(files, second, present)
+    fovs = _find_all(files, layout.fov, present)
     required = [("label", label, labels)]
     if fovs:  # of all photographs or of none
         required.append(("field-of-view mask", layout.fov, fovs))
@@ -193,7 +195,7 @@ def read_dataset(
     return Dataset(dataset, layout.title, split, tuple(samples), missing, observer)
 
 
-def list_files(folder: Path) -> Mapping[str, list[Path]]:
+def _list_files(folder: Path) -> Mapping[str, list[Path]]:
     """The files below a folder by name in lower case, since 01_dr.JPG stands beside 01_g.jpg."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
@@ -207,7 +209,7 @@ def list_files(folder: Path) -> Mapping[str, list[Path]]:
     return files
 
 
-def find_all(
+def _find_all(
     files: Mapping[str, list[Path]], pattern: str, names: tuple[str, ...]
 ) -> dict[str, Path]:
     """The files that a pattern of a layout means, unpacked or gzipped, by photograph."""
@@ -226,7 +228,7 @@ def find_all(
     return found
 
 
-def describe_empty(
+def _describe_empty(
     folder: Path, files: Mapping[str, list[Path]], layout: Layout, split: str
 ) -> str:
     """An error message for a folder without a photograph of the split: what is there instead."""
@@ -237,7 +239,7 @@ def describe_empty(
         f"{sum(map(len, files.values()))} other files are there."
     )
     for key, other in LAYOUTS.items():
-        test, train = (find_all(files, other.image, names) for names in (other.test, other.train))
+        test, train = (_find_all(files, other.image, names) for names in (other.test, other.train))
         if test:
             message += f" There are {len(test)} test images of {other.title} (--dataset {key})."
         if train:
@@ -264,7 +266,7 @@ def read_pairs(
     Raises FileNotFoundError if a folder does not exist, and DatasetError if there is no photograph,
     or one without a label or with several.
     """
-    photographs = list_pictures(images)
+    photographs = _list_pictures(images)
     if not photographs:
         raise DatasetError(f"{str(images)!r} holds no image ({', '.join(endings())}).")
     stems = [path.stem for path in photographs]
@@ -274,8 +276,8 @@ def read_pairs(
             f"{str(images)!r} holds several images named {stem!r}. Keep one of each."
         )
     photographs = photographs[:limit]
-    label_of = find_partners(photographs, labels, "label")
-    fov_of = find_partners(photographs, masks, "field-of-view mask") if masks else {}
+    label_of = _find_partners(photographs, labels, "label")
+    fov_of = _find_partners(photographs, masks, "field-of-view mask") if masks else {}
     # Training images of a known data set are called training images here too.
     training = {name: layout.title for layout in LAYOUTS.values() for name in layout.train}
     samples = []
@@ -288,7 +290,7 @@ def read_pairs(
     return Dataset("pairs", title, "all", tuple(samples), missing)
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def _list_pictures(folder: Path) -> list[Path]:
     """The image files of a folder, sorted by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
@@ -299,11 +301,11 @@ def list_pictures(folder: Path) -> list[Path]:
     )
 
 
-def find_partners(photographs: list[Path], folder: Path, what: str) -> dict[str, Path]:
+def _find_partners(photographs: list[Path], folder: Path, what: str) -> dict[str, Path]:
     """Stem of each photograph -> the file in `folder` with it, alone or with ``_`` and more."""
     stems = {path.stem for path in photographs}
     candidates: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in list_pictures(folder):
+    for path in _list_pictures(folder):
         stem = path.stem
         while stem not in stems and "_" in stem:  # the longest stem wins
             stem = stem.rpartition("_")[0]
@@ -332,7 +334,7 @@ def read_photograph(sample: Sample) -> RGB:
     """Read a photograph, gzipped or not, as uint8 RGB (H, W, 3); errors as ``images.to_rgb``."""
     path = sample.image
     is_gzipped = path.suffix.lower() == ".gz"
-    return to_rgb(read_content(path) if is_gzipped else path, bits=sample.bits)
+    return to_rgb(_read_content(path) if is_gzipped else path, bits=sample.bits)
 
 
 def read_label(path: Path) -> NDArray[np.bool_]:
@@ -341,7 +343,7 @@ def read_label(path: Path) -> NDArray[np.bool_]:
     By the published convention that is at least 128 of 255, or above 0 in a file whose largest
     value is 1. Raises DatasetError if neither fits or the file cannot be decoded.
     """
-    content = read_content(path)
+    content = _read_content(path)
     try:
         with open_picture(io.BytesIO(content)) as opened:
             more_than_8_bits = opened.mode.startswith(("I", "F"))
@@ -363,7 +365,7 @@ def read_label(path: Path) -> NDArray[np.bool_]:
     return np.asarray(label)
 
 
-def read_content(path: Path) -> bytes:
+def _read_content(path: Path) -> bytes:
     """The bytes of a file, unpacked if it is gzipped."""
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")

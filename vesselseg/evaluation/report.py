@@ -29,7 +29,7 @@ from .scores import THRESHOLDS, Case, Evaluation, Figures
 Pictures: TypeAlias = dict[str, list[tuple[str, str]]]
 """Name of an image -> captions and data URIs: the photograph, the label, an overlay per model."""
 
-HEADINGS = ("Dice", "sensitivity", "specificity", "accuracy", "AUC", "clDice")
+_HEADINGS = ("Dice", "sensitivity", "specificity", "accuracy", "AUC", "clDice")
 """Headings of the fields of :class:`vesselseg.evaluation.scores.Figures`."""
 
 # White, blue and vermillion on grey differ in lightness, for people who see no colours and in
@@ -38,7 +38,7 @@ HEADINGS = ("Dice", "sensitivity", "specificity", "accuracy", "AUC", "clDice")
 TRUE_POSITIVE = (255, 255, 255)
 FALSE_POSITIVE = (213, 94, 0)
 FALSE_NEGATIVE = (86, 180, 233)
-LEGEND = (
+_LEGEND = (
     (TRUE_POSITIVE, "true positive", "vessel in mask and label"),
     (FALSE_POSITIVE, "false positive", "vessel in the mask only"),
     (FALSE_NEGATIVE, "false negative", "vessel in the label only: missed"),
@@ -47,7 +47,7 @@ _SIDE = 1200  # largest side of the pictures, in pixels
 _LISTED = 8  # names of missing photographs that are listed
 
 
-class Table:
+class _Table:
     """A heading, the names of the columns, and rows of text; the first column is a name."""
 
     def __init__(self, heading: str, columns: Sequence[str]) -> None:
@@ -70,9 +70,9 @@ def add_pictures(pictures: Pictures, model: str, case: Case) -> None:
     shown = pictures.setdefault(case.sample.name, [])
     if not shown:
         label = case.label.astype(np.uint8) * 255
-        shown.append(("Photograph", to_data_uri(case.photograph, quality=85)))
-        shown.append(("Label", to_data_uri(label, quality=85)))
-    shown.append((model, to_data_uri(draw_overlay(case), quality=90)))
+        shown.append(("Photograph", _to_data_uri(case.photograph, quality=85)))
+        shown.append(("Label", _to_data_uri(label, quality=85)))
+    shown.append((model, _to_data_uri(draw_overlay(case), quality=90)))
 
 
 def draw_overlay(case: Case) -> RGB:
@@ -92,7 +92,7 @@ def draw_overlay(case: Case) -> RGB:
     return pixels
 
 
-def to_data_uri(pixels: NDArray[np.uint8], quality: int) -> str:
+def _to_data_uri(pixels: NDArray[np.uint8], quality: int) -> str:
     """A picture as a JPEG that an HTML page can hold."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
@@ -101,7 +101,7 @@ def to_data_uri(pixels: NDArray[np.uint8], quality: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
+def _describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
     """What was evaluated against what, and how each model was run."""
     fov = "the data set's own" if dataset.samples[0].fov else "found in the photographs"
     observer = "first" if dataset.observer == 1 else "second"
@@ -127,18 +127,18 @@ def describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
     return lines
 
 
-def to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table]:
+def _to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[_Table]:
     """The three ways of counting, and a table of centrelines, widths and thresholds."""
     end = f"percent ({dataset.caution})" if dataset.caution else "percent"
-    whole = Table(
+    whole = _Table(
         f"Whole frames, all pixels together, the published convention, {end}",
         ["Dice", "published"],
     )
-    pooled = Table(f"Inside the field of view, all pixels together, {end}", HEADINGS)
-    each = Table(
-        f"Inside the field of view, mean ± standard deviation over images, {end}", HEADINGS
+    pooled = _Table(f"Inside the field of view, all pixels together, {end}", _HEADINGS)
+    each = _Table(
+        f"Inside the field of view, mean ± standard deviation over images, {end}", _HEADINGS
     )
-    more = Table(
+    more = _Table(
         "Inside the field of view, all pixels together: precision and recall of the centrelines, "
         "mean widths of mask and label in pixels, the threshold of the highest Dice, this Dice, "
         f"expected calibration error, {end}",
@@ -157,7 +157,7 @@ def to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[Table
         mask_width, label_width = total.widths
         more.rows.append([
             name, percent(total.centreline_precision), percent(total.centreline_recall),
-            number(mask_width), number(label_width), number(threshold), percent(best),
+            _number(mask_width), _number(label_width), _number(threshold), percent(best),
             percent(evaluation.calibration_error),
         ])  # fmt: skip
     return [whole, pooled, each, more]
@@ -185,7 +185,7 @@ def compare_with_published(evaluation: Evaluation, dataset: Dataset) -> tuple[fl
     return spec.dice / 100, differences
 
 
-def to_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _to_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
     """What the page draws of a model: curves over the threshold, and the reliability curve.
 
     Points are (x, y) from 0 to 100, with y downwards. A value that is not defined has none.
@@ -214,7 +214,7 @@ def to_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def to_notes(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
+def _to_notes(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
     """A sentence for each published figure that cannot be compared."""
     notes = []
     for evaluation in evaluations:
@@ -227,12 +227,12 @@ def to_notes(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
 
 def to_text(dataset: Dataset, evaluations: Sequence[Evaluation]) -> str:
     """What ``vesselseg evaluate`` prints."""
-    head = "\n".join(describe(dataset, evaluations))
-    tables = map(str, to_tables(dataset, evaluations))
-    return "\n\n".join([head, *tables, *to_notes(dataset, evaluations)])
+    head = "\n".join(_describe(dataset, evaluations))
+    tables = map(str, _to_tables(dataset, evaluations))
+    return "\n\n".join([head, *tables, *_to_notes(dataset, evaluations)])
 
 
-def number(value: float) -> str:
+def _number(value: float) -> str:
     """For example "4.50", or "-" for NaN."""
     return "-" if math.isnan(value) else f"{value:.2f}"
 
@@ -255,14 +255,14 @@ def write_json(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) 
         "failed": {
             name: why for evaluation in evaluations for name, why in evaluation.failed.items()
         },
-        "results": [to_dict(evaluation, dataset) for evaluation in evaluations],
+        "results": [_to_dict(evaluation, dataset) for evaluation in evaluations],
     }
     with whole_file(path) as part:
         text = json.dumps(content, indent=2, allow_nan=False)
         part.write_text(text + "\n", encoding="utf-8")
 
 
-def to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
+def _to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
     """The figures and counts of an evaluation as plain values."""
     published, differences = compare_with_published(evaluation, dataset)
     total, (mean, std) = evaluation.total, evaluation.mean_and_std()
@@ -270,15 +270,15 @@ def to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         "name": evaluation.name,
         **({"settings": evaluation.provenance} if evaluation.provenance else {}),
         "whole_frames": {
-            **to_counts(total.whole),
-            **to_values(published_dice=published),
+            **_to_counts(total.whole),
+            **_to_values(published_dice=published),
             "published_differs": differences,
         },
         "inside_field_of_view": {
-            "pooled": to_values(**total.figures._asdict()),
-            "mean": to_values(**mean._asdict()),
-            "standard_deviation": to_values(**std._asdict()),
-            **to_values(
+            "pooled": _to_values(**total.figures._asdict()),
+            "mean": _to_values(**mean._asdict()),
+            "standard_deviation": _to_values(**std._asdict()),
+            **_to_values(
                 centreline_precision=total.centreline_precision,
                 centreline_recall=total.centreline_recall,
                 mask_width=total.widths[0],
@@ -288,7 +288,7 @@ def to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
                 expected_calibration_error=evaluation.calibration_error,
             ),
             "thresholds": [
-                {"threshold": round(float(threshold), 2), **to_counts(counts)}
+                {"threshold": round(float(threshold), 2), **_to_counts(counts)}
                 for threshold, counts in zip(THRESHOLDS, evaluation.curve, strict=False)
             ],
             "reliability": [each._asdict() for each in evaluation.reliability],
@@ -296,9 +296,9 @@ def to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         "images": [
             {
                 "name": image.name,
-                "whole_frame": to_counts(image.whole),
+                "whole_frame": _to_counts(image.whole),
                 "inside_field_of_view": {
-                    **to_values(**image.figures._asdict()),
+                    **_to_values(**image.figures._asdict()),
                     **image.inside._asdict(),
                 },
             }
@@ -307,12 +307,12 @@ def to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def to_counts(counts: metrics.Confusion) -> dict[str, float | None]:
+def _to_counts(counts: metrics.Confusion) -> dict[str, float | None]:
     """Dice and the counts that it comes from."""
-    return to_values(dice=metrics.dice(counts), **counts._asdict())
+    return _to_values(dice=metrics.dice(counts), **counts._asdict())
 
 
-def to_values(**values: float) -> dict[str, float | None]:
+def _to_values(**values: float) -> dict[str, float | None]:
     """Values by name, None for NaN."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
@@ -345,7 +345,7 @@ def write_page(
     and those without a defined Dice last. With several models their mean counts; an observer does
     not.
     """
-    tables: defaultdict[str, Table] = defaultdict(lambda: Table("", HEADINGS))
+    tables: defaultdict[str, _Table] = defaultdict(lambda: _Table("", _HEADINGS))
     dices: defaultdict[str, list[float]] = defaultdict(list)
     for evaluation in evaluations:
         for image in evaluation.images:
@@ -354,16 +354,16 @@ def write_page(
                 dices[image.name].append(image.figures.dice)
     means = {name: fmean(values) for name, values in dices.items()}
     worst_first = sorted(means, key=lambda name: (math.isnan(means[name]), means[name]))
-    title, *lines = describe(dataset, evaluations)
+    title, *lines = _describe(dataset, evaluations)
     environment = Environment(loader=PackageLoader("vesselseg", "evaluation"), autoescape=True)
     html = environment.get_template("report.html").render(
         title=f"Vessels of {title}",
         caution=dataset.caution.capitalize(),
         lines=lines,
-        tables=to_tables(dataset, evaluations),
-        charts=[chart for evaluation in evaluations for chart in to_charts(evaluation)],
-        notes=to_notes(dataset, evaluations),
-        legend=LEGEND,
+        tables=_to_tables(dataset, evaluations),
+        charts=[chart for evaluation in evaluations for chart in _to_charts(evaluation)],
+        notes=_to_notes(dataset, evaluations),
+        legend=_LEGEND,
         images=[(name, tables[name], pictures.get(name, [])) for name in worst_first],
     )
     try:

@@ -28,6 +28,18 @@ from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
 from .datasets import Dataset, Sample, read_label, read_photograph
 
+__all__ = [
+    "THRESHOLDS",
+    "Bin",
+    "Case",
+    "Evaluation",
+    "Figures",
+    "Result",
+    "Tally",
+    "evaluate",
+    "evaluate_other_observer",
+]
+
 Scores: TypeAlias = NDArray[np.float32]
 
 THRESHOLDS = np.linspace(0, 1, 101, dtype=np.float32)
@@ -211,7 +223,7 @@ def evaluate(
         If another argument is outside what is described here.
     """
     metrics.require_skeletons()  # now rather than after the first photograph
-    tally = _Tally()
+    tally = Tally()
     shared: dict[str, Any] = {}
 
     def read(sample: Sample) -> tuple[RGB, RGB]:
@@ -219,10 +231,10 @@ def evaluate(
         return photograph, photograph
 
     def finish(sample: Sample, photograph: RGB, found: Segmentation, _: float) -> _Scored:
-        case = to_case(sample, photograph, found.mask, found.field_of_view)
+        case = _to_case(sample, photograph, found.mask, found.field_of_view)
         vessel = found.probability[case.label & case.fov]
         background = found.probability[~case.label & case.fov]
-        part = _Tally()
+        part = Tally()
         part.add(vessel, background)
         auc = metrics.auc_of_scores(vessel, background)
         return _Scored(case, score(case, auc), {**found.provenance, "bits": sample.bits}, part)
@@ -256,8 +268,8 @@ def evaluate_other_observer(
         return read_mask(sample.second, sample, photograph), photograph
 
     def finish(sample: Sample, photograph: RGB, other: Mask, _: float) -> _Scored:
-        case = to_case(sample, photograph, other, find_field_of_view(photograph).mask)
-        return _Scored(case, score(case, math.nan), {}, _Tally())
+        case = _to_case(sample, photograph, other, find_field_of_view(photograph).mask)
+        return _Scored(case, score(case, math.nan), {}, Tally())
 
     samples = [sample for sample in dataset.samples if sample.second is not None]
     if not samples:
@@ -273,7 +285,7 @@ class _Scored(NamedTuple):
     case: Case
     result: Result
     provenance: dict[str, Any]
-    tally: _Tally
+    tally: Tally
 
 
 def _run(
@@ -319,7 +331,7 @@ def _run(
     return tuple(results), failed
 
 
-class _Tally:
+class Tally:
     """How the probabilities of vessel and background are distributed, in bounded memory.
 
     Counts and sums between two of `THRESHOLDS` are exact. The area under the curve comes from a
@@ -342,7 +354,7 @@ class _Tally:
             bins = (scores * self._BINS).astype(np.int64).clip(max=self._BINS - 1)
             self.histogram[place] += np.bincount(bins, minlength=self._BINS)
 
-    def merge(self, other: _Tally) -> None:
+    def merge(self, other: Tally) -> None:
         """Add what another one counted."""
         self.counts += other.counts
         self.sums += other.sums
@@ -379,7 +391,7 @@ class _Tally:
         )
 
 
-def to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask) -> Case:
+def _to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask) -> Case:
     """Read the label, and the data set's own field of view to be used instead of `fov`."""
     label = read_mask(sample.label, sample, photograph)
     if sample.fov is not None:

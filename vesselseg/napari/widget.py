@@ -228,7 +228,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.measure(self.result)
 
 
-class Cancelled(Exception):  # noqa: N818 # no error: the user asked for it
+class _Cancelled(Exception):  # noqa: N818 # no error: the user asked for it
     """Ends a download that was cancelled."""
 
 
@@ -244,7 +244,7 @@ def find_vessels(
 
     def on_progress(received: int, total: int | None) -> None:
         if cancelled.is_set():
-            raise Cancelled
+            raise _Cancelled
         show_download(received, total)
 
     try:
@@ -255,5 +255,5 @@ def find_vessels(
         return result, to_layers(result, layer)
     except (VesselsegError, FileNotFoundError) as error:
         return str(error)
-    except Cancelled:
+    except _Cancelled:
         return "Cancelled."
