@@ -65,8 +65,8 @@ backends.quantize
 segmenter
 api finetune.jpeg finetune.resampling
 batch.places batch.engine evaluation.datasets app.server finetune.losses finetune.augmentation
-batch.jobs batch.table evaluation.scores finetune.trainer finetune.state finetune.windows
-batch.work evaluation.report finetune.photographs finetune.scores
+batch.jobs batch.table evaluation.scores finetune.state finetune.windows
+batch.work finetune.trainer evaluation.report finetune.photographs finetune.scores
 batch.folder finetune.card
 ray finetune.training napari.layers
 finetune napari napari.widget

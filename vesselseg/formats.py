@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import IO, TYPE_CHECKING
 
-from .errors import ImageError
-
 if TYPE_CHECKING:
-    from PIL import Image, ImageFile
+    from PIL import ImageFile
 
 READABLE = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -57,28 +55,6 @@ def open_picture(stream: IO[bytes], formats: Collection[str] = ()) -> ImageFile.
             return Image.open(stream, formats=[name for name in formats if name in Image.OPEN])
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError(_describe_unknown(stream)) from error
-
-
-def check_opened(image: Image.Image, label: str) -> None:
-    """Raise ImageError for an image that the caller opened in another format and did not decode.
-
-    Pillow decodes a file when its pixels are first used, which would be in our hands.
-    """
-    from PIL import ImageFile
-
-    # "MPO" is what Pillow calls a JPEG file with several pictures.
-    if not isinstance(image, ImageFile.ImageFile) or image.format in (*READABLE, "MPO"):
-        return
-    try:
-        is_decoded = not image.tile and image.im is not None
-    except Exception:  # Pillow raises if there are no pixels yet
-        is_decoded = False
-    if not is_decoded:
-        raise ImageError(
-            f"{label} was opened from a file in the format {image.format}, which vesselseg does "
-            f"not decode. Formats that are read: {', '.join(formats_with_endings())}. If you trust "
-            f"the file, decode it yourself: pass image.convert('RGB'), or an array."
-        )
 
 
 def _describe_unknown(stream: IO[bytes]) -> str:

@@ -12,12 +12,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from . import dicom
 from .errors import ImageError, OptionError
-from .formats import check_opened, open_picture
+from .formats import READABLE, formats_with_endings, open_picture
 from .fov import find_field_of_view
 from .spec import is_integer, plain
 
@@ -47,9 +47,8 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
     """
     bits = check_bits(bits)
     if isinstance(image, Image.Image):
-        check_opened(image, "The PIL image")
         _check_size(image.width, image.height, "The PIL image", max_pixels)
-        return _from_pil(image, "the PIL image", image.format, bits)
+        return _from_pil(_check_opened(image, "The PIL image"), "the PIL image", image.format, bits)
     if isinstance(image, (str, os.PathLike)):
         return _from_path(Path(image), max_pixels, bits)
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -216,6 +215,27 @@ def _check_reduced(values: NDArray[np.uint8], label: str, bits: int | None) -> N
             "%s is a 16-bit RGB file whose values end below 2 ** 14. It seems to use fewer bits, "
             "and is read as a very dark photograph. %s", label, advice,
         )  # fmt: skip
+
+
+def _check_opened(image: Image.Image, label: str) -> Image.Image:
+    """Return an image; raise ImageError if its file is in another format and not decoded yet.
+
+    Pillow decodes a file when its pixels are first used, which would be in our hands.
+    """
+    # "MPO" is what Pillow calls a JPEG file with several pictures.
+    if not isinstance(image, ImageFile.ImageFile) or image.format in (*READABLE, "MPO"):
+        return image
+    try:
+        is_decoded = not image.tile and image.im is not None
+    except Exception:  # Pillow raises if there are no pixels yet
+        is_decoded = False
+    if not is_decoded:
+        raise ImageError(
+            f"{label} was opened from a file in the format {image.format}, which vesselseg does "
+            f"not decode. Formats that are read: {', '.join(formats_with_endings())}. If you trust "
+            f"the file, decode it yourself: pass image.convert('RGB'), or an array."
+        )
+    return image
 
 
 def _from_pil(image: Image.Image, label: str, file_format: str | None, bits: int | None) -> RGB:

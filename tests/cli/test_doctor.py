@@ -13,7 +13,8 @@ import torch
 
 import vesselseg
 from vesselseg import Source, registry, weights
-from vesselseg.cli import doctor, main
+from vesselseg.backends.pytorch import TorchBackend
+from vesselseg.cli import main
 from vesselseg.unet import UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,15 +90,21 @@ def test_the_embedded_weights_are_used_if_they_can_be_read(report, cache):
     [(0.5, 0, "good"), (1.0, 0, "slower than float32"), (0.5, 100, "inexact")],
 )
 def test_the_verdict_on_a_precision(seconds, flipped, verdict, report, monkeypatch):
-    def run(backend, window):
-        logits = torch.ones(2, *window.shape[2:])
-        logits[1] = 2
-        if backend.precision == "float32":
-            return logits, 1.0
-        logits[1].ravel()[:flipped] = 0
-        return logits, seconds
+    precisions = []
 
-    monkeypatch.setattr(doctor, "run_timed", run)
+    def compute(backend, window):
+        precisions.append(backend.precision)
+        logits = torch.ones(1, 2, *window.shape[2:])
+        logits[:, 1] = 2
+        if backend.precision != "float32":
+            logits[0, 1].ravel()[:flipped] = 0
+        return logits
+
+    def repeat(*_, **__):
+        return [1.0 if precisions[-1] == "float32" else seconds]
+
+    monkeypatch.setattr(TorchBackend, "__call__", compute)
+    monkeypatch.setattr("timeit.repeat", repeat)
     verdicts = {row["precision"]: row.get("verdict") for row in report()["precisions"]}
     assert (verdicts["float32"], verdicts["bfloat16"]) == ("good", verdict)
 

@@ -61,7 +61,7 @@ def add_parsers(commands: Any) -> None:
     add("--all", action="store_true", help="download every published model (default: no)")
     parser.add_argument("--force", action="store_true", help="download again; a file that differs "
         "from the one there is rejected (default: no)")  # fmt: skip
-    parser.set_defaults(run=download)
+    parser.set_defaults(run=_download)
 
     parser = commands.add_parser(
         "import",
@@ -73,7 +73,7 @@ def add_parsers(commands: Any) -> None:
     add("--name", required=True, help="the model that it belongs to (required)")
     add("--force", action="store_true", help="import it although its SHA-256 differs from the "
         "published digits, and mark the model as unverified (default: no)")  # fmt: skip
-    parser.set_defaults(run=import_file)
+    parser.set_defaults(run=_import_file)
 
     parser = commands.add_parser(
         "cache",
@@ -155,7 +155,7 @@ def _load_network(path: Path, spec: ModelSpec) -> UNet:
     return weights.load_network(path, spec)
 
 
-def download(options: argparse.Namespace) -> int:
+def _download(options: argparse.Namespace) -> int:
     """Download models; one that fails does not stop the others."""
     from .. import cache
     from ..registry import find_spec, list_models
@@ -172,7 +172,7 @@ def download(options: argparse.Namespace) -> int:
     return code
 
 
-def import_file(options: argparse.Namespace) -> int:
+def _import_file(options: argparse.Namespace) -> int:
     """Copy a file into the cache."""
     from .. import cache
     from ..registry import find_spec
