@@ -112,7 +112,7 @@ def load_model(
         spec, digest = loaded.spec, sha256(file)
     else:
         chosen = kind.choose(device, precision)  # before any download
-        network, spec, digest = load_network(spec, file)
+        network, spec, digest = obtain_network(spec, file)
         loaded = kind.from_network(network, spec, *chosen)
     if stride is not None:
         spec = dataclasses.replace(spec, stride=stride)
@@ -158,7 +158,7 @@ def segment(
     threshold : float
         Pixels with a higher probability are vessel, in [0, 1].
     bits : int, optional
-        Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+        Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
 
     Returns
     -------
@@ -268,7 +268,7 @@ def download(
     >>> import vesselseg
     >>> file = vesselseg.download("unet_s5-d16_drive")  # doctest: +SKIP
     """
-    return cache.obtain(_to_spec(model), load, progress=progress, force=force).path
+    return cache.obtain(_to_spec(model), _verify, progress=progress, force=force).path
 
 
 def import_file(file: PathLike, model: str | ModelSpec, *, force: bool = False) -> Path:
@@ -304,7 +304,7 @@ def import_file(file: PathLike, model: str | ModelSpec, *, force: bool = False) 
     >>> import vesselseg
     >>> file = vesselseg.import_file("some-file.pth", "unet_s5-d16_drive")  # doctest: +SKIP
     """
-    return cache.import_file(file, _to_spec(model), load, force=force).path
+    return cache.import_file(file, _to_spec(model), _verify, force=force).path
 
 
 def find_cached(model: str | ModelSpec) -> Path | None:
@@ -330,7 +330,7 @@ def find_cached(model: str | ModelSpec) -> Path | None:
     >>> vesselseg.find_cached("unet_s5-c16_chase-hrf-fives").name
     'unet_s5-c16_chase-hrf-fives.pth'
     """
-    cached = cache.find_cached(_to_spec(model), load)
+    cached = cache.find_cached(_to_spec(model), _verify)
     return None if cached is None else cached.path
 
 
@@ -339,7 +339,7 @@ def clear_models() -> None:
     _MODELS.clear()
 
 
-load = weights.load_network  # verifies a file for the cache, which builds no networks itself
+_verify = weights.load_network  # verifies a file for the cache, which builds no networks itself
 
 
 def resolve_model(
@@ -376,12 +376,12 @@ def _is_path(model: PathLike) -> bool:
     return Path(model).suffix in _SUFFIXES or Path(model).exists()
 
 
-def load_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, ModelSpec, str]:
+def obtain_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, ModelSpec, str]:
     """The network, its model spec and the SHA-256 of its weights file."""
     if file is None:
         assert spec is not None
-        cached = cache.obtain(spec, load)
-        network = cached.content or load(cached.path, spec)
+        cached = cache.obtain(spec, _verify)
+        network = cached.content or _verify(cached.path, spec)
         return network, spec, cached.sha256
     content = weights.read(file)
     digest = sha256(file)

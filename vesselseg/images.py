@@ -43,7 +43,7 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
     Files are turned upright by their EXIF orientation, PIL images are taken as they are. Files of
     more than `max_pixels` are rejected before they are decoded, since a small one can unpack to
     any size. (Pillow has a limit of its own, ``PIL.Image.MAX_IMAGE_PIXELS``.) `bits` is the number
-    of bits that 16-bit values use, if not all.
+    of significant bits in 16-bit images.
     """
     bits = check_bits(bits)
     if isinstance(image, Image.Image):
@@ -109,7 +109,7 @@ def field_of_view(image: ImageLike, *, bits: int | None = None) -> NDArray[np.bo
     image : path, bytes, binary file object, PIL image, ndarray or Tensor
         As :func:`vesselseg.segment` takes it.
     bits : int, optional
-        Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+        Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
 
     Returns
     -------

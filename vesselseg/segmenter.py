@@ -118,7 +118,7 @@ class Segmenter:
         threshold : float
             Pixels with a higher probability are vessel, in [0, 1].
         bits : int, optional
-            Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+            Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
 
         Returns
         -------
@@ -187,7 +187,7 @@ class Segmenter:
         threshold : float
             Pixels with a higher probability are vessel, in [0, 1].
         bits : int, optional
-            Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+            Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
         on_error : {"raise", "yield"}
             What to do about an image that cannot be used: raise its error, which ends the
             iterator, or yield its error in place of a result and go on.
@@ -284,7 +284,7 @@ class Segmenter:
         scale : {"fit", "native", "fov"}, float or None
             How to bring the photograph to the network's scale; None uses the model's own rule.
         bits : int, optional
-            Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+            Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
 
         Returns
         -------
@@ -345,7 +345,7 @@ class Segmenter:
             For int8: a few representative photographs, as :meth:`__call__` takes them, from which
             the ranges of values are taken. None uses one that is part of the package.
         bits : int, optional
-            Bits that 16-bit values of the `calibration` use, if not all.
+            Significant bits in 16-bit images of the `calibration`.
 
         Raises
         ------
@@ -404,7 +404,7 @@ class Segmenter:
         DeviceError
             If the device, or the precision on it, is not available.
         OptionError
-            If there is no such precision, or the model would have to be exported in it.
+            If there is no such precision, or the model must be exported in it.
         """
         return Segmenter(
             self._backend.to(

@@ -360,7 +360,7 @@ def test_invalid_options_are_rejected_before_anything_is_read(
     train, tmp_path, monkeypatch, options, message
 ):
     monkeypatch.setattr(training, "read_pairs", None)
-    monkeypatch.setattr(training, "load_network", lambda *_: (None, START, ""))
+    monkeypatch.setattr(training, "obtain_network", lambda *_: (None, START, ""))
     with pytest.raises(OptionError, match=message):
         train(tmp_path / "model.pth", **options)
 

@@ -269,7 +269,7 @@ async def _read_body(request: Request, max_upload: int) -> bytes:
 
 
 def _read_bits(request: Request) -> int | None:
-    """The bits that 16-bit values use, in the query of a request, or None."""
+    """The significant bits of 16-bit values, in the query of a request, or None."""
     text = request.query_params.get("bits", "")
     try:
         return int(text) if text else None

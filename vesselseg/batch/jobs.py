@@ -81,7 +81,7 @@ def plan_jobs(
     if "dicom" in kinds or names_dicom(out):
         require("highdicom", "dicom")
     if not found:
-        hint = "" if recursive else " --recursive searches the folders in folders as well."
+        hint = "" if recursive else " --recursive also searches subfolders."
         raise OptionError(
             f"There is nothing to segment in {', '.join(map(repr, inputs))}. From folders and "
             f"patterns these files are taken: {' '.join(endings())}, but none written by "

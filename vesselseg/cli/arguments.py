@@ -58,8 +58,8 @@ def add_run_options(group: Any) -> None:
 def add_bits(group: Any) -> None:
     """Add ``--bits``."""
     group.add_argument("--bits", type=int, metavar="N",
-        help="bits that 16-bit values use, such as 12 for values up to 4095 (default: all, with a "
-        "warning if fewer seem to be used)")  # fmt: skip
+        help="significant bits in 16-bit images, for example 12 if values run from 0 to 4095 "
+        "(default: all, with a warning if fewer seem to be used)")  # fmt: skip
 
 
 def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:

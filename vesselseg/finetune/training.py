@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .. import weights
 from .._version import __version__
-from ..api import Model, PathLike, load_network, resolve_model
+from ..api import Model, PathLike, obtain_network, resolve_model
 from ..backends.pytorch import choose_device
 from ..errors import CheckpointError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
@@ -377,7 +377,7 @@ def load_start(model: Model | None) -> tuple[UNet, ModelSpec, str]:
         )
     if spec is not None:
         _check_trainable(spec)
-    network, spec, digest = load_network(spec, file)
+    network, spec, digest = obtain_network(spec, file)
     _check_trainable(spec)
     return network, spec, digest
 

@@ -52,7 +52,7 @@ def segment_to_layers(
     threshold : float
         Pixels with a higher probability are vessel, in [0, 1].
     bits : int, optional
-        Bits that 16-bit values use, if not all, such as 12 for values up to 4095.
+        Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
     device : str
         "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
 
