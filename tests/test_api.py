@@ -92,6 +92,16 @@ class TestLoadModel:
         with pytest.raises(VesselsegError, match=option):
             call(**{option: ["cpu"]})
 
+    def test_the_stride_can_be_chosen(self, published_file, photograph):
+        model = vesselseg.load_model(NARROW, weights=published_file, device="cpu", stride=20)
+        spec = dataclasses.replace(NARROW, stride=20)
+        expected = vesselseg.load_model(spec, weights=published_file, device="cpu")
+        assert model.spec == spec
+        assert np.array_equal(model(photograph).probability, expected(photograph).probability)
+        assert model(photograph).provenance["stride"] == 20
+        with pytest.raises(OptionError, match="stride is 65; it must be from 1 to crop, 64"):
+            vesselseg.load_model(NARROW, weights=published_file, stride=65)
+
     def test_batch_size_is_the_callers(self, published_file):
         model = vesselseg.load_model(NARROW, weights=published_file, batch_size=5)
         assert model.batch_size == 5
@@ -170,6 +180,37 @@ class TestSegment:
             vesselseg.segment(photograph, model=tmp_path / "later.pth")
         saved.rename(tmp_path / "later.pth")
         assert vesselseg.segment(photograph, model=tmp_path / "later.pth").mask.shape == (283, 283)
+
+    @pytest.mark.parametrize(
+        "choice", [{"device": "cuda:99"}, {"precision": "bfloat16"}, {"backend": "openvino"}]
+    )
+    def test_a_choice_that_is_not_the_loaded_models_is_an_error(self, choice, model, photograph):
+        (name,) = choice
+        with pytest.raises(OptionError, match=f"{name} is .*, but the model was loaded with"):
+            vesselseg.segment(photograph, model=model, **choice)
+
+    def test_the_loaded_models_own_choices_fit(self, model, photograph):
+        expected = model(photograph).mask
+        for choice in (
+            {"device": "cpu"},
+            {"device": torch.device("cpu")},
+            {"device": "auto"},
+            {"precision": "float32"},
+            {"precision": "auto"},
+            {"backend": "torch"},
+        ):
+            found = vesselseg.segment(photograph, model=model, **choice).mask
+            assert np.array_equal(found, expected)
+
+    def test_models_that_fail_to_load_take_the_place_of_none(
+        self, saved, photograph, counted, tmp_path
+    ):
+        vesselseg.segment(photograph, model=saved)
+        for number in range(5):
+            with pytest.raises(FileNotFoundError):
+                vesselseg.segment(photograph, model=tmp_path / f"missing-{number}.pth")
+        vesselseg.segment(photograph, model=saved)
+        assert counted.count(saved) == 1
 
     def test_keeps_the_last_few(self, photograph, counted, model, tmp_path):
         for name in ("a", "b", "c"):

@@ -26,6 +26,13 @@ def test_import_is_light_and_silent():
     assert (finished.stdout, finished.stderr, finished.returncode) == ("[]\n", "", 0)
 
 
+def test_a_photograph_loads_no_room_that_it_does_not_need():
+    rooms = ["vesselseg.dicom", "vesselseg.measures", "vesselseg.batch.jobs", "vesselseg.ray"]
+    code = "import sys, numpy, vesselseg; vesselseg.segment(numpy.zeros((9, 9), numpy.uint8)); "
+    finished = run(code + f"print([m for m in {rooms} if m in sys.modules])")
+    assert finished.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("name", vesselseg.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(vesselseg, name) is not None

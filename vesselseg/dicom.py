@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ImageError, require
-from .formats import open_picture
+from .formats import is_dicom, open_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,11 +88,6 @@ class _Photograph:
     width: int
     height: int
     pages: int
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether the first 132 bytes of a file are those of a DICOM file (PS3.10, 7.1)."""
-    return head[128:132] == b"DICM"
 
 
 def open_photograph(stream: IO[bytes], label: str) -> _Photograph:

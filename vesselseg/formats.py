@@ -57,6 +57,11 @@ def open_picture(stream: IO[bytes], formats: Collection[str] = ()) -> ImageFile.
         raise UnidentifiedImageError(_describe_unknown(stream)) from error
 
 
+def is_dicom(head: bytes) -> bool:
+    """Whether the first 132 bytes of a file are those of a DICOM file (PS3.10, 7.1)."""
+    return head[128:132] == b"DICM"
+
+
 def _describe_unknown(stream: IO[bytes]) -> str:
     """Why a file is not read, and what to do."""
     import PIL

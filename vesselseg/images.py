@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-from . import dicom
 from .errors import ImageError, OptionError
-from .formats import READABLE, formats_with_endings, open_picture
+from .formats import READABLE, formats_with_endings, is_dicom, open_picture
 from .fov import find_field_of_view
 from .spec import is_integer, plain
 
@@ -159,7 +158,7 @@ def _from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None)
     stream.seek(0)
     if not head:
         raise ImageError(f"{label} is empty.")
-    if dicom.is_dicom(head):
+    if is_dicom(head):
         return _from_dicom(stream, label, max_pixels, bits)
     try:
         with open_picture(stream) as opened:
@@ -189,6 +188,8 @@ def _from_file(stream: IO[bytes], label: str, max_pixels: int, bits: int | None)
 
 def _from_dicom(stream: IO[bytes], label: str, max_pixels: int, bits: int | None) -> RGB:
     """Decode the photograph in a DICOM file, which says itself how many bits it uses."""
+    from . import dicom  # most photographs need nothing of it
+
     photograph = dicom.open_photograph(stream, label)
     _check_size(photograph.width, photograph.height, label, max_pixels)
     values, depth = dicom.decode(photograph, label)

@@ -29,8 +29,8 @@ from .batch.folder import (
     OnOutcome,
     Summary,
     make_work,
-    run_collection,
     run_here,
+    run_with_bar,
     to_places,
 )
 from .batch.jobs import Job, names_file, plan_jobs
@@ -74,6 +74,7 @@ def segment_dataset(
     max_pixels: int | None = None,
     on_error: OnError = "continue",
     on_row: Callable[[Row], None] | None = None,
+    progress: bool = True,
     workers: int | None = None,
     address: str | None = None,
 ) -> Summary:
@@ -127,6 +128,8 @@ def segment_dataset(
         raise its error.
     on_row : callable, optional
         Called with the manifest's row of each photograph when it is finished, in any order.
+    progress : bool
+        Whether to show a bar if standard error is a terminal.
     workers : int, optional
         Processes with a model and a CPU each. None means one for each GPU of the cluster or, if
         there is none or `device` is not CUDA, one for each CPU.
@@ -181,7 +184,7 @@ def segment_dataset(
             device=None if isinstance(model, Segmenter) else "cpu",
         )  # fmt: skip
 
-    return run_collection(
+    return run_with_bar(
         jobs,
         work,
         load,
@@ -189,7 +192,8 @@ def segment_dataset(
         resume=resume,
         table=os.fspath(manifest),
         on_error=on_error,
-        on_row=on_row or (lambda _: None),
+        on_row=on_row,
+        progress=progress,
         execute=on_cluster(address=address, workers=workers, device=device, precision=precision),
     )
 

@@ -11,20 +11,21 @@ import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import IO, Any, Literal, TypeAlias, Union
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image, PngImagePlugin
 from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 
-from . import dicom
 from .errors import OptionError
 from .files import whole_file
 from .formats import open_picture
 from .images import RGB
-from .measures import Measures, measure
 from .spec import is_tuple, plain
+
+if TYPE_CHECKING:
+    from .measures import Measures
 
 Kind: TypeAlias = Literal["mask", "probability", "overlay", "fov"]
 Style: TypeAlias = Literal["tint", "outline"]
@@ -202,6 +203,8 @@ class Segmentation:
         files that vesselseg writes have nothing from a header. The provenance is in Algorithm
         Parameters. UIDs and times are new in each file.
         """
+        from . import dicom
+
         content, label = dicom.read_source(source)
         _write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
 
@@ -272,6 +275,8 @@ class Segmentation:
         MissingExtraError
             If the extra ``vesselseg[measure]`` is not installed.
         """
+        from .measures import measure
+
         return measure(self.mask, fov=self.field_of_view, mm_per_pixel=mm_per_pixel)
 
     def vessel_fraction(self) -> float | None:
@@ -378,6 +383,8 @@ def read_provenance(source: Target) -> dict[str, Any]:
         if not isinstance(source, (str, os.PathLike)):
             provenance = _read_from_picture(source)
         elif PurePath(source).suffix.lower() == ".dcm":
+            from . import dicom
+
             provenance = dicom.read_provenance(Path(source))
         else:
             with Path(source).open("rb") as stream:

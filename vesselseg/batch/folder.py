@@ -160,8 +160,6 @@ def segment_folder(
     >>> vesselseg.segment_folder("photographs", "vessels", resume=True)
     Summary(segmented=0, repeated=0, skipped=2, failed=0, manifest=None)
     """
-    from tqdm import tqdm
-
     from ..api import load_or_check
 
     places = to_places(inputs)
@@ -180,6 +178,31 @@ def segment_folder(
             batch_size=batch_size, max_pixels=max_pixels,
         )  # fmt: skip
 
+    return run_with_bar(
+        jobs,
+        work,
+        load,
+        out=os.fspath(out),
+        resume=resume,
+        table=None if manifest is None else os.fspath(manifest),
+        on_error=on_error,
+        on_row=on_row,
+        progress=progress,
+    )
+
+
+def run_with_bar(
+    jobs: Sequence[Job],
+    work: Work,
+    load: Callable[[], Segmenter | None],
+    *,
+    on_row: Callable[[Row], None] | None,
+    progress: bool,
+    **options: Any,
+) -> Summary:
+    """Run a collection with a bar on standard error, if that is a terminal."""
+    from tqdm import tqdm
+
     with tqdm(unit="image", disable=None if progress else True) as bar:
 
         def advance(row: Row) -> None:
@@ -191,12 +214,9 @@ def segment_folder(
             jobs,
             work,
             load,
-            out=os.fspath(out),
-            resume=resume,
-            table=None if manifest is None else os.fspath(manifest),
-            on_error=on_error,
             on_plan=lambda plan: bar.reset(total=len(plan.to_do)),
             on_row=advance,
+            **options,
         )
 
 

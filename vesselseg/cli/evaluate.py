@@ -81,7 +81,6 @@ def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
                 scale=options.scale,
                 threshold=options.threshold,
                 on_case=keep,
-                progress=True,
             )
         )
     observer = evaluate_other_observer(dataset)

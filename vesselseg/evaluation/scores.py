@@ -187,7 +187,7 @@ def evaluate(
     threshold: float = 0.5,
     on_case: Callable[[Case], None] | None = None,
     on_error: Literal["continue", "raise"] = "continue",
-    progress: bool = False,
+    progress: bool = True,
 ) -> Evaluation:
     """Segment photographs and compare the masks with their labels.
 
