@@ -1,6 +1,7 @@
 """``vesselseg measure``: tables from photographs and from masks."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from support.drawn import photographs, pixels, twelve_bits, vessels
 from support.models import tiny_weights
 
+from vesselseg.batch.table import Table
 from vesselseg.cli import main
 
 pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
@@ -89,6 +91,29 @@ def test_an_image_that_fails_is_recorded_and_the_rest_goes_on(capsys):
     assert "could not be decoded" in rows[0]["error"]
     assert rows[1]["error"] == ""
     assert "p/a.png" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_is_resumed_and_other_settings_are_measured_again(capsys):
+    words = ["measure", "p", "-r", "-o", "m.csv", "--model", "tiny.pth", "--resume"]
+    assert main(words) == 0
+    assert "3 measured, 0 skipped" in capsys.readouterr().err
+    expected = table("m.csv")
+    for name in ("model", "sha256", "spec", "threshold", "warning", "familiarity"):
+        assert name in expected[0]
+    lines = [json.dumps({**row, "error": None}) for row in Table("m.csv").rows]
+    Path("m.csv.rows.jsonl").write_text("\n".join(lines[:2]) + "\n" + lines[2][:50])
+    Path("m.csv").unlink()
+    assert main(words) == 0
+    assert "1 measured, 2 skipped" in capsys.readouterr().err
+    assert [{**row, "seconds": ""} for row in table("m.csv")] == [
+        {**row, "seconds": ""} for row in expected
+    ]
+    assert main([*words, "--mm-per-pixel", "0.01"]) == 0
+    assert "3 measured (3 again, since their settings" in capsys.readouterr().err
+    photographs(Path("p"), ["b.jpg"])  # another photograph of that name
+    assert main([*words, "--mm-per-pixel", "0.01"]) == 0
+    assert "1 measured (1 again" in capsys.readouterr().err
+    assert table("m.csv")[1]["input_version"] != expected[1]["input_version"]
 
 
 def test_wrong_usage(capsys, monkeypatch):

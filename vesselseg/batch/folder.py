@@ -412,9 +412,14 @@ def _make_plan(
     by_state: dict[str, list[Job]] = {"to do": [], "to describe": [], "done": []}
     for job, found in zip(jobs, states, strict=True):
         by_state[found].append(job)
-    repeated = sum(job.has_outputs for job in by_state["to do"])
+    repeated = sum(_has_results(job, row_of.get(_key(job))) for job in by_state["to do"])
     skipped = len(jobs) - len(by_state["to do"])
     return Plan(by_state["to do"], by_state["to describe"], skipped, repeated)
+
+
+def _has_results(job: Job, row: Row | None) -> bool:
+    """Whether there are results that differ from what is wanted, rather than none."""
+    return job.has_outputs if job.outputs else row is not None and not row.get("error")
 
 
 def _outputs(job: Job) -> dict[str, str | None]:
