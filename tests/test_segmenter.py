@@ -255,6 +255,8 @@ class TestSegmentMany:
         ]  # fmt: skip
         assert identical(results[1], model(images[0]))
         assert [type(x) for x in model.segment_many([b""], on_error="yield")] == [ImageError]
+        gone = OSError("gone")  # of an image that the caller could not read
+        assert list(model.segment_many([gone], on_error="yield")) == [gone]
         model.prefetch = 1
         assert [type(x) for x in model.segment_many(mixed, on_error="yield")] == kinds
         with pytest.raises(OptionError, match="on_error is 'skip'; allowed are 'raise' and"):

@@ -181,7 +181,8 @@ class Segmenter:
         ----------
         images : iterable
             Of images as :meth:`__call__` takes them. They are read as results are asked for,
-            and a little ahead on a GPU or where the windows of one do not fill a batch.
+            and a little ahead on a GPU or where the windows of one do not fill a batch. An
+            exception among them counts as the error of an image that could not be read.
         scale : {"fit", "native", "fov"}, float or None
             How to bring the photographs to the network's scale; None uses the model's own rule.
         threshold : float
@@ -189,8 +190,8 @@ class Segmenter:
         bits : int, optional
             Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
         on_error : {"raise", "yield"}
-            What to do about an image that cannot be used: raise its error, which ends the
-            iterator, or yield its error in place of a result and go on.
+            What to do about an image that fails, in decoding or in the network: raise its error,
+            which ends the iterator, or yield its error in place of a result and go on.
         progress : bool
             Whether to show a bar on standard error.
 
@@ -226,6 +227,10 @@ class Segmenter:
     def _segment_each(
         self, images: Iterable[ImageLike], options: _Options, on_error: str
     ) -> Iterator[Any]:
+        """Results in the order of the images.
+
+        Whatever an image raises, in any step, takes its place until its turn comes.
+        """
         queue = WindowQueue(self._vessel_logit, **self._window_options(options))
         computing: deque[Any] = deque()  # photographs with windows in the queue, or errors
         copying: deque[Any] = deque()  # photographs whose results are copied, or errors

@@ -80,7 +80,7 @@ def test_the_widest_layers_are_winograds():
 
 @pytest.mark.parametrize("amx", [True, False])
 def test_matrix_units_make_direct_convolutions_the_better_choice_in_bfloat16(amx, monkeypatch):
-    monkeypatch.setattr(onednn, "has_amx", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     for dtype, expected in ((torch.bfloat16, not amx), (torch.float32, True)):
         units = onednn.pack(seeded(), dtype).modules()
         assert any(isinstance(unit, onednn.WinogradUnit) for unit in units) == expected

@@ -24,7 +24,7 @@ from . import winograd
 
 _OPS: Any = torch.ops.mkldnn
 _NN: Any = torch._C._nn
-_OPERATORS = (
+OPERATORS = (
     "_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise",
     "_reorder_linear_weight",
 )  # fmt: skip
@@ -46,7 +46,7 @@ def available() -> bool:
     return (
         backend.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-        and all(hasattr(_OPS, name) for name in _OPERATORS)
+        and all(hasattr(_OPS, name) for name in OPERATORS)
     )
 
 
