@@ -49,12 +49,14 @@ def run(command, folder):
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_the_registrys_tests_pass_with_the_entry_and_its_test(copy):
     assert "test_registry.py ..." in run(PYTEST, copy)
     (entry,) = [line for line in run("vesselseg models", copy).splitlines() if "clinic" in line]
     assert entry.split()[:3] == ["unet_s4-c16_clinic", "clinic", "80.12"]
 
 
+@pytest.mark.slow
 def test_the_weights_are_downloaded_and_segment_a_photograph(copy, server, home):
     namespace = {"ModelSpec": ModelSpec, "Source": vesselseg.Source}
     exec(ENTRY, namespace)

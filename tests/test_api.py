@@ -32,6 +32,7 @@ def full_size_file(tmp_path_factory):
 
 
 class TestLoadModel:
+    @pytest.mark.slow
     def test_a_name_with_a_local_file(self, full_size_file):
         model = vesselseg.load_model("unet_s5-d16_pspnet_hrf", weights=full_size_file)
         assert (model.spec.crop, model.spec.stride) == (256, 170)
@@ -92,6 +93,7 @@ class TestLoadModel:
         with pytest.raises(VesselsegError, match=option):
             call(**{option: ["cpu"]})
 
+    @pytest.mark.slow
     def test_the_stride_can_be_chosen(self, published_file, photograph):
         model = vesselseg.load_model(NARROW, weights=published_file, device="cpu", stride=20)
         spec = dataclasses.replace(NARROW, stride=20)
@@ -189,6 +191,7 @@ class TestSegment:
         with pytest.raises(OptionError, match=f"{name} is .*, but the model was loaded with"):
             vesselseg.segment(photograph, model=model, **choice)
 
+    @pytest.mark.slow
     def test_the_loaded_models_own_choices_fit(self, model, photograph):
         expected = model(photograph).mask
         for choice in (
@@ -212,6 +215,7 @@ class TestSegment:
         vesselseg.segment(photograph, model=saved)
         assert counted.count(saved) == 1
 
+    @pytest.mark.slow
     def test_keeps_the_last_few(self, photograph, counted, model, tmp_path):
         for name in ("a", "b", "c"):
             model.save(tmp_path / f"{name}.pth")
@@ -226,6 +230,7 @@ class TestSegment:
         result = vesselseg.segment(photograph, model=saved)
         assert result.provenance["model"] == "changed"
 
+    @pytest.mark.slow
     def test_default_is_the_embedded_model(self, photograph):
         result = vesselseg.segment(photograph, device="cpu")
         assert result.provenance["model"] == EMBEDDED.name

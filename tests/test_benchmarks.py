@@ -34,6 +34,7 @@ def load(name):
 
 
 class TestFlop:
+    @pytest.mark.slow
     def test_operations_of_a_small_network_equal_those_counted_by_hand(self):
         spec = dataclasses.replace(NARROW, width=4, depth=2, crop=8, stride=8)
         map1, map2 = 8 * 8, 4 * 4  # pixels
@@ -244,6 +245,7 @@ class TestSpeed:
                 least = 0.999 if each.precision == "float32" else 0.95
                 assert (each.run() == expected).mean() >= least, name
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not onednn.available(), reason="needs oneDNN on an x86 CPU")
     @pytest.mark.parametrize(
         ("candidate", "expected"),

@@ -25,6 +25,7 @@ def masks(results):
     return [result.mask.tobytes() for result in results]
 
 
+@pytest.mark.slow
 def test_sixteen_threads_sharing_a_model_get_the_masks_of_one(model, photographs):
     expected = masks(map(model, photographs))
     assert len(set(expected)) > 1

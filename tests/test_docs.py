@@ -80,6 +80,7 @@ def test_the_examples_of_a_page_run(page, run_examples):
     run_examples(doctest.DocTestParser().get_doctest(source, {}, page.stem, str(page), 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [slow_if_it_segments(path) for path in MODULES], ids=name_of)
 def test_the_examples_of_a_module_run(path, run_examples):
     name = name_of(path.with_suffix("")).replace("/", ".").removesuffix(".__init__")
@@ -111,6 +112,7 @@ def test_every_public_name_is_in_the_reference():
         assert re.search(rf"auto\w+:: (vesselseg\.)?{name}\n", reference), name
 
 
+@pytest.mark.slow
 def test_every_column_of_the_manifest_is_described(tmp_path):
     rows = []
     vesselseg.segment_folder(

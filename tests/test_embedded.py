@@ -46,6 +46,7 @@ def result():
     return vesselseg.segment(EXAMPLE, device="cpu")
 
 
+@pytest.mark.slow
 def test_finds_the_vessels_of_the_example(result):
     """Vessels are darker than what is around them, most of all in green."""
     assert 0.08 < result.mask[result.field_of_view].mean() < 0.15

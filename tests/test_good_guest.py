@@ -107,6 +107,7 @@ def test_changes_of_global_state_are_detected(tmp_path):
     assert sorted(ast.literal_eval(named)) == sorted(changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_results_do_not_depend_on_the_default_dtype(dtype, model, photograph):
     expected = model(photograph).probability
@@ -118,6 +119,7 @@ def test_results_do_not_depend_on_the_default_dtype(dtype, model, photograph):
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 def test_inputs_are_never_modified_and_outputs_own_their_memory(model, photograph):
     array = photograph.copy()
     array.flags.writeable = False

@@ -163,6 +163,7 @@ class TestWhatADecoderOrCallerRaises:
         with pytest.raises(ImageError, match="read it with tifffile and pass the array"):
             to_rgb(file)
 
+    @pytest.mark.slow
     def test_nested_tensors_are_rejected(self):
         nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)
         with pytest.raises(ImageError, match="of this kind cannot be used"):

@@ -54,6 +54,7 @@ def test_truncated_files_are_rejected(kind, path):
         rejected(path, content[: len(content) * part // 30])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONTENT)
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.data())

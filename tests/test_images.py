@@ -160,7 +160,6 @@ class TestFileFormats:
         (b"\0" * 128 + b"DICM" + b"\0" * 9, r"is a DICOM file whose header cannot be read"),
         (io.StringIO("text"), r"returns str; open it in binary mode"),
     ],
-    ids=str,
 )
 def test_other_things_are_rejected_with_what_is_accepted(given, match):
     with pytest.raises(ImageError, match=match):

@@ -29,6 +29,7 @@ def relative_errors(shape):
 
 
 class TestShapes:
+    @pytest.mark.slow
     @pytest.mark.parametrize("angle", [0, 23, 52])
     @pytest.mark.parametrize("width", [3, 8])
     @pytest.mark.parametrize("name", ["line", "comb", "arc", "ring"])

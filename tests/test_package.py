@@ -26,6 +26,7 @@ def test_import_is_light_and_silent():
     assert (finished.stdout, finished.stderr, finished.returncode) == ("[]\n", "", 0)
 
 
+@pytest.mark.slow
 def test_a_photograph_loads_no_room_that_it_does_not_need():
     rooms = ["vesselseg.dicom", "vesselseg.measures", "vesselseg.batch.jobs", "vesselseg.ray"]
     code = "import sys, numpy, vesselseg; vesselseg.segment(numpy.zeros((9, 9), numpy.uint8)); "
@@ -160,6 +161,7 @@ def uses(path):
 USED = {path: uses(path) for path in USERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
 def test_an_underscore_marks_what_only_its_own_module_uses(path):
     module = ".".join(filter(None, ("vesselseg", module_name(path).removesuffix("__init__"))))

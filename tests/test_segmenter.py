@@ -103,6 +103,7 @@ def test_any_size_works(size, model):
         assert np.isfinite(result.probability).all()
 
 
+@pytest.mark.slow
 def test_same_pixels_give_the_same_result_however_they_arrive(model, photograph, tmp_path):
     expected = model(photograph)
     picture = Image.fromarray(photograph)
@@ -129,12 +130,14 @@ class TestBlackBorders:
     def bordered(self, photograph):
         return np.pad(photograph, [(100, 100), (100, 100), (0, 0)])
 
+    @pytest.mark.slow
     def test_change_next_to_nothing(self, photograph, bordered):
         embedded = vesselseg.load_model(device="cpu")
         plain, mask = embedded(photograph).mask, embedded(bordered).mask
         assert not mask[:90].any()
         assert (mask[100:-100, 100:-100] != plain).mean() < 0.05 * plain.mean()
 
+    @pytest.mark.slow
     def test_have_no_vessels(self, model, bordered):
         probability = model(bordered, scale="fov").probability
         assert not probability[:90].any()
@@ -142,6 +145,7 @@ class TestBlackBorders:
         assert probability[100:-100, 100:-100].mean() > 0.1
         assert model(bordered, scale="native").probability[:90].any()
 
+    @pytest.mark.slow
     def test_cost_nothing(self, published_file, photograph, bordered):
         backend = CountingBackend(
             weights.load_network(published_file, NARROW), NARROW, "cpu", "float32"
@@ -175,6 +179,7 @@ class CountingBackend(TorchBackend):
         return self.pixels - before
 
 
+@pytest.mark.slow
 def test_a_small_field_of_view_raises_the_vessel_logit(published_file, photograph):
     """By half of the bias at the diameter's geometric mean of D and D / 2."""
     diameter = fov.find_field_of_view(photograph).diameter
@@ -196,6 +201,7 @@ class TestSegmentMany:
         cuts = [(0, 200), (20, 84), (50, 114), (100, 130), (0, 283)]
         return [photograph[a:b, a:b] for a, b in cuts]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("batch_size", [1, 3, 16])
     def test_equals_one_by_one_bit_for_bit(self, batch_size, images, published_file):
         model = vesselseg.load_model(
@@ -277,6 +283,7 @@ class TestSegmentMany:
         )
         assert [result.shape for result in results] == [(64, 64)] * 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("batch_size", [1, 5])
     def test_whatever_fails_is_an_error_of_its_own_photograph(
         self, batch_size, published_file, photograph

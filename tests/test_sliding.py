@@ -29,6 +29,7 @@ def pointwise(windows):
 sizes = st.integers(1, 40)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     sizes, sizes, st.integers(1, 24), st.data(), st.integers(1, 9), st.sampled_from([1, 4, 16]),

@@ -282,6 +282,7 @@ def test_train_export_evaluate(tmp_path, script):
     assert load_model(model).spec.fov_range == (900, 2000)
 
 
+@pytest.mark.slow
 def test_a_small_camera_sees_reduced_photographs_and_labels(tmp_path, script, data):
     evaluate = importlib.import_module("evaluate")
     folder = fives(tmp_path)
@@ -303,6 +304,7 @@ def test_a_small_camera_sees_reduced_photographs_and_labels(tmp_path, script, da
     assert with_bias["sensitivity"] > without["sensitivity"]
 
 
+@pytest.mark.slow
 def test_pseudo_labels_of_photographs_without_labels_can_be_trained_on(tmp_path, script, data):
     folder, model = idrid(tmp_path), tmp_path / "model.pth"
     spec = replace(EMBEDDED, fov_diameter=100, small_fov_bias=None)  # small windows save time

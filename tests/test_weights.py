@@ -57,6 +57,7 @@ class TestPublishedLayout:
             after = network_of({"state_dict": changed}, tmp_path).state_dict()
             assert [key for key in after if not torch.equal(after[key], before[key])] == [ours]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "wrap",
         [

@@ -108,6 +108,7 @@ def downloaded(driver, folder, file):
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
 def test_the_displayed_and_downloaded_mask_equals_that_of_the_library(
     driver, folder, expected, tmp_path, threshold

@@ -277,6 +277,7 @@ def test_the_page_and_a_full_queue_answer_at_once(held, content):
         assert {answer.result() for answer in answers} == {200, 503}
 
 
+@pytest.mark.slow
 def test_a_photograph_whose_sender_has_gone_is_not_computed(held, content):
     url, running, go, seen = held
     with ThreadPoolExecutor(1) as senders:

@@ -17,7 +17,7 @@ from support.models import NARROW
 import vesselseg
 from vesselseg.backends import BACKENDS, find_backend
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 BACKEND_CLASSES = [find_backend(name) for name in BACKENDS]

@@ -24,6 +24,7 @@ def images(*size):
     return x.to(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(2, 3, 64, 64), (1, 3, 80, 48), (1, 3, 16, 16)])
 @pytest.mark.parametrize("head", HEADS)
 @torch.inference_mode()
@@ -33,6 +34,7 @@ def test_computes_the_same(head, size):
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 3, 80, 48), (2, 3, 96, 64), (1, 3, 16, 16)])
 @pytest.mark.parametrize("kilobytes", [8, 64])
 @pytest.mark.parametrize("head", HEADS)

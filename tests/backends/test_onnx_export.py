@@ -47,6 +47,7 @@ def relative_error(path, network, spec, windows):
     return float((torch.from_numpy(logits) - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_logits_equal_those_of_pytorch_for_any_batch_height_and_width(head, export, random_windows):
     exported = export(replace(NARROW, head=head))

@@ -132,6 +132,7 @@ class TestDeviceAndPrecision:
         with pytest.raises(OptionError, match="'float32' and 'auto' are allowed"):
             vesselseg.load_model(file, precision="fp32")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("precision", [None, "auto", "int8"])
     def test_int8_files_are_for_another_backend(self, precision, int8_file):
         with pytest.raises(DeviceError, match=r"no faster than float32\. Pass backend='openvino'"):

@@ -33,7 +33,7 @@ from vesselseg.backends.pytorch import TorchBackend
 from vesselseg.unet import HEADS, UNet
 
 pytest.importorskip("openvino_telemetry")  # a part of OpenVINO, not imported by vesselseg
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 NATIVE = "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 native = pytest.mark.skipif(not NATIVE, reason="this CPU has no bfloat16 instructions")

@@ -24,7 +24,7 @@ from vesselseg.backends import onnx_export, quantize
 from vesselseg.backends.onnx_file import OnnxFile
 from vesselseg.backends.pytorch import TorchBackend
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 class TestFile:

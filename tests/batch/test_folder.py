@@ -129,6 +129,7 @@ def rows_of(place: Path) -> dict[str, dict[str, Any]]:
 class TestEveryFault:
     """Whatever one photograph raises at any stage is its own row's error."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("count", [20, 200])
     def test_is_in_its_row_and_the_rest_is_written(
         self, count: int, tmp_path: Path, model: Path
@@ -176,6 +177,7 @@ class TestEveryFault:
 class TestResuming:
     """Done is what agrees in everything that decides its content."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "change",
         [
@@ -217,6 +219,7 @@ class TestResuming:
         assert tree(out) == tree(expected)
         assert segment_folder(folder, out, **options).skipped == 2
 
+    @pytest.mark.slow
     def test_adds_measures_to_masks_that_are_there(
         self, tmp_path: Path, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -183,6 +183,7 @@ class TestBroken:
         requests = download(File(content, cut=CHUNK), packed, File(content))
         assert ranges(requests) == [None, f"bytes={CHUNK}-", None]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "progress",
         [

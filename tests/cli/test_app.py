@@ -39,6 +39,7 @@ def command():
         process.communicate()
 
 
+@pytest.mark.slow
 def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
     process, url = command("--port", "0")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
@@ -53,6 +54,7 @@ def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
     assert (process.returncode, said) == (0, "")
 
 
+@pytest.mark.slow
 def test_other_address_options_and_file(command, model, tmp_path):
     model.save(tmp_path / "mine.pth")
     process, url = command("--host", "0.0.0.0", "--port", "0", "--max-upload", "3",
@@ -116,6 +118,7 @@ def test_the_address_to_open(host, url):
     assert app.to_url(host, 80) == url
 
 
+@pytest.mark.slow
 def test_a_stalled_upload_does_not_keep_the_server_from_ending(command):
     process, url = command("--port", "0")
     port = int(url.split(":")[-1].strip("/"))

@@ -57,6 +57,7 @@ def test_bits_of_16_bit_photographs():
     assert table("deep.csv")[0]["bits"] == "12"
 
 
+@pytest.mark.slow
 def test_masks_give_the_same_measures():
     main(["p", "-r", "-o", "v", "--fov", "--overlay", "--model", "tiny.pth"])
     words = ["--segments", "s.csv", "--mm-per-pixel", "0.01", "-r"]
@@ -93,6 +94,7 @@ def test_an_image_that_fails_is_recorded_and_the_rest_goes_on(capsys):
     assert "p/a.png" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_and_other_settings_are_measured_again(capsys):
     words = ["measure", "p", "-r", "-o", "m.csv", "--model", "tiny.pth", "--resume"]
     assert main(words) == 0

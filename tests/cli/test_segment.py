@@ -474,6 +474,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes to stop a run half-way")
 def test_a_run_killed_half_way_is_finished_by_resuming(
     model: str, monkeypatch: pytest.MonkeyPatch
@@ -509,6 +510,7 @@ def test_a_run_killed_half_way_is_finished_by_resuming(
     assert len(lines("run/m.jsonl")) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes to stop a run half-way")
 def test_ctrl_c_ends_with_130_and_whole_files_only(model: str) -> None:
     photographs(Path("p"), [f"{i:02}.png" for i in range(40) if i != 20])

@@ -44,6 +44,7 @@ def read(folder, **options):
     return read_pairs(folder / "images", folder / "labels", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name):
     dataset = read_dataset(getattr(drawn, name)(tmp_path / name), name)

@@ -92,6 +92,7 @@ def test_training_images_are_called_so_in_every_table(tmp_path, score):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reading", "change", "options", "difference"),
     [
