@@ -234,7 +234,7 @@ def _run_on_cluster(
 
     resources = ray.cluster_resources()
     own_device = "cpu" if model is None else str(model.device)
-    if device == "auto" and model is not None and "cuda" not in find_backend(model.backend).devices:
+    if model is None or (device == "auto" and "cuda" not in find_backend(model.backend).devices):
         device = "cpu"  # a GPU of the cluster would be idle
     use_gpu = _uses_gpu(device or own_device, resources)
     if use_gpu:
