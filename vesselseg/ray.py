@@ -105,8 +105,8 @@ def segment_dataset(
         :func:`vesselseg.segment_folder`. Results at addresses are not read for it: the manifest
         says what they are.
     manifest : path, optional
-        Table with a row for each photograph, or its address: Parquet, CSV or, with any other
-        ending, JSON lines. None means ``manifest.parquet`` in the folder of the results.
+        Table with a row for each photograph, or its address, ending in ``.parquet``, ``.csv`` or
+        ``.jsonl``. None means ``manifest.parquet`` in the folder of the results.
     scale : {"fit", "native", "fov"}, float or None
         How to bring photographs to the network's scale; None uses the model's own rule.
     threshold : float

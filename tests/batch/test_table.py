@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.drawn import photographs
 
 from vesselseg import OptionError, OutputError
 from vesselseg.batch.table import Table
@@ -165,7 +164,7 @@ def test_a_table_that_cannot_be_written_is_reported(far: bool, tmp_path: Path) -
         add()
 
 
-def test_a_photograph_is_no_table(tmp_path: Path) -> None:
-    (eye,) = photographs(tmp_path, ["eye.png"])
-    with pytest.raises(OptionError, match="Choose another name, or move it away"):
-        Table(str(eye))
+@pytest.mark.parametrize("name", ["eye.png", "m.xlsx", "m", "s3://bucket/m.txt"])
+def test_another_ending_is_rejected(name: str) -> None:
+    with pytest.raises(OptionError, match=r"must end in \.jsonl, \.csv, \.parquet"):
+        Table(name)

@@ -278,8 +278,9 @@ def test_a_pipe(
         (["a", "-o", "out", "--model", "unet_s5-d16_drvie"], "Did you mean 'unet_s5-d16_drive'"),
         (["a", "-o", "out", "--device", "cdua"], "Did you mean 'cuda'"),
         (["a", "-o", "out", "--precision", "int4"], "allowed are 'float32'"),
-        (["a", "-o", "out", "--scale=fit", "--manifest=m"], "has no size for scale='fit'"),
-        (["a", "-o", "out", "--manifest", "a/eye.png"], "is not a table of vesselseg"),
+        (["a", "-o", "out", "--scale=fit", "--manifest=m.csv"], "has no size for scale='fit'"),
+        (["a", "-o", "out", "--manifest", "m.xlsx"], "must end in .jsonl, .csv, .parquet"),
+        (["a", "-o", "out", "--measure"], "--measure needs a table for the measures"),
     ],
 )
 def test_wrong_usage_is_reported(

@@ -113,8 +113,7 @@ def segment_folder(
         overlays, and the photograph's file. Others are replaced. NPY files do not say how they
         were made, so they are skipped only if the manifest does.
     manifest : path, optional
-        Table with a row for each photograph: JSON lines, or CSV or Parquet by the ending ``.csv``
-        or ``.parquet``.
+        Table with a row for each photograph, ending in ``.jsonl``, ``.csv`` or ``.parquet``.
     scale : {"fit", "native", "fov"}, float or None
         How to bring photographs to the network's scale; None uses the model's own rule.
     threshold : float

@@ -29,7 +29,7 @@ _TEXTS = (
 _FORMATS: dict[str, Literal["jsonl", "csv", "parquet"]] = {
     ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet",
 }  # fmt: skip
-"""Endings, and the formats that they mean. Any other ending means JSON lines."""
+"""Endings, and the formats that they mean."""
 
 _START = '{"input":'  # of each line
 _FLUSH_SECONDS = 10.0  # at an address: what a crash can cost
@@ -39,12 +39,14 @@ class Table:
     """A table at a path or an address.
 
     `rows` are those that were there: of a finished run, or of one that was interrupted. Raises
-    OptionError if the file is there and is not such a table.
+    OptionError for another ending, or if the file is there and is not such a table.
     """
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.format = _FORMATS.get(suffix_of(place), "jsonl")
+        if suffix_of(place) not in _FORMATS:
+            raise OptionError(f"The table {place!r} must end in {', '.join(_FORMATS)}.")
+        self.format = _FORMATS[suffix_of(place)]
         if self.format == "parquet":
             require("pyarrow", "ray")
         if self.format != "jsonl" or is_address(place):
