@@ -43,6 +43,7 @@ __all__ = [
 Scores: TypeAlias = NDArray[np.float32]
 
 THRESHOLDS = np.linspace(0, 1, 101, dtype=np.float32)
+"""Of the curves: 0, 0.01, ... 1."""
 
 
 class Figures(NamedTuple):
