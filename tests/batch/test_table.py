@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ class TestEveryFormat:
         file.mkdir()
         with pytest.raises(OptionError, match="is not a table of vesselseg"):
             Table(place(tmp_path, ending, far=far))
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_names_that_are_not_utf_8_are_kept(ending: str, tmp_path: Path) -> None:
+    name = os.fsdecode(b"eye \xff.png")
+    table = Table(place(tmp_path, ending, far=False))
+    table.begin([])
+    table.add({"input": name, "seconds": 1.0})
+    table.finish()
+    (row,) = Table(table.place).rows
+    assert row["input"] == (r"eye \udcff.png" if ending == "parquet" else name)
 
 
 def test_json_lines_are_whole_at_once(tmp_path: Path) -> None:

@@ -216,11 +216,11 @@ def _to_csv(rows: list[Row]) -> bytes:
             value if isinstance(value, str) else "" if value is None else json.dumps(value)
             for value in values
         )
-    return stream.getvalue().encode("utf-8")
+    return stream.getvalue().encode("utf-8", "surrogateescape")  # of names in another encoding
 
 
 def _from_csv(content: bytes) -> list[Row]:
-    first, *lines = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
+    first, *lines = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
     if first[:2] != ["input", "error"]:
         raise ValueError("it has other columns")
     return [
@@ -240,7 +240,9 @@ def _to_parquet(rows: list[Row]) -> bytes:
     for name in _columns(rows):
         values = [row.get(name) for row in rows]
         if name in _TEXTS:
-            arrays[name] = pa.array([v if v is None else str(v) for v in values], pa.string())
+            # Parquet holds UTF-8 only; names in another encoding are escaped.
+            texts = [v if v is None else str(v).encode("utf-8", "backslashreplace") for v in values]
+            arrays[name] = pa.array(texts, pa.string())
         elif all(value is None for value in values):
             arrays[name] = pa.array(values, pa.float64())
         else:
