@@ -102,6 +102,20 @@ def test_a_notch_and_dark_vessels_do_not_matter():
 
 
 @pytest.mark.parametrize(
+    "black",
+    [(slice(None, 100), slice(500, None)), (slice(None, 60),), (slice(480, None),)],
+    ids=["top and bottom", "a little at the top", "bottom"],
+)
+@pytest.mark.parametrize("across", [False, True])
+def test_straight_cuts_inside_the_frame_do_not_change_the_diameter(black, across):
+    image, _ = camera()
+    for part in black:
+        image[part] = 0
+    found = find_field_of_view(image.transpose(1, 0, 2) if across else image)
+    assert found.diameter == pytest.approx(2 * RADIUS, rel=0.01)
+
+
+@pytest.mark.parametrize(
     "image",
     [
         np.zeros((100, 120, 3), np.uint8),
