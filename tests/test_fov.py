@@ -85,6 +85,16 @@ def test_drawn_discs_are_found(options):
     assert found.diameter == pytest.approx(2 * options.get("radius", RADIUS), rel=0.02)
 
 
+def test_a_disc_that_the_frame_cuts_reaches_all_four_sides():
+    image, _ = camera(shape=(520, 520), centre=(260, 260))
+    mask = find_field_of_view(image).mask
+    middle = slice(180, 340)
+    for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]):
+        assert side[middle].all()
+        assert not side[0]
+        assert not side[-1]
+
+
 def test_a_label_in_the_corner_is_not_part_of_the_field_of_view():
     image, truth = camera()
     image[5:25, 5:120] = 255

@@ -262,6 +262,10 @@ class TestBits:
         with pytest.raises(ImageError, match="keeps the upper 8 bits; bits=12 cannot be applied"):
             to_rgb(path, bits=12)
 
+    def test_of_bright_16_bit_rgb_files_nothing_is_told(self, caplog):
+        assert to_rgb(png_of_16_bits(65535, 40000, 257)).max() == 255
+        assert not caplog.records
+
 
 def tiff_of_12_bits(values):
     """One row of grey values, two of them in three bytes."""

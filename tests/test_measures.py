@@ -86,6 +86,17 @@ class TestShapes:
         assert measures.width_quartiles[1] == pytest.approx(9, rel=0.05)
         assert (measures.branch_points, measures.end_points) == (1, 4)
 
+    def test_thin_branches_of_a_wide_vessel_have_their_own_width_and_it_keeps_its(self):
+        mask = np.zeros((160, 300), dtype=bool)
+        mask[70:91, 20:280] = True
+        for column in (80, 140, 200):
+            mask[54:70, column : column + 3] = mask[91:107, column + 30 : column + 33] = True
+        measures = measure(mask)
+        widths = measures.segments["width"]
+        assert len(widths) == 13
+        assert sorted(widths) == pytest.approx([3] * 6 + [21] * 7, abs=0.5)
+        assert measures.width_quartiles == pytest.approx((3, 21, 21), abs=0.5)
+
     def test_a_bump_on_a_vessel_is_not_a_branch(self):
         mask = np.zeros((100, 200), dtype=bool)
         mask[45:54, 20:180] = True

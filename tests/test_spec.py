@@ -44,6 +44,11 @@ def test_a_spec_of_ones_own_needs_four_values():
     assert spec.filename == "mine.pth"
 
 
+@pytest.mark.parametrize(("depth", "divisor"), [(2, 2), (5, 16), (8, 128)])
+def test_windows_are_halved_once_less_than_there_are_stages(depth, divisor):
+    assert ModelSpec(**PLAIN, depth=depth).size_divisor == divisor
+
+
 def test_values_are_given_by_name():
     with pytest.raises(TypeError, match="positional"):
         ModelSpec(*PLAIN.values())
