@@ -85,6 +85,16 @@ def test_drawn_discs_are_found(options):
     assert found.diameter == pytest.approx(2 * options.get("radius", RADIUS), rel=0.02)
 
 
+def test_a_disc_that_the_frame_cuts_reaches_all_four_sides():
+    image, _ = camera(shape=(520, 520), centre=(260, 260))
+    mask = find_field_of_view(image).mask
+    middle = slice(180, 340)
+    for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1]):
+        assert side[middle].all()
+        assert not side[0]
+        assert not side[-1]
+
+
 def test_a_label_in_the_corner_is_not_part_of_the_field_of_view():
     image, truth = camera()
     image[5:25, 5:120] = 255
@@ -99,6 +109,20 @@ def test_a_notch_and_dark_vessels_do_not_matter():
     assert iou(found.mask, truth) > 0.98
     assert found.mask[300, 300]
     assert found.diameter == pytest.approx(2 * RADIUS, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "black",
+    [(slice(None, 100), slice(500, None)), (slice(None, 60),), (slice(480, None),)],
+    ids=["top and bottom", "a little at the top", "bottom"],
+)
+@pytest.mark.parametrize("across", [False, True])
+def test_straight_cuts_inside_the_frame_do_not_change_the_diameter(black, across):
+    image, _ = camera()
+    for part in black:
+        image[part] = 0
+    found = find_field_of_view(image.transpose(1, 0, 2) if across else image)
+    assert found.diameter == pytest.approx(2 * RADIUS, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,11 @@ class TestTooLarge:
         with pytest.raises(ImageError, match="at most 90,000"):
             limited(np.zeros((301, 300), np.uint8))
 
+    def test_a_single_pixel_is_the_least_limit(self, published_file, photograph):
+        limited = vesselseg.load_model(NARROW, weights=published_file, device="cpu", max_pixels=1)
+        with pytest.raises(ImageError, match="at most 1 are accepted"):
+            limited(photograph)
+
     @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
     def test_invalid_limits_are_rejected(self, limit, published_file):
         with pytest.raises(OptionError, match="max_pixels is"):

@@ -124,6 +124,11 @@ class TestFileFormats:
         assert (to_rgb(content) == 10).all()
         assert "has 3 pages; the first is used" in caplog.text
 
+    @pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WebP"])
+    def test_files_of_one_page_are_read_without_a_warning(self, format_, caplog):
+        to_rgb(encoded(Image.fromarray(PIXELS), format_))
+        assert not caplog.records
+
 
 @pytest.mark.parametrize(
     ("given", "match"),
@@ -133,6 +138,7 @@ class TestFileFormats:
         ([[1, 2]], r"cannot be a list"),
         (np.zeros((4, 4), bool), r"type bool; allowed are uint8, uint16"),
         (np.zeros((4, 4), np.int64), r"type int64.*array\.astype\(np\.uint8\)"),
+        (np.full((4, 4), 255, np.int64), r"type int64.*array\.astype\(np\.uint8\)"),
         (np.full((4, 4), -3, np.int32), r"type int32"),
         (np.zeros((4, 4), complex), r"type complex128"),
         (np.zeros((3, 4, 5), np.uint8), r"shape \(3, 4, 5\).*transpose\(1, 2, 0\)"),
@@ -246,13 +252,18 @@ class TestBits:
         assert to_rgb(path)[0, :, 0].tolist() == [0, 128, 255, 255]
         assert not caplog.records
 
-    def test_of_16_bit_rgb_files_pillow_keeps_8_bits(self, tmp_path, caplog):
+    @pytest.mark.parametrize("alpha", [(), (65535,)], ids=["RGB", "RGBA"])
+    def test_of_16_bit_rgb_files_pillow_keeps_8_bits(self, alpha, tmp_path, caplog):
         path = tmp_path / "deep.png"
-        path.write_bytes(png_of_16_bit_rgb(value=4095))
+        path.write_bytes(png_of_16_bits(4095, 4095, 4095, *alpha))
         assert to_rgb(path).max() == 15
         assert "values end below 2 ** 14" in caplog.text
         with pytest.raises(ImageError, match="keeps the upper 8 bits; bits=12 cannot be applied"):
             to_rgb(path, bits=12)
+
+    def test_of_bright_16_bit_rgb_files_nothing_is_told(self, caplog):
+        assert to_rgb(png_of_16_bits(65535, 40000, 257)).max() == 255
+        assert not caplog.records
 
 
 def tiff_of_12_bits(values):
@@ -270,15 +281,16 @@ def tiff_of_12_bits(values):
     return (head + packed).ljust(start, b"\0") + directory + bytes(4)
 
 
-def png_of_16_bit_rgb(value):
-    """2 x 2 pixels."""
+def png_of_16_bits(*channels):
+    """2 x 2 pixels of these values, RGB or RGBA."""
 
     def chunk(name, content):
         checksum = zlib.crc32(name + content)
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
-    row = b"\0" + struct.pack(">6H", *[value] * 6)
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    row = b"\0" + struct.pack(f">{2 * len(channels)}H", *channels * 2)
+    colour_type = 2 if len(channels) == 3 else 6
+    header = struct.pack(">IIBBBBB", 2, 2, 16, colour_type, 0, 0, 0)
     pixels = zlib.compress(row * 2)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks

@@ -1,5 +1,6 @@
 """Vessel measures, on shapes whose measures are known."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -54,6 +55,13 @@ class TestShapes:
         assert measures.length == pytest.approx(160, abs=1)
         assert measures.width_quartiles == pytest.approx((9, 9, 9), rel=0.01)
 
+    def test_the_tortuosity_is_that_of_the_branch_that_most_of_the_length_is_in(self):
+        mask = np.zeros((300, 300), dtype=bool)
+        mask[50:53, 50:90] = True
+        assert measure(mask).tortuosity == pytest.approx(1, abs=0.01)
+        mask[100:103, 50:250] = mask[100:250, 50:53] = True  # a corner, much longer
+        assert measure(mask).tortuosity == pytest.approx(math.sqrt(2), rel=0.02)
+
     def test_a_disc_has_density_but_no_segments(self):
         rows, columns = np.indices((101, 101)) - 50
         measures = measure(np.hypot(rows, columns) <= 30)
@@ -65,6 +73,30 @@ class TestShapes:
         mask = np.zeros((200, 200), dtype=bool)
         mask[95:102, 20:180] = mask[20:180, 95:102] = True
         assert (measure(mask).branch_points, measure(mask).end_points) == (1, 4)
+
+    @pytest.mark.parametrize("angle", [23, 52])
+    @pytest.mark.parametrize("between", [50, 90])
+    def test_two_lines_that_cross_at_an_angle_are_as_long_and_straight_as_apart(
+        self, between, angle
+    ):
+        ends = np.array([[300.0, 100.0], [300.0, 500.0]])  # lines of 400 pixels
+        pairs = [drawn_shapes.turned(ends, turn, 600) for turn in (angle, angle + between)]
+        measures = measure(drawn_shapes.strokes(pairs, 9, 600))
+        assert measures.length == pytest.approx(2 * (400 + 9), rel=0.01)
+        assert measures.tortuosity == pytest.approx(1, abs=0.01)
+        assert measures.width_quartiles[1] == pytest.approx(9, rel=0.05)
+        assert (measures.branch_points, measures.end_points) == (1, 4)
+
+    def test_thin_branches_of_a_wide_vessel_have_their_own_width_and_it_keeps_its(self):
+        mask = np.zeros((160, 300), dtype=bool)
+        mask[70:91, 20:280] = True
+        for column in (80, 140, 200):
+            mask[54:70, column : column + 3] = mask[91:107, column + 30 : column + 33] = True
+        measures = measure(mask)
+        widths = measures.segments["width"]
+        assert len(widths) == 13
+        assert sorted(widths) == pytest.approx([3] * 6 + [21] * 7, abs=0.5)
+        assert measures.width_quartiles == pytest.approx((3, 21, 21), abs=0.5)
 
     def test_a_bump_on_a_vessel_is_not_a_branch(self):
         mask = np.zeros((100, 200), dtype=bool)
@@ -153,6 +185,11 @@ class TestArguments:
         dot = np.zeros_like(mask)
         dot[50, 50] = True
         assert measure(mask, fov=dot).density == 1
+
+    def test_measures_cannot_be_changed(self):
+        measures = measure(vessels(1))
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            measures.length = 0.0
 
     def test_a_result_measures_its_own_mask(self):
         mask = vessels(3)

@@ -85,6 +85,11 @@ class TestOtherScales:
         assert to_scale(blank(250, 500), "fov", RANGE, None).shape == (500, 1000, 3)
         assert to_scale(blank(10, 20), "fov", RANGE, None).shape == (40, 80, 3)
 
+    def test_more_pixels_than_allowed_are_rejected_with_their_size(self):
+        assert to_scale(blank(30, 40), 2.0, DRIVE, None, max_pixels=4800).shape == (60, 80, 3)
+        with pytest.raises(OptionError, match="enlarge 40 x 30 pixels to 80 x 60; at most 4,799"):
+            to_scale(blank(30, 40), 2.0, DRIVE, None, max_pixels=4799)
+
     def test_reducing_antialiases(self):
         stripes = np.zeros((64, 64, 3), dtype=np.uint8)
         stripes[:, ::2] = 200

@@ -44,23 +44,38 @@ def test_a_spec_of_ones_own_needs_four_values():
     assert spec.filename == "mine.pth"
 
 
+@pytest.mark.parametrize(("depth", "divisor"), [(2, 2), (5, 16), (8, 128)])
+def test_windows_are_halved_once_less_than_there_are_stages(depth, divisor):
+    assert ModelSpec(**PLAIN, depth=depth).size_divisor == divisor
+
+
+def test_values_are_given_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        ModelSpec(*PLAIN.values())
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("name", ""),
         ("dataset", 3),
         ("crop", 0),
+        ("crop", 65537),
         ("crop", 64.0),
         ("crop", True),
         ("stride", 0),
         ("stride", 129),
         ("head", "unknown"),
+        ("width", 0),
         ("width", 6),
+        ("width", 1028),
         ("depth", 1),
+        ("depth", 9),
         ("scale", "other"),
         ("scale", -1.0),
         ("fit_size", (584,)),
         ("fit_size", (0, 565)),
+        ("fit_size", (584, 65537)),
         ("fov_diameter", 0),
         ("fov_diameter", float("nan")),
         ("fov_diameter_max", 1000.0),  # without a fov_diameter
@@ -80,6 +95,24 @@ def test_a_spec_of_ones_own_needs_four_values():
 def test_values_outside_the_allowed_are_rejected_by_name(field, value):
     with pytest.raises(OptionError, match=f"ModelSpec {field} is"):
         ModelSpec(**{**PLAIN, field: value})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"crop": 1, "stride": 1},
+        {"crop": 65536, "stride": 65536},
+        {"width": 4, "depth": 2},
+        {"width": 1024, "depth": 8},
+        {"fit_size": (1, 65536)},
+        {"fov_diameter": 1000, "fov_diameter_max": 1000},
+        {"expected_dice": 1.0},
+    ],
+    ids=str,
+)
+def test_the_least_and_the_largest_values_are_allowed(values):
+    spec = ModelSpec(**{**PLAIN, **values})
+    assert {name: getattr(spec, name) for name in values} == values
 
 
 def test_numbers_of_numpy_and_lists_are_stored_as_plain_values():

@@ -156,6 +156,21 @@ def test_reading_and_finishing_run_beside_the_network(model: Segmenter) -> None:
     assert not threads["read"] & threads["finish"]
 
 
+def test_several_photographs_are_read_at_once_and_several_finished() -> None:
+    reads, finishes = threading.Barrier(2, timeout=10), threading.Barrier(2, timeout=10)
+
+    def read_with_another(job: Number) -> tuple[Any, int]:
+        reads.wait()  # until another is being read
+        return photograph(job.number), job.number
+
+    def finish_with_another(_: Number, known: int, *__: Any) -> int:
+        finishes.wait()
+        return known
+
+    found = outcomes(None, jobs_of(4), read=read_with_another, finish=finish_with_another)
+    assert found == [(number, number) for number in range(4)]
+
+
 def test_an_interruption_reports_what_was_finished(
     model: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
