@@ -110,6 +110,11 @@ def test_an_interrupted_run_is_resumed_and_other_settings_are_measured_again(cap
     assert [{**row, "seconds": ""} for row in table("m.csv")] == [
         {**row, "seconds": ""} for row in expected
     ]
+    assert main([*words, "--segments", "s.csv"]) == 0  # of which there is none yet
+    segments = {row["input"] for row in table("s.csv")}
+    assert segments == {row["input"] for row in expected if float(row["length_px"])}
+    assert main([*words, "--segments", "s.csv"]) == 0
+    assert "0 measured, 3 skipped" in capsys.readouterr().err.splitlines()[-1]
     assert main([*words, "--mm-per-pixel", "0.01"]) == 0
     assert "3 measured (3 again, since their settings" in capsys.readouterr().err
     photographs(Path("p"), ["b.jpg"])  # another photograph of that name

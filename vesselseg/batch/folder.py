@@ -269,13 +269,13 @@ def run_collection(
     work: Work,
     load: Callable[[], Segmenter | None],
     *,
+    on_plan: Callable[[Plan], None],
+    on_row: Callable[[Row], None],
     out: str | None = None,
     resume: bool = False,
     table: str | None = None,
     segments: str | None = None,
     on_error: OnError = "continue",
-    on_plan: Callable[[Plan], None] = lambda _: None,
-    on_row: Callable[[Row], None] = lambda _: None,
     execute: Callable[[Sequence[Job], Any, Work, OnOutcome], None] | None = None,
 ) -> Summary:
     """Do the work on all jobs that are not done, and record every photograph in the tables.
@@ -300,13 +300,13 @@ def run_collection(
     if model is not None:
         work = replace(work, max_pixels=model.max_pixels)
     plan = Plan(list(jobs), [], 0, 0)
-    rows = tables[0].rows if tables[0] is not None else []
+    rows, segment_rows = (None if each is None else each.rows for each in tables)
     if resume and jobs:
-        plan = _make_plan(jobs, work, work.expected(model), rows if tables[0] else None)
+        plan = _make_plan(jobs, work, work.expected(model), rows, segment_rows)
     elif jobs:
         work.expected(model)  # raises for a scale that the model does not have
     redone = {_key(job) for job in (*plan.to_do, *plan.to_describe)}
-    kept = [row for row in rows if resume and (row["input"], row.get("mask")) not in redone]
+    kept = [row for row in rows or [] if resume and (row["input"], row.get("mask")) not in redone]
     inputs = {row["input"] for row in kept}
     if tables[0] is not None:
         tables[0].begin(kept)
@@ -382,10 +382,15 @@ def _key(job: Job) -> tuple[str, str | None]:
 
 
 def _make_plan(
-    jobs: Sequence[Job], work: Work, expected: Mapping[str, Any], rows: Iterable[Row] | None
+    jobs: Sequence[Job],
+    work: Work,
+    expected: Mapping[str, Any],
+    rows: Iterable[Row] | None,
+    segment_rows: Iterable[Row] | None,
 ) -> Plan:
-    """Find out what is done; `rows` are those of the table, None if none is wanted."""
+    """Find out what is done; rows are those of the tables, None if there is no such table."""
     row_of = {(row["input"], row.get("mask")): row for row in rows or []}
+    has_segments = {row["input"] for row in segment_rows or []}
     is_wanted = rows is not None
 
     def state(job: Job) -> Literal["to do", "to describe", "done"]:
@@ -400,6 +405,8 @@ def _make_plan(
         if work.with_measures:
             has_row = has_row and "density" in row
             has_row = has_row and _agrees(row, {"mm_per_pixel": work.mm_per_pixel})
+        if segment_rows is not None and row.get("length_px"):
+            has_row = has_row and job.name in has_segments
         if has_row or not is_wanted:
             return "done"
         mask = job.outputs.get("mask", "")
