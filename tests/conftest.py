@@ -24,6 +24,13 @@ if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path.home(), os.W_OK):
     atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
 
 
+def pytest_configure() -> None:
+    """Let processes of pytest-xdist, which share the processors, use one thread each."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Narrow networks gain nothing from threads, which wait for each other on a busy machine."""
