@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, Union
 
 import torch
 
-from . import cache, weights
+from . import cache
 from .backends import BackendName, Precision, choose_backend
 from .errors import CheckpointError, OptionError
 from .files import sha256
@@ -27,6 +27,8 @@ from .result import Segmentation
 from .segmenter import Segmenter
 from .spec import ModelSpec, Scale
 from .unet import UNet
+from .weights import build_network, load_network
+from .weights import read as read_weights
 
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 Model: TypeAlias = Union[str, "os.PathLike[str]", ModelSpec]
@@ -339,7 +341,7 @@ def clear_models() -> None:
     _MODELS.clear()
 
 
-_verify = weights.load_network  # verifies a file for the cache, which builds no networks itself
+_verify = load_network  # verifies a file for the cache, which builds no networks itself
 
 
 def resolve_model(
@@ -383,7 +385,7 @@ def obtain_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, Mod
         cached = cache.obtain(spec, _verify)
         network = cached.content or _verify(cached.path, spec)
         return network, spec, cached.sha256
-    content = weights.read(file)
+    content = read_weights(file)
     digest = sha256(file)
     if spec is None:
         spec = content.spec or _find_by_digest(digest)
@@ -392,7 +394,7 @@ def obtain_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, Mod
             f"{str(file)!r} does not say which model it is. Pass the model's name and the file: "
             f"load_model('unet_s5-d16_drive', weights={str(file)!r})."
         )
-    return weights.build_network(content, spec), spec, digest
+    return build_network(content, spec), spec, digest
 
 
 def _find_by_digest(digest: str) -> ModelSpec | None:

@@ -41,8 +41,8 @@ def check_scale(scale: Scale | None, spec: ModelSpec) -> Scale:
         return float(scale)
     if scale not in SCALES:
         raise OptionError(
-            f"scale is {scale!r}; it must be 'fit', 'native', 'fov', a positive factor, or None "
-            f"for the model's own rule ({spec.scale!r})."
+            f"scale is {scale!r}; it must be {', '.join(map(repr, SCALES))}, a positive factor, or "
+            f"None for the model's own rule ({spec.scale!r})."
         )
     if (scale == "fit" and spec.fit_size is None) or (scale == "fov" and spec.fov_range is None):
         raise OptionError(f"Model {spec.name!r} has no size for scale={scale!r}.")

@@ -11,7 +11,7 @@ import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, Union
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -31,8 +31,8 @@ Kind: TypeAlias = Literal["mask", "probability", "overlay", "fov"]
 Style: TypeAlias = Literal["tint", "outline"]
 Format: TypeAlias = Literal["png", "tiff", "npy"]
 Target: TypeAlias = Union[str, "os.PathLike[str]", IO[bytes]]
-KINDS = ("mask", "probability", "overlay", "fov")
-_STYLES = ("tint", "outline")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_STYLES: tuple[Style, ...] = get_args(Style)
 FORMATS: dict[str, Format] = {".png": "png", ".tif": "tiff", ".tiff": "tiff", ".npy": "npy"}
 _PREVIEW = 400  # pixels of the longer side of the picture that a notebook shows
 _CYAN = (0, 220, 255)  # stands out from the reds and yellows of a retina, for the colour-blind too
@@ -359,7 +359,7 @@ def check_threshold(threshold: float) -> float:
 def check_style(style: Style) -> None:
     """Raise OptionError for a style that there is not."""
     if style not in _STYLES:
-        raise OptionError(f"style is {style!r}; allowed are 'tint' and 'outline'.")
+        raise OptionError(f"style is {style!r}; allowed are {' and '.join(map(repr, _STYLES))}.")
 
 
 def _is_share(value: object) -> bool:

@@ -55,7 +55,7 @@ def read_spec(metadata: Mapping[str, str], label: str) -> ModelSpec:
 
 
 def check_precision(precision: str | None, of_file: str, label: str) -> None:
-    """Raise OptionError if a file would have to be quantised, or the opposite, to be run."""
+    """Raise OptionError if a file does not run in the precision that the caller chose."""
     if of_file == "int8" and precision not in (None, "auto", "int8"):
         raise OptionError(
             f"{label!r} is an int8 file, which cannot run in {precision}. Leave precision out, or "

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from .. import dicom
 from ..errors import ImageError
 from ..evaluation.datasets import read_label
-from ..images import MAX_PIXELS, RGB, field_of_view, to_rgb
+from ..fov import find_field_of_view
+from ..images import MAX_PIXELS, RGB, to_rgb
 from ..measures import Measures
 from ..measures import measure as measure_mask
 from ..preprocess import check_scale
@@ -106,9 +107,9 @@ class Work:
     def read_existing(self, job: Job) -> tuple[tuple[Mask, Mask], dict[str, Any]]:
         """The mask that an earlier run wrote, with the field of view, and its provenance."""
         place = self._path(job.outputs["mask"])
-        provenance = read_provenance(place)
-        photograph = self._source(job)
-        return (read_label(Path(place)), field_of_view(photograph, bits=self.bits)), provenance
+        photograph = to_rgb(self._source(job), self.max_pixels, self.bits)
+        inside = find_field_of_view(photograph).mask
+        return (read_label(Path(place)), inside), read_provenance(place)
 
     def finish_existing(
         self, job: Job, provenance: dict[str, Any], masks: tuple[Mask, Mask], _: float
@@ -192,8 +193,8 @@ class MaskWork(Work):
         inside = read_label(fov) if fov.exists() else np.ones_like(mask)
         return (mask, inside), {**provenance, "input_version": self.version(job)}
 
-    def finish(self, job: Job, version: Any, result: Any, seconds: float) -> Row:
-        row = self.finish_existing(job, version, result, seconds)
+    def finish(self, job: Job, provenance: Any, masks: Any, seconds: float) -> Row:
+        row = self.finish_existing(job, provenance, masks, seconds)
         return {**row, "seconds": round(seconds, 3)}
 
 

@@ -38,7 +38,7 @@ class Sample:
     """The files of one photograph; `split` is "test", "train", or empty if it is not known.
 
     `second` is the label of the other observer, and `fov` the data set's own field of view. `bits`
-    is how many bits 16-bit values of the photograph use, if not all.
+    is the number of significant bits if the photograph has 16-bit values.
     """
 
     name: str
@@ -143,8 +143,8 @@ def read_dataset(
     """Find the photographs of a published data set and their labels.
 
     The labels of `observer`, 1 or 2, count as the truth; the published figures use the first.
-    `limit` keeps only the first photographs; `bits` is how many bits their 16-bit values use, if
-    not all. Raises FileNotFoundError if there is no such folder, DatasetError if it holds no
+    `limit` keeps only the first photographs; `bits` is the number of significant bits
+    in 16-bit ones. Raises FileNotFoundError if there is no such folder, DatasetError if it holds no
     photograph of the split or one without its label, and OptionError for an argument that is not
     allowed.
     """
@@ -262,7 +262,7 @@ def read_pairs(
 
     The stem of a label, or of a field of view in `masks`, is that of its photograph, alone or
     followed by ``_`` and more: ``eye.jpg`` goes with ``eye.png`` or ``eye_vessels.png``. `limit`
-    keeps only the first photographs; `bits` is how many bits their 16-bit values use, if not all.
+    keeps only the first photographs; `bits` is the number of significant bits in 16-bit ones.
     Raises FileNotFoundError if a folder does not exist, and DatasetError if there is no photograph,
     or one without a label or with several.
     """
