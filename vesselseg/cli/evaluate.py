@@ -48,10 +48,10 @@ def add_parsers(commands: Any) -> None:
     add("--json", metavar="FILE", help="write all figures as JSON")
     add("--csv", metavar="FILE", help="write a row for each image and model")
     add("--report", metavar="FOLDER", help="write FOLDER/index.html with pictures, worst first")
-    parser.set_defaults(run=partial(evaluate, parser))
+    parser.set_defaults(run=partial(_evaluate, parser))
 
 
-def evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Evaluate the models and write what was asked for."""
     _check_options(parser, options)
 

@@ -47,10 +47,10 @@ def add_parsers(commands: Any) -> None:
         help="size of a pixel on the retina, to add millimetres (default: unknown)")  # fmt: skip
     arguments.add_run_options(arguments.add_model_options(parser))
     collection.add_options(parser)
-    parser.set_defaults(run=measure)
+    parser.set_defaults(run=_measure)
 
 
-def measure(options: argparse.Namespace) -> int:
+def _measure(options: argparse.Namespace) -> int:
     """Write the tables."""
     from ..batch.folder import make_work
     from ..batch.jobs import Job, find_photographs
