@@ -84,7 +84,7 @@ class OnnxBackend(Backend):
         return OnnxBackend(self.file, device, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnnxBackend, (self.file, self.device, self.precision)
+        return type(self), (self.file, self.device, self.precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""

@@ -94,7 +94,7 @@ class OpenVinoBackend(Backend):
         return OpenVinoBackend(self.source, self.spec, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OpenVinoBackend, (self.source, self.spec, self.precision)
+        return type(self), (self.source, self.spec, self.precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
