@@ -16,7 +16,7 @@ class ReadmeHook(MetadataHookInterface):
         version = runpy.run_path(str(root / "vesselseg" / "_version.py"))["__version__"]
         text = (root / "README.md").read_text(encoding="utf-8")
         if ".dev" not in version:
-            text = released["install_from_index"](text)
+            text = released["use_own_photographs"](released["install_from_index"](text))
         repository = metadata.get("urls", {}).get("Repository", "")
         text = released["link_to_repository"](text, repository, version)
         metadata["readme"] = {"content-type": "text/markdown", "text": text}

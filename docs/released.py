@@ -12,6 +12,11 @@ _PACKAGE = re.compile(r"-c constraints\.txt \.(?=\s|$)", re.MULTILINE)
 _UNTIL_RELEASE = re.compile(
     r"<!-- until a release -->\n.*?<!-- from a release\n(.*?)-->\n", re.DOTALL
 )
+_PHOTOGRAPHS = {
+    "examples/fundus.jpg": "eye.jpg",
+    '"examples"': '"photographs"',
+    "vesselseg examples/ ": "vesselseg photographs/ ",
+}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?://|#)([^)]+)\)")
 
 
@@ -20,6 +25,13 @@ def install_from_index(text: str) -> str:
     text = _UNTIL_RELEASE.sub(r"\1", text)
     text = _EXTRAS.sub(r'"vesselseg[\1]"', text)
     return _PACKAGE.sub("vesselseg", text)
+
+
+def use_own_photographs(text: str) -> str:
+    """Return a page whose commands do not need the photograph of the repository."""
+    for theirs, yours in _PHOTOGRAPHS.items():
+        text = text.replace(theirs, yours)
+    return text
 
 
 def link_to_repository(text: str, repository: str, version: str) -> str:

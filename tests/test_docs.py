@@ -137,6 +137,10 @@ class TestReleased:
 
     def test_readme_installs_the_package(self, released):
         text = released["install_from_index"]((ROOT / "README.md").read_text())
+        text = released["use_own_photographs"](text)
+        commands = "".join(re.findall(r"```.*?```", text, re.DOTALL))
+        assert 'segment("eye.jpg")' in commands
+        assert "examples" not in commands
         assert "\npip install vesselseg\n" in text
         assert 'pip install "vesselseg[app]"' in text
         assert "<!--" not in text
