@@ -25,6 +25,8 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
+from ._version import __version__
+
 __all__ = [
     "CheckpointError",
     "DatasetError",
@@ -93,12 +95,19 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
 
 
+def how_to_install(extra: str) -> str:
+    """The sentence that says how to install an extra: from the repository until a release."""
+    if ".dev" in __version__:
+        command = f'pip install -c constraints.txt ".[{extra}]"'
+        return f"Install it, in the top folder of the repository: {command}"
+    return f'Install it: pip install "vesselseg[{extra}]"'
+
+
 def require(module: str, extra: str) -> Any:
     """Import a module of an optional extra; raise MissingExtraError if that fails."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"This needs {module}, which cannot be imported here ({error}). "
-            f'Install it: pip install "vesselseg[{extra}]".'
+            f"This needs {module}, which cannot be imported here ({error}). {how_to_install(extra)}"
         ) from error

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import MissingExtraError, OptionError
+from .errors import MissingExtraError, OptionError, how_to_install
 from .metrics import to_bool
 from .spec import is_factor, plain
 
@@ -225,7 +225,7 @@ def require_skan() -> None:
         import skan  # noqa: F401
         import skimage  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError('Measures need skan: pip install "vesselseg[measure]".') from error
+        raise MissingExtraError(f"Measures need skan. {how_to_install('measure')}") from error
     except RuntimeError as error:  # of Numba, which keeps what it compiles
         raise MissingExtraError(
             f"skan cannot be imported: {error}. If neither its folder nor your home can be "

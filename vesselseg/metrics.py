@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import MissingExtraError, OptionError
+from .errors import MissingExtraError, OptionError, how_to_install
 
 __all__ = [
     "Confusion",
@@ -243,8 +243,8 @@ def require_skeletons() -> Callable[[Mask], Mask]:
         from skimage.morphology import skeletonize
     except ImportError as error:
         raise MissingExtraError(
-            "clDice needs scikit-image for skeletons, which is not installed. Install it: "
-            "pip install 'vesselseg[eval]'"
+            f"clDice needs scikit-image for skeletons, which is not installed. "
+            f"{how_to_install('eval')}"
         ) from error
     return cast("Callable[[Mask], Mask]", skeletonize)
 

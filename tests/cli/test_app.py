@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from vesselseg.cli import app, main
+from vesselseg.errors import how_to_install
 
 
 def needs_extra():
@@ -90,8 +91,7 @@ def test_missing_extra_is_reported(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["app"]) == 1
     assert capsys.readouterr().err == (
-        "vesselseg: The page needs uvicorn, which is not installed. Install it: "
-        'pip install "vesselseg[app]".\n'
+        f"vesselseg: The page needs uvicorn, which is not installed. {how_to_install('app')}\n"
     )
 
 

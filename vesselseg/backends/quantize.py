@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingExtraError, OptionError, ResourceError, require
+from ..errors import MissingExtraError, OptionError, ResourceError, how_to_install, require
 from ..fov import find_field_of_view
 from ..images import RGB, ImageLike, to_rgb
 from ..preprocess import check_scale, preprocess
 from ..sliding import round_up, windows
 from ..spec import ModelSpec
-from .onnxruntime import NO_TELEMETRY
+from ..telemetry import without_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
     for package in ("nncf", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(
-                f"To export a model in int8 needs {package}, which is not installed. Install it: "
-                f'pip install "vesselseg[openvino]".'
+                f"To export a model in int8 needs {package}, which is not installed. "
+                f"{how_to_install('openvino')}"
             )
     if not sys.executable or getattr(sys, "frozen", False):
         raise OptionError(
@@ -99,11 +99,7 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
         finished = subprocess.run(
             [sys.executable, "-m", __name__, name],
             cwd=folder,  # has no files that could be imported by mistake
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                NO_TELEMETRY: "1",
-            },
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         if finished.returncode:
@@ -118,7 +114,6 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
 
 def _run_nncf(folder: Path) -> None:
     """Quantise the model in `folder`; see the docstring of this module."""
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     onnx, nncf = require("onnx", "openvino"), require("nncf", "openvino")
     with np.load(folder / "windows.npz") as arrays:
         data = [{"image": arrays[name].transpose(2, 0, 1)[None]} for name in arrays.files]
@@ -139,4 +134,5 @@ def _run_nncf(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _run_nncf(Path(sys.argv[1]))
+    with without_telemetry():
+        _run_nncf(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtraError, OptionError
+from ..errors import MissingExtraError, OptionError, how_to_install
 from . import arguments
 
 _DESCRIPTION = """\
@@ -58,8 +58,8 @@ def _app(options: argparse.Namespace) -> int:
         from ..app.server import OfferedModels, make_app
     except ImportError as error:
         raise MissingExtraError(
-            f"The page needs {error.name or 'a package'}, which is not installed. Install it: "
-            f'pip install "vesselseg[app]".'
+            f"The page needs {error.name or 'a package'}, which is not installed. "
+            f"{how_to_install('app')}"
         ) from error
     host = options.host
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:

@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, how_to_install
 from . import arguments, collection
 
-_EPILOG = """\
+_EPILOG = f"""\
 examples:
   vesselseg measure photographs/ -o measures.csv
   vesselseg measure vessels/ --masks -o measures.csv --segments segments.csv
 
 The documentation of vesselseg.measure defines the measures. Units are part of their names: _px is
-pixels, _fov the share of the field of view's diameter. Needs the extra:
-pip install "vesselseg[measure]".
+pixels, _fov the share of the field of view's diameter.
+
+Needs the extra measure. {how_to_install("measure")}
 
 exit code: 0 done; 1 some images failed, and have an error in the table; 2 wrong usage."""
 

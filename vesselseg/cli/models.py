@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DownloadError, OptionError
+from ..errors import DownloadError, OptionError, how_to_install
 from . import arguments
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ H and W must be divisible by the "size_divisor" in the file's metadata, which al
 and stride of the windows, the scale, the licence, the digest of the weights and the whole model
 spec as JSON. examples/onnx_sliding.py shows how windows become a mask."""
 
-_EXPORT_EPILOG = """\
+_EXPORT_EPILOG = f"""\
 examples:
   vesselseg export -o vessels.onnx
   vesselseg export unet_s5-d16_drive -o drive.onnx
@@ -35,7 +35,7 @@ examples:
   vesselseg export --precision int8 --calibration photographs/*.jpg -o net-int8.onnx
   vesselseg eye.jpg --model net-int8.onnx --backend openvino -o vessels.png
 
-Needs the extra: pip install "vesselseg[onnx]"."""
+Needs the extra onnx. {how_to_install("onnx")}"""
 
 
 def add_parsers(commands: Any) -> None:
