@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vesselseg
-from vesselseg.backends import BACKENDS
+from vesselseg.choices import BACKENDS
 
 PACKAGE = Path(vesselseg.__file__).parent
 
@@ -57,7 +57,7 @@ def test_every_error_has_the_base_and_a_builtin():
 
 # A module may import those on the lines above its own, and no other.
 ORDER = """
-errors _version
+errors _version choices
 formats
 spec files sliding opencv_resize unet dicom
 registry fov safe_load metrics

@@ -17,6 +17,7 @@ from .. import weights
 from .._version import __version__
 from ..api import Model, PathLike, obtain_network, resolve_model
 from ..backends.pytorch import choose_device
+from ..choices import canonical_device
 from ..errors import CheckpointError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
 from ..files import sha256, whole_file
@@ -194,7 +195,7 @@ def train(
         patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
     )  # fmt: skip
     _check_output(output, card, state_file, force=force)
-    chosen_device = choose_device(device)
+    chosen_device = choose_device(canonical_device(device))
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
