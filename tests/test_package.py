@@ -79,9 +79,9 @@ batch.work finetune.trainer evaluation.report finetune.photographs finetune.scor
 batch.folder finetune.card
 ray finetune.training napari.layers
 finetune napari napari.widget
-cli.arguments
-cli.collection
-cli.app cli.doctor cli.evaluate cli.measure cli.models cli.segment cli.train
+cli.arguments cli.parser
+cli.collection cli.models
+cli.app cli.doctor cli.evaluate cli.measure cli.segment cli.train
 cli
 __main__
 """

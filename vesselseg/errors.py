@@ -93,12 +93,22 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
 
 
+def install_command(extra: str) -> str:
+    """The command that installs an optional extra, as messages and help texts say it."""
+    return f'pip install "vesselseg[{extra}]"'
+
+
+def missing_extra(module: str, extra: str, reason: object) -> MissingExtraError:
+    """The error for a module of an optional extra that cannot be imported."""
+    return MissingExtraError(
+        f"This needs {module}, which cannot be imported here ({reason}). "
+        f"Install it: {install_command(extra)}."
+    )
+
+
 def require(module: str, extra: str) -> Any:
     """Import a module of an optional extra; raise MissingExtraError if that fails."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(
-            f"This needs {module}, which cannot be imported here ({error}). "
-            f'Install it: pip install "vesselseg[{extra}]".'
-        ) from error
+        raise missing_extra(module, extra, error) from error

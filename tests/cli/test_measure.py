@@ -134,10 +134,10 @@ def test_wrong_usage(capsys, monkeypatch):
             main(["measure", "p/a.png", "-o", "m.csv", f"--mm-per-pixel={number}"])
         assert f"'{number}' is not a positive number" in capsys.readouterr().err
     assert main(["measure", "p/a.png", "-o", "m.csv", "--segments", "p/../m.csv"]) == 2
-    assert "--out and --segments are both 'm.csv'" in capsys.readouterr().err
+    assert "--output and --segments are both 'm.csv'" in capsys.readouterr().err
     assert not Path("m.csv").exists()
     monkeypatch.setitem(sys.modules, "skan", None)
     Image.fromarray(vessels(0)).save("mask.png")
-    assert main(["measure", "mask.png", "-o", "other.csv", "--masks"]) == 1
+    assert main(["measure", "mask.png", "-o", "other.csv", "--masks"]) == 2
     assert 'pip install "vesselseg[measure]"' in capsys.readouterr().err
     assert not Path("other.csv").exists()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -19,15 +18,11 @@ NAME = "narrow"
 
 @pytest.fixture(autouse=True)
 def known(home, spec, monkeypatch):
-    """The narrow model has a name; logging stays as it was."""
+    """The narrow model has a name."""
     assert home.parent.exists()
     known = {EMBEDDED.name: EMBEDDED, spec.name: spec}
     for module in ("cache", "registry"):
         monkeypatch.setattr(f"vesselseg.{module}.REGISTRY", known)
-    handlers, level = list(logging.root.handlers), logging.getLogger("vesselseg.cache").level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.getLogger("vesselseg.cache").setLevel(level)
 
 
 class TestModels:
@@ -126,7 +121,7 @@ class TestImport:
         monkeypatch.setattr("vesselseg.registry.REGISTRY", {NAME: doubtful})
         (tmp_path / "usb.pth").write_bytes(content)
         command = ["import", str(tmp_path / "usb.pth"), "--name", NAME]
-        assert main(command) == 1
+        assert main(command) == 2
         assert "should begin with 0badc0de" in capsys.readouterr().err
         assert main([*command, "--force"]) == 0
         assert main(["models"]) == 0
@@ -134,9 +129,9 @@ class TestImport:
 
     def test_refuses_another_one(self, capsys, tmp_path):
         (tmp_path / "usb.pth").write_text("rubbish")
-        assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 1
+        assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 2
         assert "was not imported" in capsys.readouterr().err
-        assert main(["import", str(tmp_path / "absent.pth"), "--name", NAME]) == 1
+        assert main(["import", str(tmp_path / "absent.pth"), "--name", NAME]) == 2
         assert "There is no file" in capsys.readouterr().err
 
 

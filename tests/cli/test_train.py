@@ -48,15 +48,15 @@ def test_train_prints_each_measurement_and_the_files_it_wrote(run, tmp_path):
     assert "| held_out | `0.5` |" in (tmp_path / "model.md").read_text()
 
 
-def test_failures_print_one_line_and_exit_with_1(run, tmp_path):
+def test_failures_print_one_line_and_exit_with_2(run, tmp_path):
     (tmp_path / "data" / "labels" / "anna_L.png").unlink()
     code, out, err = run()
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "have no label" in err
 
     (tmp_path / "model.pth").write_text("precious")
     code, _, err = run()
-    assert code == 1
+    assert code == 2
     assert "--force" in err
 
 
