@@ -127,10 +127,19 @@ def _print_help(parser: Parser) -> int:
     return 0
 
 
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not a generic before 3.11
+    """Writes to standard error, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm = sys.modules.get("tqdm")  # without it there is no bar
+        with tqdm.tqdm.external_write_mode() if tqdm else contextlib.nullcontext():
+            super().emit(record)
+
+
 @contextlib.contextmanager
 def _log_to_standard_error(options: argparse.Namespace) -> Iterator[None]:
     """Show what is logged, as much as ``--quiet`` and ``--verbose`` say."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     handler.setLevel(logging.ERROR if options.quiet else logging.NOTSET)
     logger = logging.getLogger("vesselseg")

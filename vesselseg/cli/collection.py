@@ -74,8 +74,6 @@ def run(
     **tables: Any,
 ) -> int:
     """Run a collection; print progress, warnings, errors and a summary; return the exit code."""
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
     from ..batch.folder import run_collection
 
     execute = None
@@ -96,7 +94,7 @@ def run(
     warnings = logging.getLogger("vesselseg.segmenter")
     warnings.addFilter(_is_in_table)
     try:
-        with progress.bar, logging_redirect_tqdm([] if progress.bar.disable else None):
+        with progress.bar:
             run_collection(
                 jobs,
                 work,
