@@ -1,6 +1,7 @@
 """``vesselseg measure``: tables from photographs and from masks."""
 
 import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -45,6 +46,14 @@ def test_measures_photographs(capsys):
     assert 0 <= float(rows[0]["density"]) <= 1
     assert "2 measured, 0 skipped, 0 failed" in (said := capsys.readouterr().err)
     assert "table: out/m.csv" in said
+
+
+def test_measures_standard_input(monkeypatch):
+    content = Path("p/a.png").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["measure", "-", "p/a.png", "-o", "m.csv", "--model", "tiny.pth"]) == 0
+    assert [row["input"] for row in table("m.csv")] == ["-", "p/a.png"]
+    assert measured("m.csv")[0] == measured("m.csv")[1]
 
 
 def test_bits_of_16_bit_photographs():

@@ -1,6 +1,7 @@
 """``vesselseg models``, ``download``, ``import`` and ``cache``."""
 
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 import vesselseg
 from vesselseg import Source
-from vesselseg.cli import main
+from vesselseg.cli import main, models
 from vesselseg.registry import EMBEDDED, REGISTRY, list_models
 
 NAME = "narrow"
@@ -87,6 +88,18 @@ class TestDownload:
             assert main(["download", NAME, "--force"]) == 0
         assert len(server.requests) == 2
 
+    @pytest.mark.parametrize("option", ["--no-progress", "--quiet", "-v"])
+    def test_bars_and_the_log_are_as_for_every_command(self, option, monkeypatch, home):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        monkeypatch.setattr("sys.stderr", Terminal())
+        assert main(["download", NAME, option]) == 0
+        said = sys.stderr.getvalue()
+        assert ("%|" in said) == (option == "-v")
+        assert (f"{home / 'current.pth'} was obtained from" in said) == (option == "-v")
+
     def test_failure(self, capsys, monkeypatch):
         monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
         assert main(["download", NAME]) == 1
@@ -147,6 +160,27 @@ class TestCache:
             "  current.pth: 1.9 MB",
             "  current.pth.0123456789ab.part: 0.3 MB, part of a download that can be resumed",
         ]
+
+    def test_a_file_that_is_not_the_models_is_called_rejected(self, capsys, home, spec):
+        home.mkdir(parents=True)
+        (home / "current.pth").write_bytes(b"rubbish")
+        for command in ("models", "cache"):
+            assert main([command]) == 0
+            line = capsys.readouterr().out.splitlines()[-1]
+            assert line.endswith("rejected")
+            assert NAME in line or "current.pth" in line
+        vesselseg.download(spec, progress=False)
+        assert main(["cache"]) == 0
+        assert "rejected" not in capsys.readouterr().out
+
+    def test_doctor_says_the_same(self, capsys, home, spec):
+        vesselseg.download(spec)
+        (home / "current.pth.0123456789ab.part").write_bytes(bytes(1 << 20))
+        (home / "notes.txt").write_text("not ours")
+        assert main(["cache"]) == 0
+        assert capsys.readouterr().out.startswith(f"{home}: 2 files, 2.9 MB\n")
+        found = models.describe_cache()
+        assert found == {"folder": str(home), "files": 2, "megabytes": 2.9}
 
     @pytest.mark.parametrize("names", [[], [NAME]])
     def test_clear(self, names, capsys, home, spec):

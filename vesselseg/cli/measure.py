@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def add_parsers(commands: Any) -> None:
         epilog=_EPILOG,
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE",
-        help="an image file, a folder, or a pattern in quotes")  # fmt: skip
+        help="an image file, a folder, a pattern in quotes, or - for standard input")  # fmt: skip
     add = parser.add_argument_group("measures").add_argument
     add("-o", "--output", required=True, metavar="OUTPUT",
         help="table to write, .csv, .parquet or .jsonl (required)")  # fmt: skip
@@ -88,6 +89,7 @@ def _measure(options: argparse.Namespace) -> int:
             mm_per_pixel=options.mm_per_pixel,
             precision=options.precision if is_on_ray else None,
             folder=folder,
+            stdin=sys.stdin.buffer.read() if "-" in names else b"",
         )
     return collection.run(
         options,

@@ -250,7 +250,7 @@ def train(
             bar.update()
             iteration = run.trainer.iteration
             if iteration % _LOG_EVERY == 0:
-                logger.info("Iteration %d of %d: loss %.4f", iteration, iterations, loss)
+                logger.info("Iteration %d of %d: loss %.4f", iteration, iterations, loss.item())
             if iteration % evaluate_every == 0 or iteration == iterations:
                 evaluate()
     with whole_file(output) as part:
