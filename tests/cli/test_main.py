@@ -148,6 +148,17 @@ def with_run(monkeypatch: pytest.MonkeyPatch, run: Callable[[argparse.Namespace]
     monkeypatch.setattr("vesselseg.cli.build_parser", lambda: (parser, known))
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_verbose_says_what_is_used_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(Path("p"), ["eye.png"])
+    tiny_weights(Path("tiny.pth"))
+    for _ in range(2):
+        assert run("-v", "p", "-o", "p/out", "-r", "--model", "tiny.pth", "--device", "cpu") == 0
+    said = capsys.readouterr().err
+    assert said.count("INFO: Model tiny on cpu in float32, with the backend torch.\n") == 2
+    assert said.count("INFO: 'p/out/eye.png' was written by vesselseg and is left out.\n") == 1
+
+
 def test_quiet_and_verbose_choose_what_is_logged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +212,7 @@ def test_commands_win_over_files_of_the_same_name(
     ("words", "said"),
     [
         ("docter", "Did you mean 'doctor'?"),
+        ("version", "there is no command and no image 'version'."),
         ("help docter", "Did you mean 'doctor'?"),
         ("eye.jpg -o x --overlya", "there is no option --overlya. Did you mean '--overlay'"),
         ("measure eye.jpg --outptu x.csv", "no option --outptu. Did you mean '--output'?"),

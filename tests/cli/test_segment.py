@@ -315,6 +315,7 @@ def test_a_pipe(
     ("words", "said"),
     [
         (["a/eye.png", "b/eye.png"], "Several photographs need a folder for their results"),
+        (["a/eye.png", "out.png"], "To write 'out.png', pass -o out.png."),
         (["a/*.png"], "Several photographs need a folder for their results"),
         (["a/eye.png", "-o", "x.jpg"], "'x.jpg' cannot be written: results are .png"),
         (["s3://bucket/a.png", "-o", "out"], "Addresses need Ray: --executor ray"),

@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = words[position]
     if first not in (*commands, *_TOP_LEVEL):
         hint = did_you_mean(first, commands)
-        if hint and first.isalpha() and not Path(first).exists():
+        is_all = position == len(words) - 1
+        if (hint or is_all) and first.isalpha() and not Path(first).exists():
             parser.error(f"there is no command and no image {first!r}.{hint}")
         words.insert(position, "segment")
     if words[position] in commands:

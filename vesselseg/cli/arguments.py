@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from ..spec import SCALES, is_factor
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
 
 
 def add_model_options(
@@ -107,7 +110,12 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     names = ("model", "weights", "device", "precision", "backend", "stride", "batch_size",
              "max_pixels", "progress")  # fmt: skip
     arguments = {**{name: getattr(options, name) for name in names}, **changes}
-    return load_model(**{name: value for name, value in arguments.items() if value is not None})
+    model = load_model(**{name: value for name, value in arguments.items() if value is not None})
+    logger.info(
+        "Model %s on %s in %s, with the backend %s.",
+        model.spec.name, model.device, model.precision, model.backend,
+    )  # fmt: skip
+    return model
 
 
 def _scale(text: str) -> str | float:

@@ -25,8 +25,8 @@ _VARIABLES = (
     "REQUESTS_CA_BUNDLE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
 )  # fmt: skip
 _EXTRAS = (
-    "highdicom", "napari", "nncf", "onnx", "onnxruntime", "openvino", "pydicom", "ray",
-    "scikit-image", "skan", "starlette", "uvicorn",
+    "argcomplete", "highdicom", "napari", "nncf", "onnx", "onnxruntime", "openvino", "pydicom",
+    "ray", "scikit-image", "skan", "starlette", "uvicorn",
 )  # fmt: skip
 _TIMEOUT = 10.0  # seconds that a host may take to answer
 _REPEATS = 3

@@ -131,7 +131,9 @@ def _default_output(options: argparse.Namespace) -> str:
     source = Path(text)
     is_several = "://" in text or (not source.exists() and any(c in text for c in "*?["))
     if len(options.inputs) > 1 or is_several:
-        raise OptionError("Several photographs need a folder for their results: -o FOLDER.")
+        last = options.inputs[-1]
+        hint = "" if Path(last).exists() or is_several else f" To write {last!r}, pass -o {last}."
+        raise OptionError(f"Several photographs need a folder for their results: -o FOLDER.{hint}")
     if text == "-":
         return text
     if source.is_dir():
