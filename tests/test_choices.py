@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from support.drawn import photographs
+from support.models import tiny_weights
 
 import vesselseg
 from vesselseg import DeviceError, OptionError
+from vesselseg.batch.folder import run_here
 from vesselseg.choices import canonical_device, canonical_precision
+from vesselseg.cli import build_parser
 
 
 @pytest.mark.parametrize(
@@ -55,6 +59,30 @@ def test_gpu_is_cuda_in_every_call_that_takes_a_device(tmp_path):
     ):
         with pytest.raises(DeviceError, match="Device 'cuda' is not available here"):
             call()
+
+
+def test_a_run_on_ray_is_resumed_whatever_the_word(tmp_path, monkeypatch):
+    ray = pytest.importorskip("vesselseg.ray")
+    pytest.importorskip("ray", reason='pip install "vesselseg[ray]"')
+    options = []
+    monkeypatch.setattr(ray, "on_cluster", lambda **each: options.append(each) or run_here)
+    photographs(tmp_path / "p", ["eye.png"])
+    model = vesselseg.load_model(tiny_weights(tmp_path / "tiny.pth"), device="cpu")
+    summaries = [
+        ray.segment_dataset(
+            str(tmp_path / "p"), str(tmp_path / "out"), model=model, device="CPU",
+            precision=precision, manifest=str(tmp_path / "m.jsonl"), resume=True,
+        )
+        for precision in ("float32", "fp32")
+    ]  # fmt: skip
+    assert [(each.segmented, each.skipped) for each in summaries] == [(1, 0), (0, 1)]
+    assert {(each["device"], each["precision"]) for each in options} == {("cpu", "float32")}
+
+
+def test_the_command_takes_the_words():
+    words = ["segment", "eye.png", "--device", "GPU:1", "--precision", "half"]
+    parsed = build_parser()[0].parse_args(words)
+    assert (parsed.device, parsed.precision) == ("cuda:1", "float16")
 
 
 def test_other_words_are_an_error_with_a_suggestion():

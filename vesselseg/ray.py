@@ -37,7 +37,7 @@ from .batch.jobs import Job, names_file, plan_jobs
 from .batch.places import join, parent
 from .batch.table import Row
 from .batch.work import Work
-from .choices import BackendName, Precision
+from .choices import BackendName, Precision, canonical_device, canonical_precision
 from .errors import DeviceError, OptionError, VesselsegError, require
 from .result import Style
 from .segmenter import Segmenter
@@ -165,6 +165,7 @@ def segment_dataset(
     """
     for module in ("ray", "pyarrow"):
         require(module, "ray")
+    device, precision = canonical_device(device), canonical_precision(precision)
     places, target = to_places(inputs), os.fspath(out)
     if "-" in places:
         raise OptionError("Standard input stays on this machine. Pass files or folders.")

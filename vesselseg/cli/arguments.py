@@ -8,7 +8,13 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..choices import BACKENDS, DEVICES, PRECISIONS
+from ..choices import (
+    BACKENDS,
+    DEVICES,
+    PRECISIONS,
+    canonical_device,
+    canonical_precision,
+)
 from ..spec import SCALES, is_factor
 
 if TYPE_CHECKING:
@@ -36,7 +42,7 @@ def add_model_options(
     add_weights(group)
     add_device(group)
     complete(
-        add("--precision",
+        add("--precision", type=canonical_precision,
             help="float32 (or fp32), bfloat16 (bf16), float16 (fp16, half), int8, or auto, the "
             "fastest that the device computes natively; `vesselseg doctor` compares them "
             "(default: int8 for a file that was exported in int8, else float32)"),
@@ -67,7 +73,7 @@ def add_weights(group: Any) -> None:
 def add_device(group: Any) -> None:
     """Add ``--device``."""
     complete(
-        group.add_argument("--device", default="auto",
+        group.add_argument("--device", type=canonical_device, default="auto",
             help="auto, cpu, cuda (or gpu), cuda:1 or mps (default: %(default)s, the best "
             "available)"),
         lambda: DEVICES,
