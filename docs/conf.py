@@ -72,11 +72,11 @@ def table_of_formats() -> str:
 
 def help_of_commands() -> str:
     """A section with the ``--help`` of each command."""
-    os.environ["COLUMNS"] = "100"  # argparse wraps its texts at the width of the terminal
+    os.environ["COLUMNS"] = "80"  # argparse wraps its texts at the width of the terminal
     parser, commands = build_parser()
     sections = [f"```text\n{parser.format_help()}```"]
     for name, command in commands.items():
-        sections.append(f"## vesselseg {name}\n\n```text\n{command.format_help()}```")
+        sections.append(f"### vesselseg {name}\n\n```text\n{command.format_help()}```")
     return "\n\n".join(sections)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vesselseg
-from vesselseg.backends import BACKENDS
+from vesselseg.choices import BACKENDS
 
 PACKAGE = Path(vesselseg.__file__).parent
 
@@ -57,7 +57,7 @@ def test_every_error_has_the_base_and_a_builtin():
 
 # A module may import those on the lines above its own, and no other.
 ORDER = """
-_version
+_version choices
 errors
 formats telemetry
 spec files sliding opencv_resize unet dicom
@@ -80,9 +80,9 @@ batch.work finetune.trainer evaluation.report finetune.photographs finetune.scor
 batch.folder finetune.card
 ray finetune.training napari.layers
 finetune napari napari.widget
-cli.arguments
-cli.collection
-cli.app cli.doctor cli.evaluate cli.measure cli.models cli.segment cli.train
+cli.arguments cli.parser
+cli.collection cli.models
+cli.app cli.doctor cli.evaluate cli.measure cli.segment cli.train
 cli
 __main__
 """

@@ -95,12 +95,24 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
 
 
-def how_to_install(extra: str) -> str:
-    """The sentence that says how to install an extra: from the repository until a release."""
+def install_command(extra: str) -> str:
+    """The command that installs an optional extra: from the repository until a release."""
     if ".dev" in __version__:
-        command = f'pip install -c constraints.txt ".[{extra}]"'
-        return f"Install it, in the top folder of the repository: {command}"
-    return f'Install it: pip install "vesselseg[{extra}]"'
+        return f'pip install -c constraints.txt ".[{extra}]"'
+    return f'pip install "vesselseg[{extra}]"'
+
+
+def how_to_install(extra: str) -> str:
+    """The sentence that says how to install an optional extra, for messages."""
+    where = ", in the top folder of the repository" if ".dev" in __version__ else ""
+    return f"Install it{where}: {install_command(extra)}."
+
+
+def missing_extra(module: str, extra: str, reason: object) -> MissingExtraError:
+    """The error for a module of an optional extra that cannot be imported."""
+    return MissingExtraError(
+        f"This needs {module}, which cannot be imported here ({reason}). {how_to_install(extra)}"
+    )
 
 
 def require(module: str, extra: str) -> Any:
@@ -108,6 +120,4 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(
-            f"This needs {module}, which cannot be imported here ({error}). {how_to_install(extra)}"
-        ) from error
+        raise missing_extra(module, extra, error) from error

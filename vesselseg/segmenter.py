@@ -16,7 +16,8 @@ from torch import Tensor
 
 from . import weights
 from ._version import __version__
-from .backends import Backend, Precision, check_batch_size
+from .backends import Backend, check_batch_size
+from .choices import Precision, canonical_device, canonical_precision
 from .errors import OptionError
 from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness
 from .fov import FieldOfView, find_field_of_view
@@ -413,8 +414,8 @@ class Segmenter:
         """
         return Segmenter(
             self._backend.to(
-                self.device if device is None else device,
-                self.precision if precision is None else precision,
+                self.device if device is None else canonical_device(device),
+                self.precision if precision is None else canonical_precision(precision),
             ),
             self.spec,
             sha256=self.sha256,

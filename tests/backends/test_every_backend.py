@@ -15,7 +15,8 @@ from PIL import Image
 from support.models import NARROW
 
 import vesselseg
-from vesselseg.backends import BACKENDS, find_backend
+from vesselseg.backends import find_backend
+from vesselseg.choices import BACKENDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

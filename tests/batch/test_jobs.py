@@ -132,7 +132,7 @@ def test_a_dicom_segmentation_is_named_after_the_photograph_or_is_the_mask() -> 
     [
         (["a.jpg", "b.jpg"], "out.png", "takes the result of a single photograph"),
         (["folder"], "out.png", "takes the result of a single photograph"),
-        (["a.jpg"], "x.jpg", r"OUT is 'x.jpg', but results are written as .png, .tif"),
+        (["a.jpg"], "x.jpg", r"'x.jpg' cannot be written: results are .png, .tif"),
         (["a.jpg", "folder/a.jpg"], "out", r"'a.jpg' and 'folder/a.jpg' would both write 'out/a"),
         (["folder"], "out", r"'folder/a.jpg' and 'folder/a.tif' would both write 'out/a.png'"),
         (["nonsense://bucket/eye.png"], "out", "not an address that can be opened"),

@@ -197,7 +197,9 @@ def choose_precision(precision: str | None, device: torch.device) -> str:
         raise OptionError(EXPORT_INT8)
     if precision not in tuple(DTYPES):
         allowed = ", ".join(map(repr, (*DTYPES, "auto")))
-        raise OptionError(f"precision is {precision!r}; allowed are {allowed}.")
+        raise OptionError(
+            f"precision is {precision!r}; allowed are {allowed}.{did_you_mean(precision, DTYPES)}"
+        )
     raise DeviceError(
         f"Device {str(device)!r} cannot compute in {precision}; it can in {', '.join(native)}."
     )

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingExtraError, OptionError, ResourceError, how_to_install, require
+from ..errors import OptionError, ResourceError, missing_extra, require
 from ..fov import find_field_of_view
 from ..images import RGB, ImageLike, to_rgb
 from ..preprocess import check_scale, preprocess
@@ -82,10 +82,7 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
     """
     for package in ("nncf", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(
-                f"To export a model in int8 needs {package}, which is not installed. "
-                f"{how_to_install('openvino')}"
-            )
+            raise missing_extra(package, "openvino", "it is not installed")
     if not sys.executable or getattr(sys, "frozen", False):
         raise OptionError(
             "To export a model in int8 needs a Python process, which this program cannot start. "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..api import Model, PathLike
-    from ..backends import BackendName, Precision
+    from ..choices import BackendName, Precision
 
 OnOutcome: TypeAlias = "Callable[[Job, Row | Exception], None]"
 OnError: TypeAlias = Literal["continue", "raise"]
@@ -174,7 +174,7 @@ def segment_folder(
     def load() -> Segmenter:
         return load_or_check(
             model, device=device, precision=precision, backend=backend, stride=stride,
-            batch_size=batch_size, max_pixels=max_pixels,
+            batch_size=batch_size, max_pixels=max_pixels, progress=progress,
         )  # fmt: skip
 
     return run_with_bar(

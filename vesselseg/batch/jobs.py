@@ -75,7 +75,7 @@ def plan_jobs(
     found: list[tuple[str, PurePath]] = []  # the photograph, and its place below `out`
     for text in inputs:
         photographs = find_photographs(text, out, recursive)
-        if not photographs:
+        if not photographs and len(inputs) > 1:  # without any photograph an error follows
             logger.warning("There are no photographs in %r.", text)
         found += photographs
     if "dicom" in kinds or names_dicom(out):
@@ -110,7 +110,7 @@ def _check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def names_file(out: str, *, is_single: bool) -> bool:
-    """Whether OUT is a file rather than a folder; OptionError if it is one that cannot be written.
+    """Whether `out` is a file, not a folder; OptionError if it is one that cannot be written.
 
     A file takes the result of a single photograph, passed by its own name.
     """
@@ -118,12 +118,12 @@ def names_file(out: str, *, is_single: bool) -> bool:
     is_file = suffix in FORMATS or names_dicom(suffix)
     if is_file and not is_single:
         raise OptionError(
-            f"OUT is the file {out!r}, which takes the result of a single photograph. For folders "
+            f"{out!r} is a file, which takes the result of a single photograph. For folders "
             f"and for several photographs, name a folder."
         )
     if suffix in endings() and not is_file:
         raise OptionError(
-            f"OUT is {out!r}, but results are written as {', '.join(FORMATS)}, .dcm. Name such a "
+            f"{out!r} cannot be written: results are {', '.join(FORMATS)} or .dcm. Name such a "
             f"file."
         )
     return is_file
@@ -261,6 +261,6 @@ def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
             if target in readers:
                 raise OptionError(
                     f"{readers[target].name!r} would be overwritten by the result of "
-                    f"{job.name!r}. Nothing was done. Choose another folder for OUT."
+                    f"{job.name!r}. Nothing was done. Choose another folder for the results."
                 )
     return list(unique.values())

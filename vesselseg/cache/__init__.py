@@ -219,7 +219,7 @@ def _locked(spec: ModelSpec) -> Iterator[None]:
         try:
             held = file_lock.acquire(timeout=1)
         except TimeoutError:
-            logger.info("Waiting for another process that downloads %s.", spec.name)
+            logger.warning("Waiting for another process that downloads %s.", spec.name)
             held = file_lock.acquire()
         with held:
             yield
@@ -432,7 +432,7 @@ def _bring(
     part.replace(target)
     for rest in target.parent.glob(f"{spec.filename}.*.part*"):  # of other addresses too
         rest.unlink(missing_ok=True)
-    logger.info("%s: SHA-256 %s, from %s", target, digest, origin)
+    logger.info("%s was obtained from %s.", target, origin)
     return CachedFile(target, digest, content)
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError
+from ..errors import OptionError, VesselsegError
 from . import arguments
 
 if TYPE_CHECKING:
@@ -30,10 +30,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "itself) (default: do them again)")  # fmt: skip
     add("--part", type=_part, default=(1, 1), metavar="I/N",
         help="the I-th of N shares of the sorted list, I from 1 to N (default: 1/1)")  # fmt: skip
+    add("--on-error", choices=("continue", "stop"), default="continue",
+        help="what to do if an image fails: go on with the others, or stop "
+        "(default: %(default)s)")  # fmt: skip
     add = parser.add_argument_group("more than one machine").add_argument
     add("--executor", choices=("local", "ray"), default="local",
-        help="ray: on the workers of a Ray cluster; IMAGE and OUT can be addresses such as "
-        "s3://bucket/folder; needs vesselseg[ray] (default: %(default)s)")  # fmt: skip
+        help="ray: on the workers of a Ray cluster; IMAGE and OUTPUT can be addresses such as "
+        "s3://bucket/folder; needs the extra ray (default: %(default)s)")  # fmt: skip
     add("--address", metavar="ADDRESS", help="of the Ray cluster, such as auto or "
         "HOST:6379 (default: RAY_ADDRESS, or else a Ray on this machine for this run)")  # fmt: skip
 
@@ -42,7 +45,7 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise OptionError for options that do not go together."""
     from ..batch.folder import refuse_addresses
 
-    places = [place for place in (options.out, *options.inputs) if place is not None]
+    places = [place for place in (options.output, *options.inputs) if place is not None]
     if options.executor == "ray":
         if "-" in places:
             raise OptionError(
@@ -71,8 +74,6 @@ def run(
     **tables: Any,
 ) -> int:
     """Run a collection; print progress, warnings, errors and a summary; return the exit code."""
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
     from ..batch.folder import run_collection
 
     execute = None
@@ -89,11 +90,11 @@ def run(
     def load() -> Segmenter | None:
         return arguments.load_model(options, **changes) if needs_model else None
 
-    progress = _Progress(verb)
+    progress = _Progress(verb, options)
     warnings = logging.getLogger("vesselseg.segmenter")
     warnings.addFilter(_is_in_table)
     try:
-        with progress.bar, logging_redirect_tqdm([] if progress.bar.disable else None):
+        with progress.bar:
             run_collection(
                 jobs,
                 work,
@@ -104,6 +105,13 @@ def run(
                 execute=execute,
                 **tables,
             )
+    except _Stopped:
+        pass
+    except VesselsegError as error:
+        if progress.begun is None:
+            raise
+        print(f"vesselseg: {error}", file=sys.stderr)
+        return 1
     finally:
         warnings.removeFilter(_is_in_table)
         progress.summarize(where)
@@ -123,14 +131,19 @@ def _is_in_table(_: logging.LogRecord) -> bool:
     return False
 
 
+class _Stopped(Exception):  # noqa: N818
+    """Ends a run after the first image that fails, as ``--on-error stop`` asks."""
+
+
 class _Progress:
     """A bar that counts images, their warnings and errors, and a summary at the end."""
 
-    def __init__(self, verb: str) -> None:
+    def __init__(self, verb: str, options: argparse.Namespace) -> None:
         from tqdm import tqdm
 
-        self.verb = verb
-        self.bar = tqdm(unit="image", disable=None, file=sys.stderr)
+        self.verb, self.options = verb, options
+        disable = None if options.progress else True  # None: shown on a terminal only
+        self.bar = tqdm(unit="image", disable=disable, file=sys.stderr)
         self.begun: float | None = None
         self.done = self.failed = self.repeated = self.skipped = 0
 
@@ -145,24 +158,27 @@ class _Progress:
         error = row.get("error")
         if error is None:
             self.done += 1
-            if row["warning"]:
+            if row["warning"] and not self.options.quiet:
                 self.bar.write(f"WARNING: {row['input']}: {row['warning']}", file=sys.stderr)
         else:
             self.failed += 1
             named = error if row["input"] in error else f"{row['input']}: {error}"
             self.bar.write(f"vesselseg: {named}", file=sys.stderr)
         self.bar.update()
+        if error is not None and self.options.on_error == "stop":
+            raise _Stopped
 
     def summarize(self, where: str) -> None:
         """Print the summary of a run that began."""
-        if self.begun is None:
+        if self.begun is None or self.options.quiet:
             return
         seconds = time.perf_counter() - self.begun
         repeated = ""
         if self.repeated:
             repeated = f" ({self.repeated} again, since their settings or files differed)"
+        shown = f"; {where}" if self.done or self.skipped else ""
         print(
             f"vesselseg: {self.done} {self.verb}{repeated}, {self.skipped} skipped, "
-            f"{self.failed} failed, in {seconds:.1f} s; {where}",
+            f"{self.failed} failed, in {seconds:.1f} s{shown}",
             file=sys.stderr,
         )

@@ -25,8 +25,8 @@ _VARIABLES = (
     "REQUESTS_CA_BUNDLE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
 )  # fmt: skip
 _EXTRAS = (
-    "highdicom", "napari", "nncf", "onnx", "onnxruntime", "openvino", "pydicom", "ray",
-    "scikit-image", "skan", "starlette", "uvicorn",
+    "argcomplete", "highdicom", "napari", "nncf", "onnx", "onnxruntime", "openvino", "pydicom",
+    "ray", "scikit-image", "skan", "starlette", "uvicorn",
 )  # fmt: skip
 _TIMEOUT = 10.0  # seconds that a host may take to answer
 _REPEATS = 3
@@ -38,6 +38,8 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="show versions and devices, and which precision works well here",
+        usage="vesselseg doctor [--network] [--json]",
+        epilog="examples:\n  vesselseg doctor\n  vesselseg doctor --json > report.json",
         description="Show versions, devices, threads and folders, and compare each precision on "
         "each device with float32 on the CPU, on one window. Nothing is sent anywhere unless "
         "--network is given.",
@@ -54,11 +56,8 @@ def _doctor(options: argparse.Namespace) -> int:
     import torch
 
     from .._version import __version__
-    from ..cache import cache_folder
+    from .models import describe_cache
 
-    folder = cache_folder()
-    sizes = [path.stat().st_size for path in folder.glob("*.pth")]
-    megabytes = round(sum(sizes) / 1e6, 1)
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     report: dict[str, Any] = {
         "versions": {
@@ -73,7 +72,7 @@ def _doctor(options: argparse.Namespace) -> int:
             "processors usable": len(affinity(0)) if affinity else os.cpu_count() or 1,
         },
         "devices": _find_devices(),
-        "cache": {"folder": str(folder), "weights": len(sizes), "megabytes": megabytes},
+        "cache": describe_cache(),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         **_compare_precisions(),
     }

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import install_command
 from . import arguments
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ have them, FOLDER/masks with the fields of view.
 
 Figures are printed in percent and written as fractions. Dice over whole frames, pixels of all
 images together, is the published convention; figures inside the field of view follow."""
+_EPILOG = f"""\
+examples:
+  vesselseg evaluate DRIVE/ --dataset drive --model unet_s5-d16_drive
+  vesselseg evaluate labelled/ --dataset pairs --table figures.csv
+
+Needs an extra: {install_command("eval")}."""
 
 
 def add_parsers(commands: Any) -> None:
@@ -30,12 +37,14 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="compare a model with the labels of a data set",
+        usage="vesselseg evaluate FOLDER --dataset NAME [--model MODEL] [options]",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     add = parser.add_argument
     add("folder", nargs="?", metavar="FOLDER", help="the unpacked data set")
-    add("--dataset", required=True, choices=_DATASETS, help="how the folder is laid out")
+    add("--dataset", required=True, choices=_DATASETS,
+        help="how the folder is laid out (required)")  # fmt: skip
     add("--split", choices=("test", "train", "all"),
         help="the published halves of the data set; not for pairs (default: test)")  # fmt: skip
     add("--observer", type=int, choices=(1, 2),
@@ -45,9 +54,12 @@ def add_parsers(commands: Any) -> None:
     for name in ("images", "labels", "masks"):
         add(f"--{name}", metavar="FOLDER", help=f"for pairs (default: FOLDER/{name})")
     arguments.add_run_options(arguments.add_model_options(parser, several=True))
-    add("--json", metavar="FILE", help="write all figures as JSON")
-    add("--csv", metavar="FILE", help="write a row for each image and model")
-    add("--report", metavar="FOLDER", help="write FOLDER/index.html with pictures, worst first")
+    add = parser.add_argument_group("results").add_argument
+    add("--table", metavar="FILE",
+        help="write a table, .csv, with a row for each image and model (default: no)")  # fmt: skip
+    add("--figures", metavar="FILE", help="write all figures, .json (default: no)")
+    add("--report", metavar="FOLDER",
+        help="write FOLDER/index.html with pictures, worst first (default: no)")  # fmt: skip
     parser.set_defaults(run=partial(_evaluate, parser))
 
 
@@ -62,7 +74,6 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
 
     metrics.require_skeletons()
     dataset = _read_dataset(options)
-    print(dataset.description, file=sys.stderr)
     # All models are loaded now, so that a mistake is not found hours later.
     names = dict.fromkeys(options.model or [None])
     models = [arguments.load_model(options, model=name) for name in names]
@@ -81,6 +92,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
                 scale=options.scale,
                 threshold=options.threshold,
                 on_case=keep,
+                progress=options.progress,
             )
         )
     observer = evaluate_other_observer(dataset)
@@ -91,10 +103,10 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         print(f"vesselseg: {name}: {why}", file=sys.stderr)
 
     print(report.to_text(dataset, evaluations))
-    if options.json:
-        report.write_json(Path(options.json), dataset, evaluations)
-    if options.csv:
-        report.write_csv(Path(options.csv), dataset, evaluations)
+    if options.figures:
+        report.write_json(Path(options.figures), dataset, evaluations)
+    if options.table:
+        report.write_csv(Path(options.table), dataset, evaluations)
     if options.report:
         page = report.write_page(Path(options.report), dataset, evaluations, pictures)
         print(f"\nReport: {page}")
@@ -116,7 +128,10 @@ def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace)
             parser.error(f"--{name} is for {owner}")
     if options.weights and len(options.model or []) != 1:
         parser.error("--weights needs exactly one --model, which says how to use them")
-    for file in (options.json, options.csv):
+    for name, suffix in (("table", ".csv"), ("figures", ".json")):
+        file = getattr(options, name)
+        if file and Path(file).suffix.lower() != suffix:
+            parser.error(f"--{name} needs a file ending in {suffix}, not {file!r}")
         if file and not Path(file).absolute().parent.is_dir():
             parser.error(f"the folder of {file} does not exist; create it")
     if options.report and Path(options.report).exists() and not Path(options.report).is_dir():

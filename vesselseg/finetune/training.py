@@ -17,6 +17,7 @@ from .. import weights
 from .._version import __version__
 from ..api import Model, PathLike, obtain_network, resolve_model
 from ..backends.pytorch import choose_device
+from ..choices import canonical_device
 from ..errors import CheckpointError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
 from ..files import sha256, whole_file
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 _ZOOM = (0.7, 1.4)
 _AUGMENTATION = Augmentation(colour=1.0, local=True)
 _DECAY = 0.99  # of the moving average
+_LOG_EVERY = 10  # iterations
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def train(
         patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
     )  # fmt: skip
     _check_output(output, card, state_file, force=force)
-    chosen_device = choose_device(device)
+    chosen_device = choose_device(canonical_device(device))
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
@@ -219,28 +221,37 @@ def train(
     state = None
     if state_file.exists() and not restart:
         state = read_state(state_file, belongs_to)
-    run = _Run(network, spec, split, options)
-
-    def evaluate() -> None:
-        scores = run.evaluate()
-        write_state(state_file, belongs_to, run.state_dict())
-        logger.info("Iteration %d: Dice %.4f", scores.iteration, scores.dice)
-        if on_evaluation is not None:
-            on_evaluation(scores)
-
-    if state is None:
-        evaluate()
-    else:
-        run.load_state_dict(state, state_file)
     bar = tqdm(
-        total=iterations, initial=run.trainer.iteration, desc="training", unit="iteration",
+        total=iterations, desc="reading", unit="iteration",
         disable=None if progress else True,  # None: shown on a terminal only
     )  # fmt: skip
     with bar:
+        run = _Run(network, spec, split, options)
+
+        def evaluate() -> None:
+            bar.set_description("measuring")
+            scores = run.evaluate()
+            write_state(state_file, belongs_to, run.state_dict())
+            bar.set_postfix_str(f"Dice {100 * scores.dice:.2f}", refresh=False)
+            bar.set_description("training")
+            if on_evaluation is None:
+                logger.info("Iteration %d: Dice %.4f", scores.iteration, scores.dice)
+            else:
+                on_evaluation(scores)
+
+        if state is None:
+            evaluate()
+        else:
+            run.load_state_dict(state, state_file)
+            bar.initial = bar.n = run.trainer.iteration
+            bar.set_description("training")
         while not run.is_done:
-            run.step()
+            loss = run.step()
             bar.update()
-            if run.trainer.iteration % evaluate_every == 0 or run.trainer.iteration == iterations:
+            iteration = run.trainer.iteration
+            if iteration % _LOG_EVERY == 0:
+                logger.info("Iteration %d of %d: loss %.4f", iteration, iterations, loss.item())
+            if iteration % evaluate_every == 0 or iteration == iterations:
                 evaluate()
     with whole_file(output) as part:
         with torch.device("meta"):
@@ -313,10 +324,10 @@ class _Run:
         last = self.trainer.iteration == self.trainer.iterations
         return last or since >= self.patience
 
-    def step(self) -> None:
-        """Train on one batch of windows."""
+    def step(self) -> Tensor:
+        """Train on one batch of windows and return the loss."""
         try:
-            self.trainer.step(self.windows.batch(self.batch_size))
+            return self.trainer.step(self.windows.batch(self.batch_size))
         except torch.OutOfMemoryError as error:
             raise ResourceError(
                 f"{self.batch_size} windows at once do not fit into the memory of "
