@@ -58,7 +58,7 @@ def test_the_summary_has_the_figures_of_all_images_together_and_their_means(tmp_
 
 
 def test_the_interval_of_a_mean_is_that_of_normal_theory():
-    interval = evaluation(subjects(DICES)).intervals(resamples=20_000)["mean_dice"]
+    interval = evaluation(subjects(DICES)).intervals(resamples=8000)["mean_dice"]
 
     dices = [image.figures.dice for image in subjects(DICES)]
     error = np.std(dices, ddof=1) / math.sqrt(len(dices))
@@ -144,6 +144,11 @@ def test_what_is_not_defined_has_no_interval():
 def test_resamples_must_be_a_positive_integer(resamples):
     with pytest.raises(OptionError, match=r"resamples is .*; it must be a positive integer"):
         evaluation(subjects(DICES)).intervals(resamples=resamples)
+
+
+def test_the_seed_must_not_be_negative():
+    with pytest.raises(OptionError, match="seed is -1"):
+        evaluation(subjects(DICES)).intervals(seed=-1)
 
 
 def test_the_two_eyes_of_a_child_count_as_one(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +24,7 @@ import vesselseg
 from vesselseg import OutputError
 from vesselseg.evaluation import report
 from vesselseg.evaluation.datasets import Sample, read_dataset, read_pairs
+from vesselseg.evaluation.figures import draw_figures
 from vesselseg.evaluation.report import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, percent
 from vesselseg.evaluation.scores import Case, evaluate, evaluate_other_observer
 
@@ -233,6 +237,20 @@ def test_names_of_files_are_text_not_html(tmp_path):
 
     assert set(page.texts["h3"]) == {"<img src=x>", "a&b", '"c"'}
     assert len(page.pictures) == 9
+
+
+def test_figures_of_a_single_empty_mask_and_an_odd_name(tmp_path):
+    dataset = pairs(tmp_path, names=("a",))
+    evaluation = evaluate(models.tiny_model(tmp_path), dataset.samples, threshold=1)
+    odd = dataclasses.replace(evaluation, name="_odd $x^ name")
+
+    before = dict(matplotlib.rcParams)
+    drawings = draw_figures(tmp_path, [odd])
+
+    assert dict(matplotlib.rcParams) == before
+    assert math.isnan(odd.total.widths[0])
+    for drawing in drawings:
+        assert (tmp_path / f"{drawing.name}.svg").stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -130,6 +130,12 @@ def _new_figure(height: float = 3.9) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _label(evaluation: Evaluation) -> str:
+    """The name as matplotlib shows it: "$" starts a formula there, and "_" hides a label."""
+    name = evaluation.name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
 def _style(place: int) -> dict[str, Any]:
     """Colour and dashes of the evaluation at a place."""
     return {
@@ -160,9 +166,9 @@ def _draw_curves(
         points = [(x(counts), y(counts)) for counts in total.tally.detailed_curve]
         points = [point for point in points if not any(map(math.isnan, point))]
         if points:
-            axes.plot(*zip(*points, strict=True), **_style(place), label=evaluation.name)
+            axes.plot(*zip(*points, strict=True), **_style(place), label=_label(evaluation))
         _draw_points(
-            axes, place, x(total.inside), y(total.inside), "" if points else evaluation.name
+            axes, place, x(total.inside), y(total.inside), "" if points else _label(evaluation)
         )
     axes.set(xlabel=labels[0], ylabel=labels[1])
     figure.legend(loc="outside lower left")
@@ -177,7 +183,7 @@ def _draw_thresholds(evaluations: Sequence[Evaluation]) -> Figure:
         if not total.tally.curve:
             continue
         dices = [metrics.dice(counts) for counts in total.tally.curve]
-        axes.plot(THRESHOLDS, dices, **_style(place), label=evaluation.name)
+        axes.plot(THRESHOLDS, dices, **_style(place), label=_label(evaluation))
         _draw_points(axes, place, evaluation.provenance["threshold"], metrics.dice(total.inside))
     axes.set(xlabel="threshold", ylabel="Dice")
     figure.legend(loc="outside lower left")
@@ -194,7 +200,7 @@ def _draw_reliability(evaluations: Sequence[Evaluation]) -> Figure:
             axes.plot(
                 [each.probability for each in bins],
                 [each.vessels / each.pixels for each in bins],
-                **_style(place), marker=_MARKERS[place % len(_MARKERS)], label=evaluation.name,
+                **_style(place), marker=_MARKERS[place % len(_MARKERS)], label=_label(evaluation),
                 clip_on=False,
             )  # fmt: skip
     axes.set(xlabel="probability", ylabel="share of vessels")
@@ -232,7 +238,7 @@ def _draw_agreement(
                     f"{value:+.2g}", (1.01, value), xycoords=("axes fraction", "data"),
                     va="center", annotation_clip=False,
                 )  # fmt: skip
-        axes.set_title(evaluation.name, loc="left", fontsize=8)
+        axes.set_title(_label(evaluation), loc="left", fontsize=8)
         axes.set_ylabel(f"mask - label{unit}")
     all_axes[-1].set_xlabel(f"mean of mask and label{unit}")
     return figure

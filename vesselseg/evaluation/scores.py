@@ -101,7 +101,8 @@ class Tally:
     """How the probabilities of vessel and background are distributed, in 5 kB.
 
     Counts at `THRESHOLDS` and reliability are exact. The area under the curve takes pixels between
-    two of some 320 thresholds as ties, which changes it by about 0.0001 at most.
+    two of some 320 thresholds as ties, which changes it by about 0.0001 at most if probabilities
+    are spread as those of trained networks are.
     """
 
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, len(_EDGES)), np.int64))
@@ -330,7 +331,7 @@ class Evaluation:
         Raises
         ------
         OptionError
-            If `resamples` is not a positive integer.
+            If `resamples` is not a positive integer, or `seed` is negative.
 
         Notes
         -----
@@ -366,8 +367,8 @@ class Evaluation:
         Raises
         ------
         OptionError
-            If the evaluations share no photograph, or have different files of one, or `resamples`
-            is not a positive integer.
+            If the evaluations share no photograph, or have different files of one, or another
+            argument is outside what is described in :meth:`intervals`.
 
         Examples
         --------

@@ -64,6 +64,8 @@ def draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArray
     """
     if not isinstance(resamples, int) or resamples < 1:
         raise OptionError(f"resamples is {resamples!r}; it must be a positive integer.")
+    if not isinstance(seed, int) or seed < 0:
+        raise OptionError(f"seed is {seed!r}; it must be an integer that is not negative.")
     names, place = np.unique(subjects, return_inverse=True)
     number = len(names)
     generator = np.random.default_rng(seed)
