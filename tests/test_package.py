@@ -74,10 +74,11 @@ backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api finetune.jpeg finetune.resampling
-batch.places batch.engine evaluation.datasets app.server finetune.losses finetune.augmentation
+batch.places batch.engine evaluation.datasets evaluation.statistics app.server
+finetune.losses finetune.augmentation
 batch.jobs batch.table evaluation.scores finetune.state finetune.windows
-batch.work finetune.trainer evaluation.report finetune.photographs finetune.scores
-batch.folder finetune.card
+batch.work finetune.trainer evaluation.figures finetune.photographs finetune.scores
+batch.folder finetune.card evaluation.report
 ray finetune.training napari.layers
 finetune napari napari.widget
 cli.arguments cli.parser

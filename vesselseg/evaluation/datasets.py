@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ class Sample:
     """The files of one photograph; `split` is "test", "train", or empty if it is not known.
 
     `second` is the label of the other observer, and `fov` the data set's own field of view. `bits`
-    is the number of significant bits if the photograph has 16-bit values.
+    is the number of significant bits if the photograph has 16-bit values. `subject` names the
+    person, whose photographs count as one where intervals are computed; empty if it is not known.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Sample:
     second: Path | None = None
     fov: Path | None = None
     bits: int | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Dataset:
 
 
 class Layout(NamedTuple):
-    """How a data set names its photographs, and from each name the files of it."""
+    """How a data set names its photographs, and from each name its files and its subject."""
 
     title: str
     train: tuple[str, ...]
@@ -97,6 +100,7 @@ class Layout(NamedTuple):
     label: str
     second: str = ""
     fov: str = ""
+    subject: str | None = None  # a pattern for names; None: one photograph of each person
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -120,6 +124,7 @@ LAYOUTS: Mapping[str, Layout] = {
         train=tuple(f"Image_{n:02}{eye}" for n in range(1, 11) for eye in "LR"),
         test=tuple(f"Image_{n}{eye}" for n in range(11, 15) for eye in "LR"),
         image="{}.jpg", label="{}_1stHO.png", second="{}_2ndHO.png",
+        subject=r"Image_\d+",  # L and R are the eyes of one child
     ),
     "hrf": Layout(
         "HRF",
@@ -190,7 +195,8 @@ def read_dataset(
     for name in present:
         half = "test" if name in layout.test else "train"
         paths = images[name], labels[name], seconds.get(name), fovs.get(name)
-        samples.append(Sample(name, half, *paths, check_bits(bits)))
+        subject = find_subject(name, layout.subject)
+        samples.append(Sample(name, half, *paths, check_bits(bits), subject))
     missing = tuple(name for name in names if name not in present)
     return Dataset(dataset, layout.title, split, tuple(samples), missing, observer)
 
@@ -255,16 +261,20 @@ def read_pairs(
     labels: Path,
     masks: Path | None = None,
     *,
+    group: str | None = None,
     limit: int | None = None,
     bits: int | None = None,
 ) -> Dataset:
     """Read photographs in one folder with labels of the same stems in another.
 
     The stem of a label, or of a field of view in `masks`, is that of its photograph, alone or
-    followed by ``_`` and more: ``eye.jpg`` goes with ``eye.png`` or ``eye_vessels.png``. `limit`
-    keeps only the first photographs; `bits` is the number of significant bits in 16-bit ones.
-    Raises FileNotFoundError if a folder does not exist, and DatasetError if there is no photograph,
-    or one without a label or with several.
+    followed by ``_`` and more: ``eye.jpg`` goes with ``eye.png`` or ``eye_vessels.png``. `group` is
+    a regular expression for the file names of photographs. Its first group, or the whole match if
+    it has none, names the subject; without it, every photograph counts as a subject of its own.
+    `limit` keeps only the first photographs; `bits` is the number of significant bits in 16-bit
+    ones. Raises FileNotFoundError if a folder does not exist, DatasetError if there is no
+    photograph, or one without a label or with several, and OptionError if `group` is not a regular
+    expression or does not match every file name.
     """
     photographs = _list_pictures(images)
     if not photographs:
@@ -284,10 +294,31 @@ def read_pairs(
     for path in photographs:
         half = "train" if path.stem in training else ""
         paths = path, label_of[path.stem], None, fov_of.get(path.stem)
-        samples.append(Sample(path.stem, half, *paths, check_bits(bits)))
+        subject = path.stem if group is None else find_subject(path.name, group)
+        samples.append(Sample(path.stem, half, *paths, check_bits(bits), subject))
     titles = sorted({training[sample.name] for sample in samples if sample.split})
     title, missing = " and ".join(titles) or "pairs", tuple(stems[len(photographs) :])
     return Dataset("pairs", title, "all", tuple(samples), missing)
+
+
+def find_subject(filename: str, group: str | None) -> str:
+    """Return the subject that a file name stands for; raise OptionError if there is none."""
+    if group is None:
+        return filename
+    try:
+        match = re.search(group, filename)
+    except re.error as error:
+        raise OptionError(
+            f"group is {group!r}, which is not a regular expression: {error}. For "
+            f"example, '(.+)_[LR]' takes the part before _L or _R as the subject."
+        ) from error
+    subject = match and match[1 if match.re.groups else 0]
+    if not subject:
+        raise OptionError(
+            f"group {group!r} finds no subject in the file name {filename!r}. It must match every "
+            f"photograph; its first group in brackets, or the whole match, names the subject."
+        )
+    return subject
 
 
 def _list_pictures(folder: Path) -> list[Path]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import DatasetError, OptionError
-from ..evaluation.datasets import Sample, read_photograph
+from ..evaluation.datasets import Sample, find_subject, read_photograph
 from ..evaluation.scores import read_mask
 from ..fov import find_field_of_view
 from ..preprocess import vessel_bias
@@ -58,7 +57,7 @@ def split_by_subject(
     """
     samples_of: dict[str, list[Sample]] = {}
     for sample in samples:
-        samples_of.setdefault(_find_subject(sample.image.name, group), []).append(sample)
+        samples_of.setdefault(find_subject(sample.image.name, group), []).append(sample)
     names = sorted(samples_of)
     if len(names) < 2:
         raise OptionError(
@@ -72,26 +71,6 @@ def split_by_subject(
         tuple(subject for place, subject in enumerate(subjects) if place not in chosen),
         tuple(subject for place, subject in enumerate(subjects) if place in chosen),
     )
-
-
-def _find_subject(filename: str, group: str | None) -> str:
-    """Return the subject that a file name stands for; raise OptionError if there is none."""
-    if group is None:
-        return filename
-    try:
-        match = re.search(group, filename)
-    except re.error as error:
-        raise OptionError(
-            f"group is {group!r}, which is not a regular expression: {error}. For "
-            f"example, '(.+)_[LR]' takes the part before _L or _R as the subject."
-        ) from error
-    subject = match and match[1 if match.re.groups else 0]
-    if not subject:
-        raise OptionError(
-            f"group {group!r} finds no subject in the file name {filename!r}. It must match every "
-            f"photograph; its first group in brackets, or the whole match, names the subject."
-        )
-    return subject
 
 
 def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:
