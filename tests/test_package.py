@@ -59,9 +59,9 @@ def test_every_error_has_the_base_and_a_builtin():
 ORDER = """
 errors _version
 formats
-spec files sliding opencv_resize unet dicom
+spec files sliding opencv_resize unet dicom tiff color
 registry fov safe_load metrics
-images weights measures
+content images weights measures
 result preprocess familiarity cache.sidecar
 cache.transfer
 cache
