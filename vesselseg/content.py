@@ -11,8 +11,8 @@ from .fov import FieldOfView
 
 _SAMPLES = 512  # rows and columns, about, that are looked at
 _LAG = 16  # pixels: what a decoder fills in repeats itself within a block of a JPEG file
-_BLOCK = 8  # samples per side of the squares that are looked at, three by three
-_FLAT = 0.01  # of the field of view: what is flat, at most
+_BLOCK = 8  # samples per side of a square
+_AREA = 5  # squares per side of the smallest area that counts
 _MORE_BLUE = 1.1  # times as much as red
 _WHITE = 0xFFFFFF
 
@@ -25,7 +25,7 @@ def find_faults(rgb: NDArray[np.uint8], fov: FieldOfView) -> list[str]:
     red, green, blue = rgb[::step, ::step].transpose(2, 0, 1).astype(np.uint32, order="C")
     faults = []
     colors = red << 16 | green << 8 | blue
-    if flat_share(colors, inside, _LAG // step) > _FLAT or has_flat_rows(colors, inside):
+    if has_flat_area(colors, inside, _LAG // step) or has_flat_rows(colors, inside):
         faults.append(
             "Part of the field of view is flat, or the same pattern again and again, as in no "
             "photograph. The file may be damaged, or parts of it blanked. Look at the overlay."
@@ -38,24 +38,23 @@ def find_faults(rgb: NDArray[np.uint8], fov: FieldOfView) -> list[str]:
     return faults
 
 
-def flat_share(colors: NDArray[np.uint32], inside: NDArray[np.bool_], lag: int) -> float:
-    """Share of the field of view in large areas that equal what is beside and below them.
+def has_flat_area(colors: NDArray[np.uint32], inside: NDArray[np.bool_], lag: int) -> bool:
+    """Whether a large area equals what is beside and below it, `lag` samples away.
 
-    Strong compression makes single flat squares, which do not count. White does not count either,
+    Strong compression makes small flat areas, which do not count. White does not count either,
     since lamps saturate sensors.
     """
     height, width = colors.shape[0] - lag, colors.shape[1] - lag
     rows, columns = height // _BLOCK, width // _BLOCK
-    if rows < 3 or columns < 3:
-        return 0.0
+    if min(rows, columns) < _AREA:
+        return False
     here = colors[:height, :width]
     is_flat = (here == colors[:height, lag:]) & (here == colors[lag:, :width])
     is_flat &= (here != _WHITE) & inside[:height, :width]
     squares = is_flat[: rows * _BLOCK, : columns * _BLOCK]
     squares = squares.reshape(rows, _BLOCK, columns, _BLOCK).all(axis=(1, 3))
-    tall = squares[:-2] & squares[1:-1] & squares[2:]
-    large = tall[:, :-2] & tall[:, 1:-1] & tall[:, 2:]
-    return float(large.sum() * _BLOCK**2 / max(np.count_nonzero(inside), 1))
+    areas = np.lib.stride_tricks.sliding_window_view(squares, (_AREA, _AREA))
+    return bool(areas.all(axis=(2, 3)).any())
 
 
 def has_flat_rows(colors: NDArray[np.uint32], inside: NDArray[np.bool_]) -> bool:

@@ -43,6 +43,7 @@ _DICOM_ELEMENT = (
     rb"|[\x02\x08]\x00.\x00[\x02-\x40]\x00\x00\x00"  # or its length
 )
 
+_LONG_RUN = 512  # bytes
 _EXTRACT = "Export the photograph from it, for example as PNG"
 _UNPACK = "Unpack it first"
 _DEVELOP = "Develop it with the camera's software or rawpy, and save it as PNG or TIFF"
@@ -230,17 +231,43 @@ def without_metadata(stream: IO[bytes], most: float) -> bytes | None:
         return b"".join(kept)
     if not content.startswith(b"\xff\xd8"):
         return None
-    kept, position = [content[:2]], 2
-    while (
-        content[position : position + 1] == b"\xff"
-        and content[position + 1 : position + 2] != b"\xda"
+    return b"".join(
+        content[start:end]
+        for start, end in _jpeg_segments(content)
+        if not (content[start + 1] == 0xFE or 0xE1 <= content[start + 1] <= 0xED)
+    )
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of each part of a JPEG file; the last is its pixels with all that follows."""
+    yield 0, 2
+    start = 2
+    while content[start : start + 1] == b"\xff" and content[start + 1 : start + 2] not in (
+        b"",
+        b"\xda",
     ):
-        length = 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-        is_metadata = content[position + 1] == 0xFE or 0xE1 <= content[position + 1] <= 0xED
-        if not is_metadata:
-            kept.append(content[position : position + length])
-        position += length
-    return b"".join([*kept, content[position:]])
+        end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+        yield start, end
+        start = end
+    if start + 1 < len(content):
+        yield start, len(content)
+
+
+def is_overwritten(stream: IO[bytes]) -> bool:
+    """Whether a JPEG file repeats one byte in a tenth of its pixels, as damaged files do.
+
+    libjpeg decodes such a file to something, and Pillow does not pass on its warnings.
+    """
+    import numpy as np
+
+    stream.seek(0)
+    content = stream.read()
+    *_, (start, _) = _jpeg_segments(content)
+    end = content.rfind(b"\xff\xd9")  # what follows is padding
+    values = np.frombuffer(content, np.uint8)[start:end]
+    changes = np.flatnonzero(values[1:] != values[:-1])
+    longest = np.diff(changes, prepend=0, append=len(values)).max()
+    return bool(longest > max(_LONG_RUN, len(values) / 10))
 
 
 def is_tiff(head: bytes) -> bool:

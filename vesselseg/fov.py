@@ -55,14 +55,16 @@ def find_field_of_view(image: NDArray[np.uint8]) -> FieldOfView:
         return everything
     factor = max(1, round(max(height, width) / _SIDE))
     bright = _smooth_brightness(image, factor)
-    level = _border_level(bright)
+    level, least = _border_level(bright, _middle_brightness(bright)), 1
+    if level is None:  # between the pictures of a montage the middle is dark
+        level, least = _border_level(bright, float(np.percentile(bright, 90))), 2
     if level is None:
         return everything
     is_bright = bright > level
     found = large_regions(is_bright)
     regions = [_fill_between(region) for region in found]
     inside = np.logical_or.reduce(regions)
-    if inside.mean() < 0.1:
+    if inside.mean() < 0.1 or len(regions) < least:
         return everything  # a bright spot, not a field of view
     small = Image.fromarray(inside.astype(np.uint8) * 255)
     box = (0, 0, width / factor, height / factor)  # the last pixels may stand for fewer
@@ -70,11 +72,11 @@ def find_field_of_view(image: NDArray[np.uint8]) -> FieldOfView:
     circle = _fit_circle(regions[0])
     diameter = None if circle is None else circle.diameter
     count, warning = len(regions), ""
-    if count == 1 and not _is_disc(inside, circle, is_bright):
-        radius, count = _inscribed_discs(found[0])
-        if count > 1:
-            diameter = 2 * radius
-        elif circle is not None:
+    if not _is_disc(regions[0], circle, is_bright):
+        radius, joined = _inscribed_discs(found[0])
+        if joined > 1:
+            diameter, count = 2 * radius, count - 1 + joined
+        elif count == 1 and circle is not None:
             warning = (
                 "The field of view is no disc: part of it is dark, cut off or missing, or "
                 "something beside it is bright. Look at the overlay."
@@ -84,7 +86,7 @@ def find_field_of_view(image: NDArray[np.uint8]) -> FieldOfView:
     if count > 1:
         size = "" if diameter is None else f", {diameter:.0f} pixels wide"
         warning = (
-            f"There seem to be {count} fields of view in the picture, such as both eyes, a stereo "
+            f"There seem to be several fields of view in the picture, such as both eyes, a stereo "
             f"pair or a montage. All were segmented at the scale of one{size}. Measures are of all "
             f"of them together: cut the picture up to have each for itself."
         )
@@ -135,15 +137,20 @@ def _smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.floa
     return np.asarray(channels.max(axis=0) / np.float32(16))
 
 
-def _border_level(bright: NDArray[np.float32]) -> float | None:
-    """Threshold between border and disc; None if no corner is much darker than the middle."""
+def _middle_brightness(bright: NDArray[np.float32]) -> float:
+    """Brightness of the middle of the picture, where the disc of most photographs is."""
+    height, width = bright.shape
+    middle = bright[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    return float(np.median(middle))
+
+
+def _border_level(bright: NDArray[np.float32], disc: float) -> float | None:
+    """Threshold between border and disc; None if no corner is much darker than the disc."""
     height, width = bright.shape
     n = max(2, min(height, width) // 32)
     corners = [bright[:n, :n], bright[:n, -n:], bright[-n:, :n], bright[-n:, -n:]]
     corner = min(corners, key=lambda c: float(c.mean()))
     border, noise = float(np.median(corner)), float(corner.std())
-    middle = bright[height // 4 : -(height // 4), width // 4 : -(width // 4)]
-    disc = float(np.median(middle))
     level = max(_RISE * (disc - border), 4 * noise, 4.0)
     return border + level if disc - border > max(2 * level, disc / 2) else None
 

@@ -27,6 +27,7 @@ from .formats import (
     collect_complaints,
     formats_with_endings,
     is_dicom,
+    is_overwritten,
     is_tiff,
     open_picture,
     without_metadata,
@@ -297,10 +298,18 @@ class _Reader:
                 raise ImageError(f"{self.label} {reason}")
             if layout.needs_tifffile(self.bits):
                 return self._from_tifffile(stream, layout)
-        with open_picture(stream, (), self.max_pixels, self.label) as opened:
+        try:
+            opening = open_picture(stream, (), self.max_pixels, self.label)
+        except UnidentifiedImageError:
+            if layout is None:
+                raise
+            return self._from_tifffile(stream, layout)
+        with opening as opened:
             pages = getattr(opened, "n_frames", 1)
             has_16_bits = any(";16" in str(tile[3]) for tile in opened.tile)
             _load_whole(opened, stream)
+        if opened.format in ("JPEG", "MPO") and is_overwritten(stream):
+            self.warn("is damaged: a large part of its file is one byte, repeated.")
         self._warn_of_pages(pages, opened.mode)
         self._warn_of_colors(opened.info)
         if layout is not None:
@@ -537,6 +546,10 @@ def _check_opened(image: Image.Image, label: str) -> Image.Image:
 
     Pillow decodes a file when its pixels are first used, which would be in our hands.
     """
+    if isinstance(image, TiffImageFile):
+        layout = tiff.Layout(image.tag_v2)
+        if layout.why_rejected() or layout.needs_tifffile(None) or layout.is_negative:
+            raise ImageError(f"{label} comes from a TIFF file that Pillow misreads. Pass the file.")
     # "MPO" is what Pillow calls a JPEG file with several pictures.
     if not isinstance(image, ImageFile.ImageFile) or image.format in (*READABLE, "MPO"):
         return image
@@ -550,10 +563,6 @@ def _check_opened(image: Image.Image, label: str) -> Image.Image:
             f"not decode. Formats that are read: {', '.join(formats_with_endings())}. If you trust "
             f"the file, decode it yourself: pass image.convert('RGB'), or an array."
         )
-    if isinstance(image, TiffImageFile):
-        layout = tiff.Layout(image.tag_v2)
-        if layout.why_rejected() or layout.needs_tifffile(None) or layout.is_negative:
-            raise ImageError(f"{label} comes from a TIFF file that Pillow misreads. Pass the file.")
     return image
 
 
