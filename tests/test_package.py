@@ -60,9 +60,9 @@ ORDER = """
 _version choices
 errors
 formats telemetry
-spec files sliding opencv_resize unet dicom
+spec files sliding opencv_resize unet dicom tiff color
 registry fov safe_load metrics
-images weights measures
+content images weights measures
 result preprocess familiarity cache.sidecar
 cache.transfer
 cache

@@ -18,10 +18,21 @@ from . import weights
 from ._version import __version__
 from .backends import Backend, check_batch_size
 from .choices import Precision, canonical_device, canonical_precision
+from .content import find_faults
 from .errors import OptionError
 from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness
 from .fov import FieldOfView, find_field_of_view
-from .images import MAX_PIXELS, RGB, ImageLike, check_bits, check_max_pixels, is_single, to_rgb
+from .images import (
+    MAX_PIXELS,
+    RGB,
+    Decoded,
+    ImageLike,
+    check_bits,
+    check_max_pixels,
+    decode,
+    is_single,
+    log_warnings,
+)
 from .preprocess import NetworkInput, check_scale, preprocess
 from .result import Segmentation, check_threshold
 from .sliding import Stitcher, WindowQueue, restore, slide
@@ -46,6 +57,7 @@ class _Photograph(NamedTuple):
     fov: FieldOfView
     seen: NetworkInput
     pixels: Tensor  # of `seen`, uint8 (3, h, w) on the device
+    warnings: list[str]
 
 
 class Segmenter:
@@ -441,14 +453,19 @@ class Segmenter:
     def _check_options(self, scale: Scale | None, threshold: float, bits: int | None) -> _Options:
         return _Options(check_scale(scale, self.spec), check_threshold(threshold), check_bits(bits))
 
-    def _preprocess(self, image: ImageLike, options: _Options) -> _Photograph:
-        rgb = to_rgb(image, self.max_pixels, options.bits)
+    def _preprocess(self, image: ImageLike | Decoded, options: _Options) -> _Photograph:
+        decoded = decode(image, self.max_pixels, options.bits)
+        log_warnings(decoded, logger)
+        rgb = decoded.rgb
         fov = find_field_of_view(rgb)
         seen = preprocess(rgb, fov, options.scale, self.spec, self.max_pixels)
-        if seen.warning:
-            logger.warning("%s", seen.warning)
+        doubts = filter(None, [fov.warning, *find_faults(rgb, fov), seen.warning])
+        warnings = [*decoded.warnings]
+        for doubt in doubts:
+            logger.warning("%s", doubt)
+            warnings.append(doubt)
         pixels = _to_device(torch.from_numpy(np.ascontiguousarray(seen.pixels)), self.device)
-        return _Photograph(rgb, fov, seen, pixels.permute(2, 0, 1))
+        return _Photograph(rgb, fov, seen, pixels.permute(2, 0, 1), warnings)
 
     def _window_options(self, options: _Options) -> dict[str, Any]:
         """What `slide` and `WindowQueue` take besides the network."""
@@ -469,20 +486,19 @@ class Segmenter:
     def _to_segmentation(
         self, photograph: _Photograph, copy: _HostCopy, options: _Options
     ) -> Segmentation:
-        rgb, fov, seen, _ = photograph
+        rgb, fov, seen, _, warnings = photograph
         probability = copy.wait()
         sharpness = None
         if self.spec.least_sharpness is not None:
             sharpness = measure_sharpness(seen.scaled, fov.mask)
         familiar = familiarity(probability, fov.mask, sharpness, self.spec)
-        warning = seen.warning
         if familiar is not None and familiar < FAMILIARITY_LIMIT:
             doubt = (
                 f"The photograph is unlike those that model {self.spec.name!r} was trained on "
                 f"(familiarity {familiar:.2f} of 1): look at the overlay."
             )
             logger.warning("%s", doubt)
-            warning = f"{warning} {doubt}".strip()
+            warnings = [*warnings, doubt]
         provenance: dict[str, Any] = {
             "vesselseg": __version__,
             "torch": str(torch.__version__),
@@ -503,7 +519,7 @@ class Segmenter:
             "precision": self.precision,
             "threshold": options.threshold,
             "familiarity": None if familiar is None else round(familiar, 3),
-            "warning": warning,
+            "warning": " ".join(warnings),
         }
         mask = probability > np.float32(options.threshold)
         return Segmentation(mask, probability, fov.mask, provenance, rgb)

@@ -15,7 +15,7 @@ from .. import dicom
 from ..errors import ImageError
 from ..evaluation.datasets import read_label
 from ..fov import find_field_of_view
-from ..images import MAX_PIXELS, RGB, to_rgb
+from ..images import MAX_PIXELS, Decoded, decode, to_rgb
 from ..measures import Measures
 from ..measures import measure as measure_mask
 from ..preprocess import check_scale
@@ -87,12 +87,12 @@ class Work:
         """What tells this version of a job's photograph from another, if that can be found out."""
         return None if job.name == "-" else version_of(self._path(job.name))
 
-    def read(self, job: Job) -> tuple[RGB, str | None]:
+    def read(self, job: Job) -> tuple[Decoded, str | None]:
         """The photograph, and its version."""
         version, source = self.version(job), self._source(job)
         if any(map(names_dicom, job.outputs.values())):
             dicom.read_source(source)  # an error before any work
-        return to_rgb(source, self.max_pixels, self.bits), version
+        return decode(source, self.max_pixels, self.bits), version
 
     def finish(self, job: Job, version: str | None, result: Segmentation, seconds: float) -> Row:
         """Write the files of a job; return its row."""
