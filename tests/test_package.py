@@ -73,10 +73,11 @@ backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api finetune.jpeg finetune.resampling
-batch.places batch.engine evaluation.datasets app.server finetune.losses finetune.augmentation
-batch.jobs batch.table evaluation.scores finetune.state finetune.windows
-batch.work finetune.trainer evaluation.report finetune.photographs finetune.scores
-batch.folder finetune.card
+batch.places batch.engine app.server finetune.losses finetune.augmentation
+batch.search
+batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
+batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores
+batch.folder finetune.card evaluation.report
 ray finetune.training napari.layers
 finetune napari napari.widget
 cli.arguments

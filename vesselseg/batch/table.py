@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ..errors import OptionError, OutputError, require
+from ..files import exists, is_file
 from .places import is_address, make_folder, open_filesystem, suffix_of, write_bytes
 
 Row: TypeAlias = "dict[str, Any]"
@@ -107,9 +108,9 @@ class _File:
 
     def read(self) -> list[Row] | None:
         """The rows, or None if there is no file."""
-        if not self.path.exists():
+        if not exists(self.path):
             return None
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise ValueError("a folder or a device")
         return _from_json_lines(self.path.read_bytes())
 
