@@ -80,7 +80,7 @@ batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scor
 batch.folder finetune.card evaluation.report
 ray finetune.training napari.layers
 finetune napari napari.widget
-cli.arguments
+cli.arguments cli.streams
 cli.collection
 cli.app cli.doctor cli.evaluate cli.measure cli.models cli.segment cli.train
 cli

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +33,7 @@ _FORMATS: dict[str, Literal["jsonl", "csv", "parquet"]] = {
 }  # fmt: skip
 """Endings, and the formats that they mean."""
 
+_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 _START = '{"input":'  # of each line
 _FLUSH_SECONDS = 10.0  # at an address: what a crash can cost
 
@@ -262,4 +264,9 @@ def _from_parquet(content: bytes) -> list[Row]:
         raise ValueError(str(error)) from error
     if table.column_names[:2] != ["input", "error"]:
         raise ValueError("it has other columns")
-    return list(table.to_pylist())
+    rows: list[Row] = table.to_pylist()
+    for row in rows:
+        for name in row.keys() & set(_TEXTS):
+            if row[name] is not None:  # as it was before it was escaped
+                row[name] = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), row[name])
+    return rows

@@ -17,7 +17,9 @@ from typing import Any
 from .. import dicom
 from .._version import __version__
 from ..errors import DeviceError, OptionError, UnknownModelError, VesselsegError, did_you_mean
+from ..files import exists
 from . import app, doctor, evaluate, measure, models, segment, train
+from .streams import lasting_streams
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -42,11 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 1: something failed, and a message says what; 2: wrong usage; 130: interrupted.
     """
+    with lasting_streams():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(words: list[str]) -> int:
     parser, commands = build_parser()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "" in words:
+        parser.error("an argument is empty text, such as a variable of the shell that is not set")
     if words and words[0] not in (*commands, "-h", "--help", "--version"):
         hint = did_you_mean(words[0], commands)
-        if hint and words[0].isalpha() and not Path(words[0]).exists():
+        if hint and words[0].isalpha() and not exists(words[0]):
             parser.error(f"there is no command and no image {words[0]!r}.{hint}")
         words.insert(0, "segment")
     options, unknown = parser.parse_known_args(words)
@@ -58,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dicom.silence()
     try:
         code: int = options.run(options)
+        print(end="", flush=True)
         return code
     except KeyboardInterrupt:
         message, code = "interrupted", 130

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import exists, is_folder
 from . import arguments
+from .collection import printable
 
 if TYPE_CHECKING:
     from ..evaluation.datasets import Dataset
@@ -88,16 +90,17 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         evaluations.append(observer)
     failed = {name: why for evaluation in evaluations for name, why in evaluation.failed.items()}
     for name, why in failed.items():
-        print(f"vesselseg: {name}: {why}", file=sys.stderr)
-
-    print(report.to_text(dataset, evaluations))
+        print(f"vesselseg: {printable(name)}: {why}", file=sys.stderr)
+    # Files first: no fault of a terminal can lose them.
     if options.json:
         report.write_json(Path(options.json), dataset, evaluations)
     if options.csv:
         report.write_csv(Path(options.csv), dataset, evaluations)
+    text = report.to_text(dataset, evaluations)
     if options.report:
         page = report.write_page(Path(options.report), dataset, evaluations, pictures)
-        print(f"\nReport: {page}")
+        text += f"\n\nReport: {page}"
+    print(text)
     return 1 if failed else 0
 
 
@@ -117,9 +120,9 @@ def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace)
     if options.weights and len(options.model or []) != 1:
         parser.error("--weights needs exactly one --model, which says how to use them")
     for file in (options.json, options.csv):
-        if file and not Path(file).absolute().parent.is_dir():
+        if file and not is_folder(Path(file).absolute().parent):
             parser.error(f"the folder of {file} does not exist; create it")
-    if options.report and Path(options.report).exists() and not Path(options.report).is_dir():
+    if options.report and exists(options.report) and not is_folder(options.report):
         parser.error(f"--report needs a folder; {options.report} is a file")
 
 
@@ -140,7 +143,7 @@ def _read_dataset(options: argparse.Namespace) -> Dataset:
     images, labels, masks = (
         Path(getattr(options, name) or folder / name) for name in ("images", "labels", "masks")
     )
-    with_masks = options.masks or (options.folder and masks.is_dir())
+    with_masks = options.masks or (options.folder and is_folder(masks))
     return read_pairs(
         images,
         labels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def add_parsers(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE",
-        help="an image file, a folder, or a pattern in quotes")  # fmt: skip
+        help="an image file, a folder, a pattern in quotes, or - for standard input")  # fmt: skip
     add = parser.add_argument_group("measures").add_argument
     add("-o", "--out", required=True, metavar="FILE",
         help="table to write, .csv, .parquet or .jsonl (required)")  # fmt: skip
@@ -64,6 +65,8 @@ def _measure(options: argparse.Namespace) -> int:
     names: set[str] = set()
     for text in options.inputs:
         if options.masks:
+            if text == "-":
+                raise OptionError("Standard input can be a photograph, but not a mask.")
             names.update(name for name, _ in _find_masks(text, options.recursive))
         else:
             names.update(name for name, _ in find_photographs(text, options.out, options.recursive))
@@ -88,6 +91,7 @@ def _measure(options: argparse.Namespace) -> int:
             mm_per_pixel=options.mm_per_pixel,
             precision=options.precision if is_on_ray else None,
             folder=folder,
+            stdin=sys.stdin.buffer.read() if "-" in names else b"",
         )
     return collection.run(
         options,

@@ -324,16 +324,18 @@ def write_csv(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) -
     the pixels inside the field of view, and so are the counts.
     """
     splits = {sample.name: sample.split for sample in dataset.samples}
-    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        columns = ["dataset", "image", "split", "model", "dice_whole_frame"]
-        writer.writerow([*columns, *Figures._fields, *metrics.Confusion._fields])
-        for evaluation in evaluations:
-            for image in evaluation.images:
-                names = [dataset.name, image.name, splits[image.name], evaluation.name]
-                figures = [metrics.dice(image.whole), *image.figures]
-                cells = ["" if math.isnan(value) else value for value in figures]
-                writer.writerow([*names, *cells, *image.inside])
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    columns = ["dataset", "image", "split", "model", "dice_whole_frame"]
+    writer.writerow([*columns, *Figures._fields, *metrics.Confusion._fields])
+    for evaluation in evaluations:
+        for image in evaluation.images:
+            names = [dataset.name, image.name, splits[image.name], evaluation.name]
+            figures = [metrics.dice(image.whole), *image.figures]
+            cells = ["" if math.isnan(value) else value for value in figures]
+            writer.writerow([*names, *cells, *image.inside])
+    with whole_file(path) as part:  # names in another encoding are kept
+        part.write_bytes(stream.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_page(
@@ -372,5 +374,5 @@ def write_page(
         raise OutputError(f"{str(folder)!r} cannot be created: {error.strerror}.") from error
     page = folder / "index.html"
     with whole_file(page) as part:
-        part.write_text(html, encoding="utf-8")
+        part.write_text(html, encoding="utf-8", errors="backslashreplace")
     return page
