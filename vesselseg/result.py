@@ -229,7 +229,7 @@ class Segmentation:
         software = f"vesselseg {self.provenance['vesselseg']}"
         drawn = {"style": style, "opacity": opacity} if kind == "overlay" else {}
         # A PNG file has checksums of its own.
-        crc = {"crc32": zlib.crc32(values.tobytes())} if format == "tiff" else {}
+        crc = {"crc32": _checksum(values)} if format == "tiff" else {}
         provenance = json.dumps({"kind": kind, **drawn, **crc, **self.provenance})
         picture = Image.fromarray(values)
         if format == "tiff":
@@ -416,10 +416,14 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
             if opened.format == "PNG":
                 opened.verify()
                 return True
-            found = zlib.crc32(np.asarray(opened).tobytes())
-            return found == int(read_provenance(path)["crc32"])
+            return _checksum(np.asarray(opened)) == int(read_provenance(path)["crc32"])
     except Exception:  # a damaged file can make a decoder raise anything
         return False
+
+
+def _checksum(values: NDArray[Any]) -> int:
+    """CRC-32 of the pixels of a picture, their type and their shape."""
+    return zlib.crc32(values.tobytes(), zlib.crc32(f"{values.dtype} {values.shape}".encode()))
 
 
 def _read_from_picture(stream: IO[bytes]) -> Any:

@@ -45,7 +45,10 @@ def identity(place: str) -> str:
     """The same text for all names of a file."""
     if is_address(place) or place == "-":
         return place
-    real = os.path.realpath(place)
+    try:
+        real = os.path.realpath(place)
+    except ValueError:  # a name with a null character, which no file has
+        return place
     if sys.platform == "darwin":  # é is one file, be it one character or two
         real = normalize("NFC", real)
     return real.casefold() if sys.platform in ("darwin", "win32") else real

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -209,17 +209,27 @@ def _columns(rows: Iterable[Row]) -> list[str]:
 
 def _to_csv(rows: list[Row]) -> bytes:
     """Text as it is; numbers, true and false as in JSON; nothing for None and NaN."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
     columns = _columns(rows)
-    writer.writerow(columns)
+    lines = [columns]
     for row in rows:
         values = (row.get(name) for name in columns)
-        writer.writerow(
+        lines.append([
             value if isinstance(value, str) else "" if value is None else json.dumps(value)
             for value in values
-        )
-    return stream.getvalue().encode("utf-8", "surrogateescape")  # of names in another encoding
+        ])  # fmt: skip
+    return encode_csv(lines)
+
+
+def encode_csv(lines: Iterable[Sequence[Any]]) -> bytes:
+    """A CSV file, with names in another encoding as they are."""
+    stream = io.StringIO(newline="")
+    plain = csv.writer(stream, lineterminator="\n")
+    quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for line in lines:
+        # A carriage return ends a line for readers, but is not quoted by writers of "\n".
+        has_return = any("\r" in value for value in line if isinstance(value, str))
+        (quoted if has_return else plain).writerow(line)
+    return stream.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _from_csv(content: bytes) -> list[Row]:

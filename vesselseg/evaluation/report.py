@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import math
@@ -20,6 +19,7 @@ from PIL import Image
 
 from .. import metrics
 from .._version import __version__
+from ..batch.table import encode_csv
 from ..errors import OutputError
 from ..files import whole_file
 from ..images import RGB
@@ -324,18 +324,16 @@ def write_csv(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) -
     the pixels inside the field of view, and so are the counts.
     """
     splits = {sample.name: sample.split for sample in dataset.samples}
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
     columns = ["dataset", "image", "split", "model", "dice_whole_frame"]
-    writer.writerow([*columns, *Figures._fields, *metrics.Confusion._fields])
+    lines: list[list[Any]] = [[*columns, *Figures._fields, *metrics.Confusion._fields]]
     for evaluation in evaluations:
         for image in evaluation.images:
             names = [dataset.name, image.name, splits[image.name], evaluation.name]
             figures = [metrics.dice(image.whole), *image.figures]
             cells = ["" if math.isnan(value) else value for value in figures]
-            writer.writerow([*names, *cells, *image.inside])
-    with whole_file(path) as part:  # names in another encoding are kept
-        part.write_bytes(stream.getvalue().encode("utf-8", "surrogateescape"))
+            lines.append([*names, *cells, *image.inside])
+    with whole_file(path) as part:
+        part.write_bytes(encode_csv(lines))
 
 
 def write_page(
