@@ -74,14 +74,15 @@ backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api finetune.jpeg finetune.resampling
-batch.places batch.engine evaluation.datasets evaluation.statistics app.server
-finetune.losses finetune.augmentation
-batch.jobs batch.table evaluation.scores finetune.state finetune.windows
-batch.work finetune.trainer evaluation.figures finetune.photographs finetune.scores
-batch.folder finetune.card evaluation.report
+batch.places batch.engine evaluation.statistics app.server finetune.losses finetune.augmentation
+batch.search
+batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
+batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores
+batch.folder finetune.card evaluation.figures
+evaluation.report
 ray finetune.training napari.layers
 finetune napari napari.widget
-cli.arguments cli.parser
+cli.arguments cli.parser cli.streams
 cli.collection cli.models
 cli.app cli.doctor cli.evaluate cli.measure cli.segment cli.train
 cli

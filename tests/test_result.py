@@ -1,6 +1,7 @@
 """Overlays and files of a result."""
 
 import io
+import random
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vesselseg import OptionError, OutputError, Segmentation
-from vesselseg.result import read_provenance
+from vesselseg.result import is_whole, read_provenance
 
 
 @pytest.fixture
@@ -79,7 +80,9 @@ class TestSave:
     def test_holds_the_provenance(self, ending, result, tmp_path):
         file = tmp_path / f"saved{ending}"
         result.save(file, "fov")
-        assert read_provenance(file) == {"kind": "fov", **result.provenance}
+        provenance = read_provenance(file)
+        assert isinstance(provenance.pop("crc32", 0), int)  # of the pixels, in a TIFF file
+        assert provenance == {"kind": "fov", **result.provenance}
         with Image.open(file) as image:
             texts = image.text if ending == ".png" else image.tag_v2
             assert "vesselseg 9.9" in (texts.get("Software"), texts.get(305))
@@ -180,3 +183,28 @@ class TestNotebook:
         assert "&lt;script&gt;" in page
         assert "a &lt; b" in page
         assert "6 pixels across" in page
+
+
+@pytest.mark.parametrize("kind", ["mask", "probability", "overlay", "fov"])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_damage_to_a_file_is_seen_unless_its_pixels_are_right(kind, ending, result, tmp_path):
+    file = tmp_path / f"saved{ending}"
+    result.save(file, kind)
+    whole = file.read_bytes()
+    with Image.open(file) as opened:
+        right = np.asarray(opened)
+    assert is_whole(file)
+    chance = random.Random(0)
+    for number in range(150):
+        content = bytearray(whole)
+        place = chance.randrange(len(whole))
+        if number % 3 == 0:
+            del content[place:]
+        elif number % 3 == 1:
+            content[place] ^= 1 << chance.randrange(8)
+        else:
+            content[place : place + 20] = bytes(len(content[place : place + 20]))
+        file.write_bytes(content)
+        if is_whole(file):
+            with Image.open(file) as opened:
+                assert np.array_equal(np.asarray(opened), right)

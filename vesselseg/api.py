@@ -20,8 +20,8 @@ import torch
 from . import cache
 from .backends import choose_backend
 from .choices import BackendName, Precision, canonical_device, canonical_precision
-from .errors import CheckpointError, OptionError
-from .files import sha256
+from .errors import CheckpointError, OptionError, UnknownModelError, did_you_mean
+from .files import exists, is_file, sha256
 from .images import MAX_PIXELS, ImageLike
 from .registry import EMBEDDED, REGISTRY, find_spec
 from .result import Segmentation
@@ -199,7 +199,7 @@ def segment(
     else:
         spec, file = resolve_model(model, None)
         file_state = None
-        if file is not None and file.exists():
+        if file is not None and is_file(file):
             stat = file.stat()  # a file that was replaced is loaded again
             file_state = (file.resolve(), stat.st_mtime_ns, stat.st_size)
         key = (spec, file, file_state, *map(str, choices.values()))
@@ -374,7 +374,13 @@ def _to_spec(model: Model) -> ModelSpec:
     if isinstance(model, ModelSpec):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return find_spec(str(model))
+        try:
+            return find_spec(str(model))
+        except UnknownModelError as error:
+            if not exists(model):
+                raise
+            hint = f"To load what is called so here, pass its path: './{model}'."
+            raise UnknownModelError(f"{error} {hint}") from None
     raise OptionError(
         f"model is of type {type(model).__name__}; it must be a name, a path or a ModelSpec."
     )
@@ -386,7 +392,10 @@ def _is_path(model: PathLike) -> bool:
         return True
     if model in REGISTRY:
         return False
-    return Path(model).suffix in _SUFFIXES or Path(model).exists()
+    if Path(model).suffix.lower() in _SUFFIXES or Path(model).name != model:
+        return True
+    # A folder or file that is called like a data set does not make a path of a name.
+    return is_file(model) and not did_you_mean(model, REGISTRY)
 
 
 def obtain_network(

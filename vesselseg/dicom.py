@@ -434,6 +434,14 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return provenance
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a Segmentation object that vesselseg wrote has all of its pixels, of a bit each."""
+    from pydicom import dcmread
+
+    header = dcmread(path)
+    return bool(8 * len(header.PixelData) >= header.Rows * header.Columns)
+
+
 def is_photograph(path: Path) -> bool:
     """Whether a file in a folder is a DICOM photograph, by the class that it begins with.
 

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 MAX_PIXELS = 200_000_000  # default limit on the size of an image: 14,000 x 14,000
 
 READABLE = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
     "TIFF": (".tif", ".tiff"),
     "BMP": (".bmp",),
     "GIF": (".gif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "WEBP": (".webp",),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-    "AVIF": (".avif",),
+    "AVIF": (".avif", ".avifs"),
 }
 """Pillow's name of each format that Pillow decodes for us -> the endings of its files."""
 

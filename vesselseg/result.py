@@ -156,7 +156,8 @@ class Segmentation:
         Notes
         -----
         PNG and TIFF files are compressed without loss and hold the provenance as JSON, in the
-        text chunk ``vesselseg`` and in the image description.
+        text chunk ``vesselseg`` and in the image description; in TIFF files also the ``crc32`` of
+        the pixels.
 
         ============  ========================  ==================  =====================
         kind          PNG                       TIFF                NPY
@@ -227,7 +228,9 @@ class Segmentation:
             return stream.getvalue()
         software = f"vesselseg {self.provenance['vesselseg']}"
         drawn = {"style": style, "opacity": opacity} if kind == "overlay" else {}
-        provenance = json.dumps({"kind": kind, **drawn, **self.provenance})
+        # A PNG file has checksums of its own.
+        crc = {"crc32": _checksum(values)} if format == "tiff" else {}
+        provenance = json.dumps({"kind": kind, **drawn, **crc, **self.provenance})
         picture = Image.fromarray(values)
         if format == "tiff":
             picture.save(
@@ -393,6 +396,34 @@ def read_provenance(source: Target) -> dict[str, Any]:
         return {}
     is_ours = isinstance(provenance, dict) and "vesselseg" in provenance
     return provenance if is_ours else {}
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a file that vesselseg wrote is neither cut off nor damaged, by all that it has.
+
+    PNG files have a checksum of every part, and TIFF files one of their pixels. Of NPY and DICOM
+    files only the length is known.
+    """
+    try:
+        if PurePath(path).suffix.lower() == ".npy":
+            np.load(path, mmap_mode="r", allow_pickle=False)
+            return True
+        if PurePath(path).suffix.lower() == ".dcm":
+            from . import dicom
+
+            return dicom.is_whole(Path(path))
+        with Path(path).open("rb") as stream, open_picture(stream, ("PNG", "TIFF")) as opened:
+            if opened.format == "PNG":
+                opened.verify()
+                return True
+            return _checksum(np.asarray(opened)) == int(read_provenance(path)["crc32"])
+    except Exception:  # a damaged file can make a decoder raise anything
+        return False
+
+
+def _checksum(values: NDArray[Any]) -> int:
+    """CRC-32 of the pixels of a picture, their type and their shape."""
+    return zlib.crc32(values.tobytes(), zlib.crc32(f"{values.dtype} {values.shape}".encode()))
 
 
 def _read_from_picture(stream: IO[bytes]) -> Any:

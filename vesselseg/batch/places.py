@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 from ..errors import ImageError, MissingExtraError, OptionError, OutputError
-from ..files import sha256, whole_file
+from ..files import is_file, sha256, whole_file
 
 
 def is_address(place: str) -> bool:
@@ -44,7 +45,12 @@ def identity(place: str) -> str:
     """The same text for all names of a file."""
     if is_address(place) or place == "-":
         return place
-    real = os.path.realpath(place)
+    try:
+        real = os.path.realpath(place)
+    except ValueError:  # a name with a null character, which no file has
+        return place
+    if sys.platform == "darwin":  # é is one file, be it one character or two
+        real = normalize("NFC", real)
     return real.casefold() if sys.platform in ("darwin", "win32") else real
 
 
@@ -102,7 +108,7 @@ def version_of(place: str) -> str | None:
         except Exception:  # the library behind an address can raise anything
             return None
     try:
-        return sha256(place) if Path(place).is_file() else None
+        return sha256(place) if is_file(place) else None
     except OSError:
         return None
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from .. import dicom
 from ..errors import ImageError
-from ..evaluation.datasets import read_label
+from ..evaluation.datasets import read_fov, read_label
+from ..files import exists
 from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, decode, to_rgb
 from ..measures import Measures
@@ -190,7 +191,7 @@ class MaskWork(Work):
             raise ImageError(f"{job.name!r} is not a mask: vesselseg wrote it as {kind}.")
         mask = read_label(path)
         fov = path.with_name(f"{path.stem}_fov{path.suffix}")
-        inside = read_label(fov) if fov.exists() else np.ones_like(mask)
+        inside = read_fov(fov) if exists(fov) else np.ones_like(mask)
         return (mask, inside), {**provenance, "input_version": self.version(job)}
 
     def finish(self, job: Job, provenance: Any, masks: Any, seconds: float) -> Row:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import install_command
+from ..files import exists, is_folder
 from . import arguments
+from .collection import printable
 
 if TYPE_CHECKING:
     from ..evaluation.datasets import Dataset
@@ -116,20 +118,22 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         evaluations.append(observer)
     failed = {name: why for evaluation in evaluations for name, why in evaluation.failed.items()}
     for name, why in failed.items():
-        print(f"vesselseg: {name}: {why}", file=sys.stderr)
+        print(f"vesselseg: {printable(name)}: {why}", file=sys.stderr)
 
-    print(report.to_text(dataset, evaluations))
+    # Files first: no fault of a terminal can lose them.
     run = report.describe_run(evaluations, shlex.join(["vesselseg", *sys.argv[1:]]))
     if options.json:
         report.write_json(Path(options.json), dataset, evaluations, run)
     if options.table:
         report.write_csv(Path(options.table), dataset, evaluations)
+    text = report.to_text(dataset, evaluations)
     if pictures is not None:
         formats = tuple(dict.fromkeys(("svg", options.figures)))
         page = report.write_page(
             Path(options.report), dataset, evaluations, pictures, run, formats=formats
         )
-        print(f"\nReport: {page}")
+        text += f"\n\nReport: {page}"
+    print(text)
     return 1 if failed else 0
 
 
@@ -152,11 +156,11 @@ def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace)
         file = getattr(options, name)
         if file and Path(file).suffix.lower() != suffix:
             parser.error(f"--{name} needs a file ending in {suffix}, not {file!r}")
-        if file and not Path(file).absolute().parent.is_dir():
+        if file and not is_folder(Path(file).absolute().parent):
             parser.error(f"the folder of {file} does not exist; create it")
     if options.figures != "svg" and not options.report:
         parser.error("--figures needs --report, which says where to write them")
-    if options.report and Path(options.report).exists() and not Path(options.report).is_dir():
+    if options.report and exists(options.report) and not is_folder(options.report):
         parser.error(f"--report needs a folder; {options.report} is a file")
 
 
@@ -177,7 +181,7 @@ def _read_dataset(options: argparse.Namespace) -> Dataset:
     images, labels, masks = (
         Path(getattr(options, name) or folder / name) for name in ("images", "labels", "masks")
     )
-    with_masks = options.masks or (options.folder and masks.is_dir())
+    with_masks = options.masks or (options.folder and is_folder(masks))
     return read_pairs(
         images,
         labels,

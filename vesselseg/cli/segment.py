@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, OptionError, OutputError
+from ..files import is_folder
 from ..formats import endings
 from . import arguments, collection
 
@@ -158,7 +159,7 @@ def _refuse_existing(jobs: Sequence[Job], out: str, *, resume: bool) -> None:
 def _segment_to_standard_output(options: argparse.Namespace, others: Sequence[str]) -> int:
     """Segment one image and write its mask to standard output."""
     source = options.inputs[0]
-    if len(options.inputs) > 1 or Path(source).is_dir():
+    if len(options.inputs) > 1 or is_folder(source):
         raise OptionError("Standard output takes the mask of one image file. Pass -o FOLDER.")
     if others or options.manifest or options.measure or options.resume or options.part != (1, 1):
         raise OptionError(

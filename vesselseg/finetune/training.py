@@ -20,7 +20,7 @@ from ..backends.pytorch import choose_device
 from ..choices import canonical_device
 from ..errors import CheckpointError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
-from ..files import sha256, whole_file
+from ..files import exists, is_folder, sha256, whole_file
 from ..images import check_bits
 from ..metrics import Confusion
 from ..registry import REGISTRY
@@ -219,7 +219,7 @@ def train(
         "torch": str(torch.__version__),
     }
     state = None
-    if state_file.exists() and not restart:
+    if exists(state_file) and not restart:
         state = read_state(state_file, belongs_to)
     bar = tqdm(
         total=iterations, desc="reading", unit="iteration",
@@ -265,7 +265,7 @@ def train(
             before=run.history[0], after=run.best, iterations=run.trainer.iteration,
         )  # fmt: skip
         with whole_file(card) as page:
-            page.write_text(text, encoding="utf-8")
+            page.write_text(text, encoding="utf-8", errors="backslashreplace")
     state_file.unlink(missing_ok=True)
     return TrainingResult(
         output, card, spec, digest, run.trainer.iteration, run.history[0], run.best,
@@ -425,14 +425,14 @@ def _check_output(output: Path, card: Path, state_file: Path, *, force: bool) ->
     """Raise OptionError for a wrong ending, and OutputError if the output cannot be written."""
     if output.suffix.lower() != ".pth":
         raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
-    if not output.parent.is_dir():
+    if not is_folder(output.parent):
         raise OutputError(
             f"{str(output)!r} cannot be written, because its folder does not exist. Create it."
         )
     # If a training was interrupted between writing the two files, the card is its own.
-    may_overwrite_card = state_file.exists() and not output.exists()
+    may_overwrite_card = exists(state_file) and not exists(output)
     for path in (output, card):
-        if path.exists() and not force and not (path == card and may_overwrite_card):
+        if exists(path) and not force and not (path == card and may_overwrite_card):
             raise OutputError(
                 f"{str(path)!r} exists. Choose another output, or pass force=True (on the command "
                 f"line --force) to overwrite it."
