@@ -50,6 +50,7 @@ def load_network(path: StrPath, spec: ModelSpec) -> UNet:
     return build_network(read(path), spec)
 
 
+@torch.inference_mode(mode=False)  # so that they can be trained, wherever they are read
 def read(path: StrPath) -> WeightsFile:
     """Read a weights file of either layout without executing anything in it.
 
@@ -90,6 +91,7 @@ def read(path: StrPath) -> WeightsFile:
     return WeightsFile(path, state, spec)
 
 
+@torch.inference_mode(mode=False)
 def build_network(file: WeightsFile, spec: ModelSpec) -> UNet:
     """Build the network of `spec`, batch norms folded, and fill it completely from `file`.
 
