@@ -19,7 +19,6 @@ import hashlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,6 +29,7 @@ from platformdirs import user_cache_path
 
 from ..errors import CheckpointError, DownloadError, OptionError, OutputError
 from ..files import sha256
+from ..process import progress_bar
 from ..registry import REGISTRY
 from ..spec import ModelSpec, Source
 from . import transfer
@@ -237,10 +237,7 @@ def _show_progress(progress: bool | OnProgress, name: str) -> Iterator[OnProgres
     if callable(progress):
         yield progress
         return
-    from tqdm import tqdm
-
-    visible = progress and sys.stderr is not None and sys.stderr.isatty()
-    with tqdm(desc=name, unit="B", unit_scale=True, leave=False, disable=not visible) as bar:
+    with progress_bar(shown=progress, desc=name, unit="B", unit_scale=True, leave=False) as bar:
 
         def on_progress(received: int, length: int | None) -> None:
             bar.total = length

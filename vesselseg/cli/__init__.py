@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 1: something failed, and a message says what; 2: wrong usage; 130: interrupted.
     """
+    _replace_missing_streams()
     parser, commands = build_parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in (*commands, "-h", "--help", "--version"):
@@ -66,3 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = str(error), 2 if is_usage else 1
     print(f"vesselseg: {message}", file=sys.stderr)
     return code
+
+
+def _replace_missing_streams() -> None:
+    """Let a process without a console, whose streams are None, read and write nothing.
+
+    Without standard error, `print` would write messages between results on standard output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115

@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..process import limit_threads
 from ..spec import SCALES, is_factor
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     """Load the model that the options name; `changes` are arguments of ``load_model``."""
     from ..api import load_model
 
+    limit_threads()
     names = ("model", "weights", "device", "precision", "backend", "stride", "batch_size",
              "max_pixels")  # fmt: skip
     arguments = {**{name: getattr(options, name) for name in names}, **changes}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from ..process import progress_bar
 from . import arguments
 
 if TYPE_CHECKING:
@@ -127,10 +128,8 @@ class _Progress:
     """A bar that counts images, their warnings and errors, and a summary at the end."""
 
     def __init__(self, verb: str) -> None:
-        from tqdm import tqdm
-
         self.verb = verb
-        self.bar = tqdm(unit="image", disable=None, file=sys.stderr)
+        self.bar = progress_bar(unit="image", file=sys.stderr)
         self.begun: float | None = None
         self.done = self.failed = self.repeated = self.skipped = 0
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import DeviceError, VesselsegError
+from ..process import cpu_quota, limit_threads, usable_processors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,8 @@ def _doctor(options: argparse.Namespace) -> int:
     folder = cache_folder()
     sizes = [path.stat().st_size for path in folder.glob("*.pth")]
     megabytes = round(sum(sizes) / 1e6, 1)
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    limit_threads()
+    quota = cpu_quota()
     report: dict[str, Any] = {
         "versions": {
             "vesselseg": __version__,
@@ -70,7 +72,8 @@ def _doctor(options: argparse.Namespace) -> int:
         "system": platform.platform(),
         "threads": {
             "torch": torch.get_num_threads(),
-            "processors usable": len(affinity(0)) if affinity else os.cpu_count() or 1,
+            "processors usable": usable_processors(),
+            "processors allowed by the container": "no limit" if quota is None else quota,
         },
         "devices": _find_devices(),
         "cache": {"folder": str(folder), "weights": len(sizes), "megabytes": megabytes},

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import weights
 from .._version import __version__
@@ -22,6 +21,7 @@ from ..evaluation.datasets import read_pairs
 from ..files import sha256, whole_file
 from ..images import check_bits
 from ..metrics import Confusion
+from ..process import check_fork, progress_bar
 from ..registry import REGISTRY
 from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
@@ -71,6 +71,8 @@ class TrainingResult:
     held_out: tuple[str, ...]
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def train(
     images: PathLike,
     labels: PathLike,
@@ -195,6 +197,7 @@ def train(
     )  # fmt: skip
     _check_output(output, card, state_file, force=force)
     chosen_device = choose_device(device)
+    check_fork(chosen_device)
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
@@ -232,9 +235,9 @@ def train(
         evaluate()
     else:
         run.load_state_dict(state, state_file)
-    bar = tqdm(
-        total=iterations, initial=run.trainer.iteration, desc="training", unit="iteration",
-        disable=None if progress else True,  # None: shown on a terminal only
+    bar = progress_bar(
+        shown=progress, total=iterations, initial=run.trainer.iteration, desc="training",
+        unit="iteration",
     )  # fmt: skip
     with bar:
         while not run.is_done:
@@ -316,7 +319,8 @@ class _Run:
     def step(self) -> None:
         """Train on one batch of windows."""
         try:
-            self.trainer.step(self.windows.batch(self.batch_size))
+            with torch.autocast(self.trainer.device.type, enabled=False):  # the host's
+                self.trainer.step(self.windows.batch(self.batch_size))
         except torch.OutOfMemoryError as error:
             raise ResourceError(
                 f"{self.batch_size} windows at once do not fit into the memory of "
