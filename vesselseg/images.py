@@ -65,7 +65,7 @@ def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = No
             content = image.read()
         except Exception as error:  # a caller's object can raise anything
             raise ImageError(f"{label} cannot be read: {error}.") from error
-        if not isinstance(content, bytes):
+        if not isinstance(content, (bytes, bytearray, memoryview)):
             kind = type(content).__name__
             raise ImageError(f"{label} returns {kind}; open it in binary mode, 'rb'.")
         return _from_file(io.BytesIO(content), label, max_pixels, bits)

@@ -8,12 +8,12 @@ import itertools
 import json
 import os
 import platform
-import re
 import timeit
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..errors import DeviceError, VesselsegError
+from ..errors import DeviceError, VesselsegError, redact
 from ..process import cpu_quota, limit_threads, usable_processors
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ..backends import Backend
 
 _VARIABLES = (
-    "CUDA_VISIBLE_DEVICES", "HTTPS_PROXY", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
-    "REQUESTS_CA_BUNDLE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
+    "ALL_PROXY", "CUDA_VISIBLE_DEVICES", "CURL_CA_BUNDLE", "HTTPS_PROXY", "HTTP_PROXY",
+    "MKL_NUM_THREADS", "NO_PROXY", "OMP_NUM_THREADS", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR",
+    "SSL_CERT_FILE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
 )  # fmt: skip
 _EXTRAS = (
     "highdicom", "napari", "nncf", "onnx", "onnxruntime", "openvino", "pydicom", "ray",
@@ -57,8 +58,12 @@ def _doctor(options: argparse.Namespace) -> int:
     from .._version import __version__
     from ..cache import cache_folder
 
-    folder = cache_folder()
-    sizes = [path.stat().st_size for path in folder.glob("*.pth")]
+    folder, sizes = "", []
+    try:
+        folder = str(cache_folder())
+        sizes = [path.stat().st_size for path in Path(folder).glob("*.pth")]
+    except OSError as error:
+        folder = folder or str(error)
     megabytes = round(sum(sizes) / 1e6, 1)
     limit_threads()
     quota = cpu_quota()
@@ -76,14 +81,19 @@ def _doctor(options: argparse.Namespace) -> int:
             "processors allowed by the container": "no limit" if quota is None else quota,
         },
         "devices": _find_devices(),
-        "cache": {"folder": str(folder), "weights": len(sizes), "megabytes": megabytes},
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "cache": {"folder": folder, "weights": len(sizes), "megabytes": megabytes},
+        "variables": {
+            name: os.environ[name]
+            for known in _VARIABLES
+            for name in (known, known.lower())
+            if name in os.environ
+        },
         **_compare_precisions(),
     }
     if options.network:
         report["hosts"] = _ask_hosts()
     text = json.dumps(report, indent=2) if options.json else _to_text(report)
-    print(re.sub(r"//[^/@\n]*@", "//***@", text))  # no passwords, since reports are passed on
+    print(redact(text))  # reports are passed on
     return 0
 
 
@@ -187,6 +197,7 @@ def _ask_hosts() -> dict[str, str]:
     """One address of weights on each host and mirror, with the host's answer."""
     import requests
 
+    from ..cache.transfer import open_session
     from ..registry import list_models
 
     urls = [source.url for spec in list_models() for source in spec.sources]
@@ -196,7 +207,8 @@ def _ask_hosts() -> dict[str, str]:
     answers = {}
     for url in hosts.values():
         try:
-            response = requests.head(url, timeout=_TIMEOUT, allow_redirects=True)
+            with open_session() as session:
+                response = session.head(url, timeout=_TIMEOUT, allow_redirects=True)
             seconds = response.elapsed.total_seconds()
             answers[url] = f"{response.status_code} {response.reason} after {seconds:.1f} s"
         except requests.RequestException as error:
