@@ -239,7 +239,7 @@ def read_source(
     elif hasattr(source, "read"):
         if hasattr(source, "seekable") and source.seekable():
             source.seek(0)  # it may be the one that was segmented
-        content, label = source.read(), "The source"
+        content, label = bytes(source.read()), "The source"
     else:
         raise ImageError(
             f"The source of a Segmentation object is the DICOM file of the photograph: a path, its "
