@@ -59,7 +59,7 @@ def test_every_error_has_the_base_and_a_builtin():
 ORDER = """
 _version choices
 errors
-formats telemetry
+formats telemetry process
 spec files sliding opencv_resize unet dicom tiff color
 registry fov safe_load metrics
 content images weights measures

@@ -107,6 +107,27 @@ class TestSave:
         with pytest.raises(OptionError, match="format='png', 'tiff' or 'npy', which a stream"):
             result.save(io.BytesIO(), **option)
 
+    @pytest.mark.parametrize(
+        ("name", "format"),
+        [("a.tif", "png"), ("a.png", "tiff"), ("a.NPY", "png"), ("a.png", "npy"), ("a.jpg", "png"),
+         ("a.dcm", "png")],
+    )  # fmt: skip
+    def test_an_ending_that_contradicts_the_format_is_rejected(
+        self, name, format, result, tmp_path
+    ):
+        with pytest.raises(OptionError, match=f"ends in .*, but format is '{format}'"):
+            result.save(tmp_path / name, format=format)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_format_goes_with_its_own_ending_and_with_unknown_ones(self, result, tmp_path):
+        for name in ("a.TIF", "a.tiff", "a.part", "a"):
+            result.save(tmp_path / name, format="tiff")
+            assert (tmp_path / name).read_bytes()[:2] in (b"II", b"MM")
+
+    def test_a_dicom_object_is_not_named_like_a_picture(self, result, tmp_path):
+        with pytest.raises(OptionError, match=r"name of a picture, which save\(\) writes"):
+            result.save_dicom(tmp_path / "mask.png", b"")
+
     def test_same_result_same_bytes(self, result, tmp_path):
         for name in ("a.png", "b.png"):
             result.save(tmp_path / name)
@@ -149,6 +170,29 @@ class TestSave:
 
 
 class TestArray:
+    @pytest.mark.parametrize("dtype", [None, bool, np.bool_, "?", np.dtype(bool)])
+    def test_an_array_that_shares_its_memory_is_shared_or_copied_as_asked(self, dtype, result):
+        assert np.shares_memory(result.__array__(dtype, copy=False), result.mask)
+        assert np.shares_memory(np.asarray(result, dtype=dtype), result.mask)
+        copied = np.array(result, dtype=dtype, copy=True)
+        assert not np.shares_memory(copied, result.mask)
+        assert np.array_equal(copied, result.mask)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, float, "int64"])
+    def test_an_array_of_another_type_is_a_copy(self, dtype, result):
+        with pytest.raises(ValueError, match="without a copy"):
+            result.__array__(dtype, copy=False)
+        for copy in (True, None):
+            values = result.__array__(dtype, copy=copy)
+            assert values.dtype == np.dtype(dtype)
+            assert np.array_equal(values, result.mask)
+
+    @pytest.mark.skipif(np.__version__ < "2", reason="copy=False had another meaning")
+    def test_numpy_gets_no_copy_where_it_asks_for_none(self, result):
+        assert np.shares_memory(np.array(result, dtype=bool, copy=False), result.mask)
+        with pytest.raises(ValueError, match="without a copy"):
+            np.array(result, dtype=np.uint8, copy=False)
+
     def test_is_the_mask(self, result):
         assert np.asarray(result) is result.mask
         assert result.shape == (6, 8)

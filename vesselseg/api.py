@@ -23,6 +23,7 @@ from .choices import BackendName, Precision, canonical_device, canonical_precisi
 from .errors import CheckpointError, OptionError, UnknownModelError, did_you_mean
 from .files import exists, is_file, sha256
 from .images import MAX_PIXELS, ImageLike
+from .process import check_fork
 from .registry import EMBEDDED, REGISTRY, find_spec
 from .result import Segmentation
 from .segmenter import Segmenter
@@ -94,7 +95,8 @@ def load_model(
     DownloadError
         If the weights cannot be downloaded.
     DeviceError
-        If the device, or the precision on it, is not available.
+        If the device, or the precision on it, is not available, or this process was forked from
+        one that had used vesselseg.
     MissingExtraError
         If a package that the backend needs is not installed.
     OptionError
@@ -116,10 +118,12 @@ def load_model(
                 f"{str(file)!r} holds both its network and its model spec. Pass it alone: "
                 f"load_model({str(file)!r})."
             )
+        check_fork(torch.device("cpu"), kind.name)
         loaded = kind.from_file(file, device, precision)
         spec, digest = loaded.spec, sha256(file)
     else:
         chosen = kind.choose(device, precision)  # before any download
+        check_fork(chosen[0], kind.name)
         network, spec, digest = obtain_network(spec, file, progress=progress)
         loaded = kind.from_network(network, spec, *chosen)
     if stride is not None:

@@ -239,10 +239,12 @@ def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
     return pixel_array(header, index=0, decoding_plugin=decoder)
 
 
-def read_source(source: str | os.PathLike[str] | bytes | IO[bytes]) -> tuple[bytes, str]:
+def read_source(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes],
+) -> tuple[bytes, str]:
     """The content of the DICOM file that a Segmentation object is to refer to, and its label."""
-    if isinstance(source, bytes):
-        content, label = source, "The source"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        content, label = bytes(source), "The source"
     elif isinstance(source, (str, os.PathLike)):
         label = repr(os.fspath(source))
         check_local(source)
@@ -252,8 +254,15 @@ def read_source(source: str | os.PathLike[str] | bytes | IO[bytes]) -> tuple[byt
             raise FileNotFoundError(f"There is no image {label}.") from error
         except OSError as error:
             raise ImageError(f"{label} cannot be opened: {error.strerror or error}.") from error
+    elif hasattr(source, "read"):
+        if hasattr(source, "seekable") and source.seekable():
+            source.seek(0)  # it may be the one that was segmented
+        content, label = bytes(source.read()), "The source"
     else:
-        content, label = source.read(), "The source"
+        raise ImageError(
+            f"The source of a Segmentation object is the DICOM file of the photograph: a path, its "
+            f"bytes or a binary file object, not {type(source).__name__}."
+        )
     if not is_dicom(content[:132]):
         raise ImageError(
             f"{label} is no DICOM file. A Segmentation object refers to the DICOM file of the "

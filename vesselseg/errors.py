@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -84,6 +85,14 @@ class ResourceError(VesselsegError, MemoryError):
 
 class MissingExtraError(VesselsegError, ImportError):
     """An optional dependency is not installed."""
+
+
+def redact(text: object) -> str:
+    """A text with addresses as it may be shown: without passwords and the queries of addresses."""
+    shown = re.sub(r"//[^/\s,'\"]*@", "//***@", str(text))
+    shown = re.sub(r"(?<![\w/])[^\s/\\@,:='\"]+:[^\s/\\@,'\"]*@", "***@", shown)  # of proxies
+    shown = re.sub(r"(\w://[^\s?#,'\"]*)[?#][^\s,'\"]*", r"\1", shown)
+    return re.sub(r"\?[^\s?=,'\"]+=[^\s,'\")]*", "", shown)
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

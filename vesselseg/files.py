@@ -7,11 +7,13 @@ import hashlib
 import os
 import platform
 import secrets
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from .errors import OutputError
+from .errors import OutputError, VesselsegError
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -23,6 +25,7 @@ def whole_file(path: StrPath) -> Iterator[Path]:
     """Give a temporary file beside `path`, renamed to `path` if the block succeeds.
 
     Raises OutputError if it cannot be written; a file that was at `path` is then still there.
+    Errors that are not about these two files are passed on.
     """
     path = Path(path)
     if not is_folder(path.parent):
@@ -34,13 +37,36 @@ def whole_file(path: StrPath) -> Iterator[Path]:
     part = path.parent / f".{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.part"
     try:
         yield part
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}.") from error
+        replace(part, path)
+    except OSError as error:
+        is_other = error.filename is not None and Path(error.filename) not in (part, path)
+        if is_other or isinstance(error, VesselsegError):
+            raise
+        reason = error.strerror or error
+        hint = ""
+        if isinstance(error, PermissionError) and sys.platform == "win32":
+            hint = " Close it if another program has it open."
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}.{hint}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def replace(part: Path, path: Path) -> None:
+    """Rename a file to `path`, where another may be.
+
+    Windows refuses that while a program has the other one open, such as a virus scanner for a
+    moment: it is tried again for a second.
+    """
+    for wait in (0.1, 0.3, 0.6):
+        try:
+            part.replace(path)
+            return
+        except PermissionError:
+            if sys.platform != "win32":
+                raise
+            time.sleep(wait)
+    part.replace(path)
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -240,7 +240,7 @@ class _Reader:
             content = source.read()
         except Exception as error:  # a caller's object can raise anything
             raise ImageError(f"{self.label} cannot be read: {error}.") from error
-        if not isinstance(content, bytes):
+        if not isinstance(content, (bytes, bytearray, memoryview)):
             kind = type(content).__name__
             raise ImageError(f"{self.label} returns {kind}; open it in binary mode, 'rb'.")
         return self._from_file(io.BytesIO(content))

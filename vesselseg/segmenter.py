@@ -34,6 +34,7 @@ from .images import (
     log_warnings,
 )
 from .preprocess import NetworkInput, check_scale, preprocess
+from .process import check_fork, progress_bar
 from .result import Segmentation, check_threshold
 from .sliding import Stitcher, WindowQueue, restore, slide
 from .spec import ModelSpec, Scale
@@ -146,6 +147,8 @@ class Segmenter:
         OptionError
             If `scale`, `threshold` or `bits` is outside what is described here, or the
             photograph has more than 100,000 windows at that scale.
+        DeviceError
+            If this process was forked from one that had used vesselseg.
         """
         options = self._check_options(scale, threshold, bits)
         photograph = self._preprocess(image, options)
@@ -232,10 +235,8 @@ class Segmenter:
         results = self._segment_each(images, options, on_error)
         if not progress:
             return results
-        from tqdm import tqdm
-
         count = len(images) if isinstance(images, Sized) else None
-        return iter(tqdm(results, total=count, unit="image"))
+        return iter(progress_bar(anywhere=True, iterable=results, total=count, unit="image"))
 
     def _segment_each(
         self, images: Iterable[ImageLike], options: _Options, on_error: str
@@ -451,6 +452,7 @@ class Segmenter:
         return self._backend.network
 
     def _check_options(self, scale: Scale | None, threshold: float, bits: int | None) -> _Options:
+        check_fork(self.device, self.backend)
         return _Options(check_scale(scale, self.spec), check_threshold(threshold), check_bits(bits))
 
     def _preprocess(self, image: ImageLike | Decoded, options: _Options) -> _Photograph:

@@ -13,6 +13,7 @@ from ..errors import OptionError
 from ..files import remove_abandoned
 from ..images import check_bits
 from ..measures import check_mm_per_pixel, require_skan
+from ..process import progress_bar
 from ..result import Style, check_style, check_threshold, is_whole, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
@@ -200,9 +201,7 @@ def run_with_bar(
     **options: Any,
 ) -> Summary:
     """Run a collection with a bar on standard error, if that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(unit="image", disable=None if progress else True) as bar:
+    with progress_bar(shown=progress, unit="image") as bar:
 
         def advance(row: Row) -> None:
             bar.update()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, VesselsegError
+from ..process import progress_bar
 from . import arguments
 
 if TYPE_CHECKING:
@@ -144,11 +145,8 @@ class _Progress:
     """A bar that counts images, their warnings and errors, and a summary at the end."""
 
     def __init__(self, verb: str, options: argparse.Namespace) -> None:
-        from tqdm import tqdm
-
         self.verb, self.options = verb, options
-        disable = None if options.progress else True  # None: shown on a terminal only
-        self.bar = tqdm(unit="image", disable=disable, file=sys.stderr)
+        self.bar = progress_bar(shown=options.progress, unit="image", file=sys.stderr)
         self.begun: float | None = None
         self.done = self.failed = self.repeated = self.skipped = 0
 

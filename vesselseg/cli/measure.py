@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def _measure(options: argparse.Namespace) -> int:
             mm_per_pixel=options.mm_per_pixel,
             precision=options.precision if is_on_ray else None,
             folder=folder,
-            stdin=sys.stdin.buffer.read() if "-" in names else b"",
+            stdin=arguments.read_standard_input() if "-" in names else b"",
         )
     return collection.run(
         options,

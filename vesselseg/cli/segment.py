@@ -119,7 +119,7 @@ def segment(options: argparse.Namespace) -> int:
         mm_per_pixel=options.mm_per_pixel,
         precision=options.precision if is_on_ray else None,
         folder=str(Path.cwd()) if is_on_ray else "",
-        stdin=sys.stdin.buffer.read() if any(job.name == "-" for job in jobs) else b"",
+        stdin=arguments.read_standard_input() if any(job.name == "-" for job in jobs) else b"",
     )
     where = f"results: {out}" + (f"; manifest: {table}" if table else "")
     part = collection.take_part(jobs, options)
@@ -168,7 +168,7 @@ def _segment_to_standard_output(options: argparse.Namespace, others: Sequence[st
         )
     if sys.stdout.isatty():
         raise OptionError("The mask is a PNG file, not for a terminal. Use -o FILE.png or > FILE.")
-    image = sys.stdin.buffer.read() if source == "-" else source
+    image = arguments.read_standard_input() if source == "-" else source
     model = arguments.load_model(options)
     try:
         result = model(image, scale=options.scale, threshold=options.threshold, bits=options.bits)

@@ -6,20 +6,25 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from ..errors import OutputError
 
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Print to standard output and error whatever the characters, and after a pipe is closed."""
-    out, err = (
-        None if stream is None else _Lasting(stream, name)
-        for stream, name in ((sys.stdout, "Standard output"), (sys.stderr, "Standard error"))
-    )
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        yield
+    """Print to standard output and error whatever the characters, and after a pipe is closed.
+
+    A process without a console, whose streams are None, prints nothing.
+    """
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+        out = _Lasting(sys.stdout or nowhere, "Standard output")
+        err = _Lasting(sys.stderr or nowhere, "Standard error")
+        with (
+            contextlib.redirect_stdout(cast(TextIO, out)),
+            contextlib.redirect_stderr(cast(TextIO, err)),
+        ):
+            yield
 
 
 class _Lasting:

@@ -26,6 +26,7 @@ from ..files import sha256
 from ..fov import find_field_of_view
 from ..images import RGB
 from ..metrics import Confusion, Mask
+from ..process import progress_bar
 from ..result import Segmentation
 from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
@@ -573,8 +574,6 @@ def _run(
     name: str = "",
 ) -> tuple[tuple[Result, ...], dict[str, str]]:
     """The results of all samples, and the errors of those that could not be used."""
-    from tqdm import tqdm
-
     if on_error not in ("continue", "raise"):
         raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
     samples = list(samples)
@@ -582,7 +581,7 @@ def _run(
         raise DatasetError("There are no photographs to evaluate on.")
     results: list[Result] = []
     failed: dict[str, str] = {}
-    with tqdm(desc=name, total=len(samples), disable=None if progress else True) as bar:
+    with progress_bar(shown=progress, desc=name, total=len(samples)) as bar:
 
         def record(sample: Sample, outcome: _Scored | Exception) -> None:
             bar.update()

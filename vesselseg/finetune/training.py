@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import weights
 from .._version import __version__
@@ -23,6 +22,7 @@ from ..evaluation.datasets import read_pairs
 from ..files import exists, is_folder, sha256, whole_file
 from ..images import check_bits
 from ..metrics import Confusion
+from ..process import check_fork, progress_bar
 from ..registry import REGISTRY
 from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
@@ -73,6 +73,8 @@ class TrainingResult:
     held_out: tuple[str, ...]
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def train(
     images: PathLike,
     labels: PathLike,
@@ -197,6 +199,7 @@ def train(
     )  # fmt: skip
     _check_output(output, card, state_file, force=force)
     chosen_device = choose_device(canonical_device(device))
+    check_fork(chosen_device)
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
@@ -221,9 +224,8 @@ def train(
     state = None
     if exists(state_file) and not restart:
         state = read_state(state_file, belongs_to)
-    bar = tqdm(
-        total=iterations, desc="reading", unit="iteration",
-        disable=None if progress else True,  # None: shown on a terminal only
+    bar = progress_bar(
+        shown=progress, total=iterations, desc="reading", unit="iteration",
     )  # fmt: skip
     with bar:
         run = _Run(network, spec, split, options)
@@ -327,7 +329,8 @@ class _Run:
     def step(self) -> Tensor:
         """Train on one batch of windows and return the loss."""
         try:
-            return self.trainer.step(self.windows.batch(self.batch_size))
+            with torch.autocast(self.trainer.device.type, enabled=False):  # the host's
+                return self.trainer.step(self.windows.batch(self.batch_size))
         except torch.OutOfMemoryError as error:
             raise ResourceError(
                 f"{self.batch_size} windows at once do not fit into the memory of "
