@@ -152,8 +152,8 @@ class _CudnnConv(nn.Module):
             (1, 1),
             self.dilation,
             1,
-            benchmark=torch.backends.cudnn.benchmark,
-            deterministic=torch.backends.cudnn.deterministic,
+            benchmark=False,
+            deterministic=True,
             allow_tf32=False,
         )
         return out.add_(self.bias[:, None, None])
