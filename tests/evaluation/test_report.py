@@ -105,15 +105,17 @@ def test_images_come_worst_first_with_their_figures(made):
 @pytest.mark.slow
 def test_an_image_without_defined_dice_comes_last(tmp_path):
     drawn.pairs(tmp_path)
-    drawn.write(tmp_path / "masks" / "a.png", np.zeros_like(drawn.disc()))
+    corner = np.zeros_like(drawn.disc())
+    corner[0, 0] = True  # without a vessel
+    drawn.write(tmp_path / "masks" / "a.png", corner)
     for name in "bc":
         drawn.write(tmp_path / "masks" / f"{name}.png", drawn.disc())
     dataset = read_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "masks")
 
-    _, page, _ = make(tmp_path, dataset)
+    _, page, _ = make(tmp_path, dataset, threshold=1.0)
 
     assert page.texts["h3"][-1] == "a"
-    assert page.photographs[-1] == ["a", "a", *["-"] * 6]
+    assert page.photographs[-1] == ["a", "a", "-", "-", "100.00", "100.00", "-", "-"]
 
 
 def test_each_image_has_its_photograph_and_an_overlay(made):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import json
 import math
@@ -25,6 +24,7 @@ from PIL import Image
 
 from .. import metrics
 from .._version import __version__
+from ..batch.table import encode_csv
 from ..errors import OutputError
 from ..files import whole_file
 from ..images import RGB
@@ -527,10 +527,8 @@ def write_csv(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) -
                 "weights_sha256": how.get("sha256", ""),
                 **{f"{kind}_sha256": image.digests.get(kind, "") for kind in _FILES},
             })  # fmt: skip
-    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    with whole_file(path) as part:
+        part.write_bytes(encode_csv([list(rows[0]), *(list(row.values()) for row in rows)]))
 
 
 class _Row(NamedTuple):
@@ -601,5 +599,5 @@ def write_page(
     )
     page = folder / "index.html"
     with whole_file(page) as part:
-        part.write_text(html, encoding="utf-8")
+        part.write_text(html, encoding="utf-8", errors="backslashreplace")
     return page

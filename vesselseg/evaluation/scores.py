@@ -26,10 +26,11 @@ from ..files import sha256
 from ..fov import find_field_of_view
 from ..images import RGB
 from ..metrics import Confusion, Mask
+from ..process import progress_bar
 from ..result import Segmentation
 from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
-from .datasets import Dataset, Sample, read_label, read_photograph
+from .datasets import Dataset, Sample, read_mask, read_photograph
 from .statistics import (
     RESAMPLES,
     Agreement,
@@ -536,7 +537,7 @@ def evaluate_other_observer(
     def read(sample: Sample) -> tuple[Mask, RGB]:
         assert sample.second is not None
         photograph = read_photograph(sample)
-        return read_mask(sample.second, sample, photograph), photograph
+        return read_mask(sample, sample.second, photograph), photograph
 
     def finish(sample: Sample, photograph: RGB, other: Mask, _: float) -> _Scored:
         case = _to_case(sample, photograph, other, find_field_of_view(photograph).mask)
@@ -573,8 +574,6 @@ def _run(
     name: str = "",
 ) -> tuple[tuple[Result, ...], dict[str, str]]:
     """The results of all samples, and the errors of those that could not be used."""
-    from tqdm import tqdm
-
     if on_error not in ("continue", "raise"):
         raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
     samples = list(samples)
@@ -582,7 +581,7 @@ def _run(
         raise DatasetError("There are no photographs to evaluate on.")
     results: list[Result] = []
     failed: dict[str, str] = {}
-    with tqdm(desc=name, total=len(samples), disable=None if progress else True) as bar:
+    with progress_bar(shown=progress, desc=name, total=len(samples)) as bar:
 
         def record(sample: Sample, outcome: _Scored | Exception) -> None:
             bar.update()
@@ -604,22 +603,10 @@ def _run(
 
 def _to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask) -> Case:
     """Read the label, and the data set's own field of view to be used instead of `fov`."""
-    label = read_mask(sample.label, sample, photograph)
+    label = read_mask(sample, sample.label, photograph)
     if sample.fov is not None:
-        fov = read_mask(sample.fov, sample, photograph)
+        fov = read_mask(sample, sample.fov, photograph, is_fov=True)
     return Case(sample, photograph, mask, label, fov)
-
-
-def read_mask(path: Path, sample: Sample, photograph: RGB) -> Mask:
-    """Read a label or field of view; DatasetError if it differs in size from its photograph."""
-    mask = read_label(path)
-    if mask.shape != photograph.shape[:2]:
-        (height, width), (rows, columns) = photograph.shape[:2], mask.shape
-        raise DatasetError(
-            f"{path.name!r} is {columns} x {rows} pixels, but its photograph "
-            f"{sample.image.name!r} is {width} x {height}; they must have the same size."
-        )
-    return mask
 
 
 def _digest_files(sample: Sample, mask: Path | None = None) -> dict[str, str]:

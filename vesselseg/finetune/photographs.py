@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import DatasetError, OptionError
-from ..evaluation.datasets import Sample, find_subject, read_photograph
-from ..evaluation.scores import read_mask
+from ..evaluation.datasets import Sample, find_subject, read_mask, read_photograph
 from ..fov import find_field_of_view
 from ..preprocess import vessel_bias
 from ..spec import ModelSpec
 from .windows import LabelledPhotograph
-
-_LARGEST_SHARE = 0.5  # of vessel pixels in a label, where about a tenth is usual
 
 
 class Subject(NamedTuple):
@@ -80,18 +76,11 @@ def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:
     decoded, has another size, or shows no vessels or too many.
     """
     rgb = read_photograph(sample)
-    label = read_mask(sample.label, sample, rgb)
-    share = label.mean()
-    if share == 0:
+    label = read_mask(sample, sample.label, rgb)
+    if not label.any():
         raise DatasetError(
             f"Label {str(sample.label)!r} has no vessel: all of it is black. Vessels must be "
             f"white. Draw them, or remove the photograph {sample.image.name!r} and its label."
-        )
-    if share > _LARGEST_SHARE:
-        raise DatasetError(
-            f"In label {str(sample.label)!r} {math.floor(100 * share)} % of the pixels are vessel. "
-            f"Vessels must be white and everything else black. Invert the label if it is the other "
-            f"way round."
         )
     diameter = find_field_of_view(rgb).diameter
     size = float(max(rgb.shape)) if diameter is None else diameter
