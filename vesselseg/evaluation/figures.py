@@ -230,15 +230,12 @@ def _draw_agreement(
         )  # fmt: skip
         agreement = evaluation.agreement()[name]
         axes.axhline(0, color="#999999", linewidth=0.6)
-        lines = ((agreement.bias, "-"), (agreement.low, "--"), (agreement.high, "--"))
-        for value, dashes in lines:
+        for value, dashes in zip(agreement[1:], ("-", "--", "--"), strict=True):
             if not math.isnan(value):
                 axes.axhline(value, color="black", linewidth=0.8, linestyle=dashes)
-                axes.annotate(
-                    f"{value:+.2g}", (1.01, value), xycoords=("axes fraction", "data"),
-                    va="center", annotation_clip=False,
-                )  # fmt: skip
-        axes.set_title(_label(evaluation), loc="left", fontsize=8)
+        _, bias, low, high = (f"{value:+.2g}" for value in agreement)
+        title = f"{_label(evaluation)}\nbias {bias}, limits {low} to {high}"
+        axes.set_title(title, loc="left", fontsize=8)
         axes.set_ylabel(f"mask - label{unit}")
     all_axes[-1].set_xlabel(f"mean of mask and label{unit}")
     return figure

@@ -349,12 +349,12 @@ def to_text(dataset: Dataset, evaluations: Sequence[Evaluation]) -> str:
 
 def _number(value: float) -> str:
     """For example "4.50", or "-" for NaN."""
-    return "-" if math.isnan(value) else f"{value:.2f}"
+    return "-" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # no "-0.00"
 
 
 def percent(fraction: float) -> str:
     """For example "78.67", or "-" for NaN."""
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+    return _number(100 * fraction)
 
 
 def describe_run(evaluations: Sequence[Evaluation], command: str = "") -> dict[str, str]:

@@ -225,7 +225,7 @@ class Result:
         if not defined:
             return math.nan, math.nan
         best, place = max(defined)
-        return float(THRESHOLDS[-place]), best
+        return round(float(THRESHOLDS[-place]), 2), best
 
     @property
     def calibration_error(self) -> float:
