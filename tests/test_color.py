@@ -4,25 +4,14 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
+from support.profiles import SRGB, swapped_profile
 
 from vesselseg.images import decode
 
 STEPS = np.arange(0, 256, 17, dtype=np.uint8)
 COLORS = np.stack(np.meshgrid(STEPS, STEPS, STEPS), axis=-1).reshape(64, 64, 3)
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 CMYK = SRGB[:16] + b"CMYK" + SRGB[20:]
-
-
-def swapped_profile():
-    """sRGB with the primaries of red and green exchanged, which every conversion shows."""
-    profile = bytearray(SRGB)
-    count = int.from_bytes(profile[128:132], "big")
-    for start in range(132, 132 + 12 * count, 12):
-        names = {b"rXYZ": b"gXYZ", b"gXYZ": b"rXYZ"}
-        name = bytes(profile[start : start + 4])
-        profile[start : start + 4] = names.get(name, name)
-    return bytes(profile)
 
 
 def encoded(format_, profile, colors=COLORS):
