@@ -36,9 +36,11 @@ from support.dicom import (
 )  # fmt: skip
 from support.drawn import photograph
 from support.models import GOLDENS, tiny_model
+from support.profiles import SRGB, swapped_profile
 
 import vesselseg
 from vesselseg import ImageError, MissingExtraError, OutputError, Segmentation, Segmenter
+from vesselseg import dicom as dicom_module
 from vesselseg.images import to_rgb
 from vesselseg.result import read_provenance
 
@@ -483,3 +485,36 @@ def test_patient_data_is_not_in_logs_warnings_errors_or_pictures(
     said = [str(warning.message) for warning in recwarn] + [*capfd.readouterr(), caplog.text]
     texts = [*(text.encode() for text in said), *written, repr(result.provenance).encode()]
     assert [text for text in texts if SECRET in text] == []
+
+
+class TestWithoutPreamble:
+    """Files that begin with their first element."""
+
+    @pytest.mark.parametrize("has_meta", [True, False], ids=["group 2", "group 8"])
+    def test_are_read_and_found_in_folders(self, has_meta: bool, tmp_path: Path) -> None:
+        whole = content(dataset(RGB))
+        bare = whole[132:]
+        if not has_meta:
+            bare = bare[12 + int.from_bytes(bare[8:12], "little") :]
+        assert np.array_equal(to_rgb(bare), RGB)
+        path = tmp_path / "eye"
+        path.write_bytes(bare)
+        assert np.array_equal(to_rgb(path), RGB)
+        assert dicom_module.read_source(path)[0] == bare
+        if has_meta:
+            assert dicom_module.is_photograph(path)
+
+    def test_objects_refer_to_them(self, result: Segmentation) -> None:
+        bare = content(dataset(RGB))[132:]
+        stream = io.BytesIO()
+        result.save_dicom(stream, bare)
+        assert stream.getvalue()[128:132] == b"DICM"
+
+
+def test_colours_with_a_profile_are_converted() -> None:
+    source = dataset(RGB)
+    source.ICCProfile = swapped_profile()
+    deviation = np.abs(to_rgb(content(source)).astype(int) - RGB[..., [1, 0, 2]])
+    assert deviation.max() <= 3
+    source.ICCProfile = SRGB
+    assert np.array_equal(to_rgb(content(source)), RGB)

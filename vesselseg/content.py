@@ -25,7 +25,7 @@ def find_faults(rgb: NDArray[np.uint8], fov: FieldOfView) -> list[str]:
     red, green, blue = rgb[::step, ::step].transpose(2, 0, 1).astype(np.uint32, order="C")
     faults = []
     colors = red << 16 | green << 8 | blue
-    if has_flat_area(colors, inside, _LAG // step) or has_flat_rows(colors, inside):
+    if _has_flat_area(colors, inside, _LAG // step) or _has_flat_rows(colors, inside):
         faults.append(
             "Part of the field of view is flat, or the same pattern again and again, as in no "
             "photograph. The file may be damaged, or parts of it blanked. Look at the overlay."
@@ -38,7 +38,7 @@ def find_faults(rgb: NDArray[np.uint8], fov: FieldOfView) -> list[str]:
     return faults
 
 
-def has_flat_area(colors: NDArray[np.uint32], inside: NDArray[np.bool_], lag: int) -> bool:
+def _has_flat_area(colors: NDArray[np.uint32], inside: NDArray[np.bool_], lag: int) -> bool:
     """Whether a large area equals what is beside and below it, `lag` samples away.
 
     Strong compression makes small flat areas, which do not count. White does not count either,
@@ -57,7 +57,7 @@ def has_flat_area(colors: NDArray[np.uint32], inside: NDArray[np.bool_], lag: in
     return bool(areas.all(axis=(2, 3)).any())
 
 
-def has_flat_rows(colors: NDArray[np.uint32], inside: NDArray[np.bool_]) -> bool:
+def _has_flat_rows(colors: NDArray[np.uint32], inside: NDArray[np.bool_]) -> bool:
     """Whether a row has one colour all the way through the field of view, as missing strips do."""
     wide = inside.sum(axis=1) > max(inside.shape[1] // 4, _BLOCK)
     values, mask = colors[wide], inside[wide]
