@@ -272,9 +272,7 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     file = dicom_file(RGB)
-    with pytest.raises(
-        MissingExtraError, match=rf'needs {module}, .*pip install "vesselseg\[dicom\]"'
-    ):
+    with pytest.raises(MissingExtraError, match=rf"needs {module}, .*pip install .*\[dicom\]"):
         result.save_dicom(io.BytesIO(), file)
     if module == "pydicom":
         with pytest.raises(MissingExtraError, match="pydicom"):

@@ -57,8 +57,9 @@ def test_every_error_has_the_base_and_a_builtin():
 
 # A module may import those on the lines above its own, and no other.
 ORDER = """
-errors _version choices
-formats
+_version choices
+errors
+formats telemetry
 spec files sliding opencv_resize unet dicom
 registry fov safe_load metrics
 images weights measures

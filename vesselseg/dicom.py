@@ -1,4 +1,4 @@
-"""Photographs stored as DICOM, and DICOM Segmentation objects: ``pip install "vesselseg[dicom]"``.
+"""Photographs stored as DICOM, and DICOM Segmentation objects (extra ``dicom``).
 
 What a header says about a patient goes into Segmentation objects and nowhere else. Messages here
 quote no header, and what pydicom says about a damaged one is not passed on.

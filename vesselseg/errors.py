@@ -25,6 +25,8 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
+from ._version import __version__
+
 __all__ = [
     "CheckpointError",
     "DatasetError",
@@ -94,15 +96,22 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an optional extra, as messages and help texts say it."""
+    """The command that installs an extra: from the repository until a release."""
+    if ".dev" in __version__:
+        return f'pip install -c constraints.txt ".[{extra}]"'
     return f'pip install "vesselseg[{extra}]"'
+
+
+def how_to_install(extra: str) -> str:
+    """The sentence that says how to install an extra."""
+    place = ", in the top folder of the repository" if ".dev" in __version__ else ""
+    return f"Install it{place}: {install_command(extra)}"
 
 
 def missing_extra(module: str, extra: str, reason: object) -> MissingExtraError:
     """The error for a module of an optional extra that cannot be imported."""
     return MissingExtraError(
-        f"This needs {module}, which cannot be imported here ({reason}). "
-        f"Install it: {install_command(extra)}."
+        f"This needs {module}, which cannot be imported here ({reason}). {how_to_install(extra)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Collections that outgrow one machine, on Ray: ``pip install "vesselseg[ray]"``.
+"""Collections that outgrow one machine, on Ray (extra ``ray``).
 
 ::
 

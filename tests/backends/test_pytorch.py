@@ -1,5 +1,6 @@
 """Devices and precisions."""
 
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,15 @@ class TestPrecision:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             inside = backend(windows)
         assert torch.equal(inside, backend(windows))
+
+
+class Own(TorchBackend):
+    """As a user derives it."""
+
+
+def test_a_copy_in_another_process_keeps_its_class(network):
+    copy = pickle.loads(pickle.dumps(Own(network, NARROW, CPU, "float32")))
+    assert type(copy) is Own
 
 
 class TestOutOfMemory:

@@ -144,7 +144,7 @@ class TestErrors:
             model.export(tmp_path / "int8.onnx", precision="int8")
 
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-        with pytest.raises(MissingExtraError, match=r'needs nncf.*pip install "vesselseg\[openv'):
+        with pytest.raises(MissingExtraError, match=r"needs nncf.*pip install .*\[openv"):
             export()
         monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
         failed = SimpleNamespace(returncode=1, stderr="Traceback\nMemoryError: 7 GB\n")

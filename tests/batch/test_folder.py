@@ -222,7 +222,7 @@ class TestResuming:
     def test_adds_measures_to_masks_that_are_there(
         self, tmp_path: Path, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
+        pytest.importorskip("skan", reason="needs the extra measure")
         out, options = tmp_path / "out", {"model": vesselseg.load_model(model, device="cpu")}
         segment_folder(folder, out, manifest=tmp_path / "whole.csv", measure=True, **options)
         before = tree(out)

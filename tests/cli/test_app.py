@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from vesselseg.cli import app, main
+from vesselseg.errors import how_to_install
 
 
 def needs_extra():
@@ -91,7 +92,7 @@ def test_missing_extra_is_reported(capsys, monkeypatch):
     assert main(["app"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("vesselseg: This needs uvicorn, which cannot be imported here")
-    assert said.endswith('Install it: pip install "vesselseg[app]".\n')
+    assert said.endswith(f"{how_to_install('app')}\n")
 
 
 @pytest.mark.parametrize("options", [["--port", "70000"], ["--port", "web"], ["--max-upload", "0"]])

@@ -19,7 +19,7 @@ import vesselseg
 from vesselseg import MissingExtraError, OptionError, OutputError, UnknownModelError
 from vesselseg.cli import build_parser, main
 from vesselseg.cli.parser import Parser
-from vesselseg.errors import install_command
+from vesselseg.errors import how_to_install
 
 
 @pytest.fixture(autouse=True)
@@ -360,7 +360,7 @@ def test_a_missing_extra_is_named_in_the_same_words(
     assert run(*words.split()) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"vesselseg: This needs {module}, which cannot be imported here (")
-    assert said.endswith(f"). Install it: {install_command(extra)}.\n")
+    assert said.endswith(f"). {how_to_install(extra)}\n")
     assert said.count("\n") == 1
 
 

@@ -14,8 +14,9 @@ from support.models import tiny_weights
 
 from vesselseg.batch.table import Table
 from vesselseg.cli import main
+from vesselseg.errors import how_to_install
 
-pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
+pytest.importorskip("skan", reason="needs the extra measure")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -148,5 +149,5 @@ def test_wrong_usage(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "skan", None)
     Image.fromarray(vessels(0)).save("mask.png")
     assert main(["measure", "mask.png", "-o", "other.csv", "--masks"]) == 2
-    assert 'pip install "vesselseg[measure]"' in capsys.readouterr().err
+    assert how_to_install("measure") in capsys.readouterr().err
     assert not Path("other.csv").exists()

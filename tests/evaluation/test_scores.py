@@ -230,7 +230,7 @@ def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monke
     monkeypatch.setitem(sys.modules, "skimage.morphology", None)
     monkeypatch.setattr(type(model), "segment_many", None)
 
-    with pytest.raises(MissingExtraError, match=r"vesselseg\[eval\]"):
+    with pytest.raises(MissingExtraError, match=r"Install it.*\[eval\]"):
         evaluate(model, read(drawn.pairs(tmp_path)).samples)
 
 

@@ -78,7 +78,7 @@ class TorchBackend(Backend):
         return TorchBackend(self.network, self.spec, device, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TorchBackend, (self.network, self.spec, self.device, self.precision)
+        return type(self), (self.network, self.spec, self.device, self.precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError.

@@ -26,7 +26,7 @@ from ..images import RGB, ImageLike, to_rgb
 from ..preprocess import check_scale, preprocess
 from ..sliding import round_up, windows
 from ..spec import ModelSpec
-from .onnxruntime import NO_TELEMETRY
+from ..telemetry import without_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +96,7 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
         finished = subprocess.run(
             [sys.executable, "-m", __name__, name],
             cwd=folder,  # has no files that could be imported by mistake
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                NO_TELEMETRY: "1",
-            },
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         if finished.returncode:
@@ -115,7 +111,6 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
 
 def _run_nncf(folder: Path) -> None:
     """Quantise the model in `folder`; see the docstring of this module."""
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     onnx, nncf = require("onnx", "openvino"), require("nncf", "openvino")
     with np.load(folder / "windows.npz") as arrays:
         data = [{"image": arrays[name].transpose(2, 0, 1)[None]} for name in arrays.files]
@@ -136,4 +131,5 @@ def _run_nncf(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _run_nncf(Path(sys.argv[1]))
+    with without_telemetry():
+        _run_nncf(Path(sys.argv[1]))

@@ -268,7 +268,7 @@ def _check_packaged(path: Path, spec: ModelSpec) -> CachedFile:
         fault = f"has the SHA-256 {digest}, but the model spec pins {source.sha256}"
     raise DownloadError(
         f"{str(path)!r}, the weights of {spec.name!r}, {fault}. The installation is damaged; "
-        f"repair it: pip install --force-reinstall --no-deps vesselseg"
+        f"install vesselseg again, with pip's option --force-reinstall."
     )
 
 
