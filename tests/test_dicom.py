@@ -279,6 +279,32 @@ def test_a_missing_package_is_named(
             to_rgb(file)
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, io.BytesIO])
+def test_bytes_of_every_kind_are_taken(
+    kind: Callable[[bytes], Any], tiny: Segmenter, result: Segmentation
+) -> None:
+    given = kind(dicom_file(RGB))
+    assert np.array_equal(tiny(given).mask, result.mask)
+    stream = io.BytesIO()
+    result.save_dicom(stream, given)  # also the stream that was just read
+    assert pydicom.dcmread(io.BytesIO(stream.getvalue())).Modality == "SEG"
+
+
+def test_a_stream_may_return_bytes_of_every_kind(tiny: Segmenter, result: Segmentation) -> None:
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1) -> Any:
+            return bytearray(super().read(size))
+
+    assert np.array_equal(tiny(Stream(dicom_file(RGB))).mask, result.mask)
+    result.save_dicom(io.BytesIO(), Stream(dicom_file(RGB)))
+
+
+@pytest.mark.parametrize("source", [RGB, None, 5, [b"a"]], ids=repr)
+def test_a_source_of_another_type_is_rejected(source: Any, result: Segmentation) -> None:
+    with pytest.raises(ImageError, match="the DICOM file of the photograph: a path, its bytes"):
+        result.save_dicom(io.BytesIO(), source)
+
+
 # Segmentation objects
 
 

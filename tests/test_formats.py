@@ -80,6 +80,12 @@ def test_each_format_is_read_as_photograph_and_label_and_taken_from_folders(name
     assert accepted_everywhere(name, ending, tmp_path)
 
 
+def test_every_ending_that_pillow_knows_of_a_format_is_listed():
+    for ending, name in Image.registered_extensions().items():
+        if name in (*formats.READABLE, "MPO"):
+            assert ending in formats.endings()
+
+
 def test_a_row_of_the_table_is_all_that_a_format_needs(tmp_path, monkeypatch):
     assert TgaImagePlugin.TgaImageFile.format not in formats.READABLE
     monkeypatch.setitem(formats.READABLE, "TGA", (".tga",))

@@ -59,10 +59,10 @@ def test_every_error_has_the_base_and_a_builtin():
 ORDER = """
 _version choices
 errors
-formats telemetry
-spec files sliding opencv_resize unet dicom
+formats telemetry process
+spec files sliding opencv_resize unet dicom tiff color
 registry fov safe_load metrics
-images weights measures
+content images weights measures
 result preprocess familiarity cache.sidecar
 cache.transfer
 cache
@@ -74,13 +74,15 @@ backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api finetune.jpeg finetune.resampling
-batch.places batch.engine evaluation.datasets app.server finetune.losses finetune.augmentation
-batch.jobs batch.table evaluation.scores finetune.state finetune.windows
-batch.work finetune.trainer evaluation.report finetune.photographs finetune.scores
-batch.folder finetune.card
+batch.places batch.engine evaluation.statistics app.server finetune.losses finetune.augmentation
+batch.search
+batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
+batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores
+batch.folder finetune.card evaluation.figures
+evaluation.report
 ray finetune.training napari.layers
 finetune napari napari.widget
-cli.arguments cli.parser
+cli.arguments cli.parser cli.streams
 cli.collection cli.models
 cli.app cli.doctor cli.evaluate cli.measure cli.segment cli.train
 cli

@@ -20,9 +20,10 @@ import torch
 from . import cache
 from .backends import choose_backend
 from .choices import BackendName, Precision, canonical_device, canonical_precision
-from .errors import CheckpointError, OptionError
-from .files import sha256
+from .errors import CheckpointError, OptionError, UnknownModelError, did_you_mean
+from .files import exists, is_file, sha256
 from .images import MAX_PIXELS, ImageLike
+from .process import check_fork
 from .registry import EMBEDDED, REGISTRY, find_spec
 from .result import Segmentation
 from .segmenter import Segmenter
@@ -94,7 +95,8 @@ def load_model(
     DownloadError
         If the weights cannot be downloaded.
     DeviceError
-        If the device, or the precision on it, is not available.
+        If the device, or the precision on it, is not available, or this process was forked from
+        one that had used vesselseg.
     MissingExtraError
         If a package that the backend needs is not installed.
     OptionError
@@ -116,10 +118,12 @@ def load_model(
                 f"{str(file)!r} holds both its network and its model spec. Pass it alone: "
                 f"load_model({str(file)!r})."
             )
+        check_fork(torch.device("cpu"), kind.name)
         loaded = kind.from_file(file, device, precision)
         spec, digest = loaded.spec, sha256(file)
     else:
         chosen = kind.choose(device, precision)  # before any download
+        check_fork(chosen[0], kind.name)
         network, spec, digest = obtain_network(spec, file, progress=progress)
         loaded = kind.from_network(network, spec, *chosen)
     if stride is not None:
@@ -199,7 +203,7 @@ def segment(
     else:
         spec, file = resolve_model(model, None)
         file_state = None
-        if file is not None and file.exists():
+        if file is not None and is_file(file):
             stat = file.stat()  # a file that was replaced is loaded again
             file_state = (file.resolve(), stat.st_mtime_ns, stat.st_size)
         key = (spec, file, file_state, *map(str, choices.values()))
@@ -374,7 +378,13 @@ def _to_spec(model: Model) -> ModelSpec:
     if isinstance(model, ModelSpec):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return find_spec(str(model))
+        try:
+            return find_spec(str(model))
+        except UnknownModelError as error:
+            if not exists(model):
+                raise
+            hint = f"To load what is called so here, pass its path: './{model}'."
+            raise UnknownModelError(f"{error} {hint}") from None
     raise OptionError(
         f"model is of type {type(model).__name__}; it must be a name, a path or a ModelSpec."
     )
@@ -386,7 +396,10 @@ def _is_path(model: PathLike) -> bool:
         return True
     if model in REGISTRY:
         return False
-    return Path(model).suffix in _SUFFIXES or Path(model).exists()
+    if Path(model).suffix.lower() in _SUFFIXES or Path(model).name != model:
+        return True
+    # A folder or file that is called like a data set does not make a path of a name.
+    return is_file(model) and not did_you_mean(model, REGISTRY)
 
 
 def obtain_network(

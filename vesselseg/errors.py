@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -86,6 +87,14 @@ class MissingExtraError(VesselsegError, ImportError):
     """An optional dependency is not installed."""
 
 
+def redact(text: object) -> str:
+    """A text with addresses as it may be shown: without passwords and the queries of addresses."""
+    shown = re.sub(r"//[^/\s,'\"]*@", "//***@", str(text))
+    shown = re.sub(r"(?<![\w/])[^\s/\\@,:='\"]+:[^\s/\\@,'\"]*@", "***@", shown)  # of proxies
+    shown = re.sub(r"(\w://[^\s?#,'\"]*)[?#][^\s,'\"]*", r"\1", shown)
+    return re.sub(r"\?[^\s?=,'\"]+=[^\s,'\")]*", "", shown)
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """A question such as `` Did you mean 'unet_s5-d16_drive'?``, or "" if no name is similar."""
     names, word = list(allowed), str(word).lower()
@@ -96,16 +105,16 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra: from the repository until a release."""
+    """The command that installs an optional extra: from the repository until a release."""
     if ".dev" in __version__:
         return f'pip install -c constraints.txt ".[{extra}]"'
     return f'pip install "vesselseg[{extra}]"'
 
 
 def how_to_install(extra: str) -> str:
-    """The sentence that says how to install an extra."""
-    place = ", in the top folder of the repository" if ".dev" in __version__ else ""
-    return f"Install it{place}: {install_command(extra)}"
+    """The sentence that says how to install an optional extra, for messages."""
+    where = ", in the top folder of the repository" if ".dev" in __version__ else ""
+    return f"Install it{where}: {install_command(extra)}."
 
 
 def missing_extra(module: str, extra: str, reason: object) -> MissingExtraError:

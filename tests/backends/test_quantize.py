@@ -125,6 +125,7 @@ class TestErrors:
             ({"bits": 12}, "is for the images of a calibration"),
             ({"precision": "int8", "calibration": []}, "has no images"),
             ({"precision": "int8", "calibration": "a.jpg"}, "takes several images"),
+            ({"precision": "int8", "calibration": bytearray(b"a")}, "takes several images"),
         ],
     )
     def test_options_that_do_not_fit(self, options, message, model, tmp_path):

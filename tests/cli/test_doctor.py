@@ -14,7 +14,7 @@ import torch
 import vesselseg
 from vesselseg import Source, registry, weights
 from vesselseg.backends.pytorch import TorchBackend
-from vesselseg.cli import main
+from vesselseg.cli import doctor, main
 from vesselseg.unet import UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +62,15 @@ def test_versions_devices_threads_and_folders(report, cache):
     assert found["threads"]["torch"] == torch.get_num_threads()
     assert "cpu" in found["devices"]
     assert found["cache"] == {"folder": str(cache), "files": 1, "megabytes": 2.0}
+
+
+@pytest.mark.parametrize(("quota", "shown"), [(0.5, 0.5), (None, "no limit")])
+def test_the_quota_of_a_container(quota, shown, report, monkeypatch):
+    monkeypatch.setattr("vesselseg.process.cpu_quota", lambda: quota)
+    monkeypatch.setattr(doctor, "cpu_quota", lambda: quota)
+    threads = report()["threads"]
+    assert threads["processors allowed by the container"] == shown
+    assert threads["processors usable"] >= 1
 
 
 def test_each_precision_is_compared_with_float32(report):

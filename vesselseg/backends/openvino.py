@@ -22,7 +22,7 @@ from ..errors import (
 from ..spec import ModelSpec
 from ..telemetry import import_without_telemetry
 from ..unet import UNet
-from . import EXPORT_INT8, Backend, onnx_export, onnx_file, pytorch
+from . import EXPORT_INT8, Backend, onednn, onnx_export, onnx_file, pytorch
 from .onnx_file import OnnxFile
 
 _PRECISIONS = ("float32", "bfloat16", "int8", "auto")
@@ -164,7 +164,9 @@ def _choose_precision(precision: str | None) -> str:
 def _native_precisions() -> tuple[str, ...]:
     """The precisions of networks that the CPU has instructions for, the fastest first."""
     capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("bfloat16", "float32") if "BF16" in capabilities else ("float32",)
+    # On other processors with AVX-512 it emulates bfloat16.
+    is_native = "BF16" in capabilities and onednn.has_bfloat16()
+    return ("bfloat16", "float32") if is_native else ("float32",)
 
 
 def _read_network(network: UNet, spec: ModelSpec) -> Any:

@@ -14,13 +14,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from .. import dicom
 from ..errors import VesselsegError, did_you_mean
+from ..files import exists
 from . import app, doctor, evaluate, measure, models, segment, train
 from .parser import Parser, add_common_options
+from .streams import lasting_streams
 
 _EPILOG = """\
 examples:
@@ -80,10 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: all done; 1: some photographs or models failed; 2: nothing was done; 130: interrupted. A
     message says why. Wrong usage raises SystemExit with 2, as argparse does.
     """
+    with lasting_streams():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(words: list[str]) -> int:
     parser, commands = build_parser()
-    words = list(sys.argv[1:] if arguments is None else arguments)
     if "_ARGCOMPLETE" in os.environ:
         _complete(parser, commands)
+    if "" in words:
+        parser.error("an argument is empty text, such as a variable of the shell that is not set")
     position = _find_command(words)
     if position is None:
         parser.print_help(sys.stderr)
@@ -92,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first not in (*commands, *_TOP_LEVEL):
         hint = did_you_mean(first, commands)
         is_all = position == len(words) - 1
-        if (hint or is_all) and first.isalpha() and not Path(first).exists():
+        if (hint or is_all) and first.isalpha() and not exists(first):
             parser.error(f"there is no command and no image {first!r}.{hint}")
         words.insert(position, "segment")
     if words[position] in commands:
@@ -105,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _log_to_standard_error(options):
         try:
             code: int = options.run(options)
+            print(end="", flush=True)
             return code
         except KeyboardInterrupt:
             message, code = "interrupted", 130

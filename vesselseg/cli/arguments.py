@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..choices import (
     canonical_device,
     canonical_precision,
 )
+from ..process import limit_threads
 from ..spec import SCALES, is_factor
 
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     """Load the model that the options name; `changes` are arguments of ``load_model``."""
     from ..api import load_model
 
+    limit_threads()
     names = ("model", "weights", "device", "precision", "backend", "stride", "batch_size",
              "max_pixels", "progress")  # fmt: skip
     arguments = {**{name: getattr(options, name) for name in names}, **changes}
@@ -165,3 +168,8 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def read_standard_input() -> bytes:
+    """The bytes of standard input; none in a process without a console."""
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()

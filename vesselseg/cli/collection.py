@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, VesselsegError
+from ..process import progress_bar
 from . import arguments
 
 if TYPE_CHECKING:
@@ -118,6 +119,11 @@ def run(
     return 1 if progress.failed else 0
 
 
+def printable(name: str) -> str:
+    """A name as a line of a terminal can have it: line breaks and control characters escaped."""
+    return name if name.isprintable() else repr(name)
+
+
 def _part(text: str) -> tuple[int, int]:
     """A share of the list, such as 2/8."""
     number, _, total = text.partition("/")
@@ -139,11 +145,8 @@ class _Progress:
     """A bar that counts images, their warnings and errors, and a summary at the end."""
 
     def __init__(self, verb: str, options: argparse.Namespace) -> None:
-        from tqdm import tqdm
-
         self.verb, self.options = verb, options
-        disable = None if options.progress else True  # None: shown on a terminal only
-        self.bar = tqdm(unit="image", disable=disable, file=sys.stderr)
+        self.bar = progress_bar(shown=options.progress, unit="image", file=sys.stderr)
         self.begun: float | None = None
         self.done = self.failed = self.repeated = self.skipped = 0
 
@@ -155,14 +158,14 @@ class _Progress:
 
     def add(self, row: Row) -> None:
         """Count an image that is finished."""
-        error = row.get("error")
+        error, name = row.get("error"), printable(row["input"])
         if error is None:
             self.done += 1
             if row["warning"] and not self.options.quiet:
-                self.bar.write(f"WARNING: {row['input']}: {row['warning']}", file=sys.stderr)
+                self.bar.write(f"WARNING: {name}: {row['warning']}", file=sys.stderr)
         else:
             self.failed += 1
-            named = error if row["input"] in error else f"{row['input']}: {error}"
+            named = error if row["input"] in error else f"{name}: {error}"
             self.bar.write(f"vesselseg: {named}", file=sys.stderr)
         self.bar.update()
         if error is not None and self.options.on_error == "stop":

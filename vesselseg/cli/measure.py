@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +65,8 @@ def _measure(options: argparse.Namespace) -> int:
     names: set[str] = set()
     for text in options.inputs:
         if options.masks:
+            if text == "-":
+                raise OptionError("Standard input can be a photograph, but not a mask.")
             names.update(name for name, _ in _find_masks(text, options.recursive))
         else:
             names.update(
@@ -92,7 +93,7 @@ def _measure(options: argparse.Namespace) -> int:
             mm_per_pixel=options.mm_per_pixel,
             precision=options.precision if is_on_ray else None,
             folder=folder,
-            stdin=sys.stdin.buffer.read() if "-" in names else b"",
+            stdin=arguments.read_standard_input() if "-" in names else b"",
         )
     return collection.run(
         options,
@@ -108,11 +109,15 @@ def _measure(options: argparse.Namespace) -> int:
 
 def _find_masks(text: str, recursive: bool) -> Iterator[tuple[str, Path]]:
     """The masks that a path or pattern means: of a folder, files that vesselseg wrote as masks."""
-    from ..batch.jobs import find_files
+    from ..batch.search import LeftOut, find_files
+    from ..files import is_folder
     from ..result import read_provenance
 
-    is_folder = Path(text).is_dir()
-    for path, place in find_files(text, recursive):
+    left_out = LeftOut()
+    for path, place in find_files(text, recursive, left_out):
         kind = read_provenance(path).get("kind")
-        if path == Path(text) or kind == "mask" or (kind is None and not is_folder):
+        if path == Path(text) or kind == "mask" or (kind is None and not is_folder(text)):
             yield str(path), Path(place)
+        else:
+            left_out.add(path, "not a mask that vesselseg wrote")
+    left_out.log(text)

@@ -167,9 +167,12 @@ def describe_cache() -> dict[str, Any]:
     """The folder of downloaded weights, how many files of ours it holds, and how large they are."""
     from .. import cache
 
-    paths = cache.contents()
+    try:
+        folder, paths = cache.cache_folder(), cache.contents()
+    except OSError as error:
+        return {"folder": str(error), "files": 0, "megabytes": 0.0}
     return {
-        "folder": str(cache.cache_folder()),
+        "folder": str(folder),
         "files": sum(path.suffix != ".json" for path in paths),
         "megabytes": round(sum(path.stat().st_size for path in paths) / 1e6, 1),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, OptionError, OutputError
+from ..files import is_folder
 from ..formats import endings
 from . import arguments, collection
 
@@ -118,7 +119,7 @@ def segment(options: argparse.Namespace) -> int:
         mm_per_pixel=options.mm_per_pixel,
         precision=options.precision if is_on_ray else None,
         folder=str(Path.cwd()) if is_on_ray else "",
-        stdin=sys.stdin.buffer.read() if any(job.name == "-" for job in jobs) else b"",
+        stdin=arguments.read_standard_input() if any(job.name == "-" for job in jobs) else b"",
     )
     where = f"results: {out}" + (f"; manifest: {table}" if table else "")
     part = collection.take_part(jobs, options)
@@ -158,7 +159,7 @@ def _refuse_existing(jobs: Sequence[Job], out: str, *, resume: bool) -> None:
 def _segment_to_standard_output(options: argparse.Namespace, others: Sequence[str]) -> int:
     """Segment one image and write its mask to standard output."""
     source = options.inputs[0]
-    if len(options.inputs) > 1 or Path(source).is_dir():
+    if len(options.inputs) > 1 or is_folder(source):
         raise OptionError("Standard output takes the mask of one image file. Pass -o FOLDER.")
     if others or options.manifest or options.measure or options.resume or options.part != (1, 1):
         raise OptionError(
@@ -167,7 +168,7 @@ def _segment_to_standard_output(options: argparse.Namespace, others: Sequence[st
         )
     if sys.stdout.isatty():
         raise OptionError("The mask is a PNG file, not for a terminal. Use -o FILE.png or > FILE.")
-    image = sys.stdin.buffer.read() if source == "-" else source
+    image = arguments.read_standard_input() if source == "-" else source
     model = arguments.load_model(options)
     try:
         result = model(image, scale=options.scale, threshold=options.threshold, bits=options.bits)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import weights
 from .._version import __version__
@@ -20,9 +19,10 @@ from ..backends.pytorch import choose_device
 from ..choices import canonical_device
 from ..errors import CheckpointError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
-from ..files import sha256, whole_file
+from ..files import exists, is_folder, sha256, whole_file
 from ..images import check_bits
 from ..metrics import Confusion
+from ..process import check_fork, progress_bar
 from ..registry import REGISTRY
 from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
@@ -73,6 +73,8 @@ class TrainingResult:
     held_out: tuple[str, ...]
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def train(
     images: PathLike,
     labels: PathLike,
@@ -197,6 +199,7 @@ def train(
     )  # fmt: skip
     _check_output(output, card, state_file, force=force)
     chosen_device = choose_device(canonical_device(device))
+    check_fork(chosen_device)
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
@@ -219,11 +222,10 @@ def train(
         "torch": str(torch.__version__),
     }
     state = None
-    if state_file.exists() and not restart:
+    if exists(state_file) and not restart:
         state = read_state(state_file, belongs_to)
-    bar = tqdm(
-        total=iterations, desc="reading", unit="iteration",
-        disable=None if progress else True,  # None: shown on a terminal only
+    bar = progress_bar(
+        shown=progress, total=iterations, desc="reading", unit="iteration",
     )  # fmt: skip
     with bar:
         run = _Run(network, spec, split, options)
@@ -265,7 +267,7 @@ def train(
             before=run.history[0], after=run.best, iterations=run.trainer.iteration,
         )  # fmt: skip
         with whole_file(card) as page:
-            page.write_text(text, encoding="utf-8")
+            page.write_text(text, encoding="utf-8", errors="backslashreplace")
     state_file.unlink(missing_ok=True)
     return TrainingResult(
         output, card, spec, digest, run.trainer.iteration, run.history[0], run.best,
@@ -327,7 +329,8 @@ class _Run:
     def step(self) -> Tensor:
         """Train on one batch of windows and return the loss."""
         try:
-            return self.trainer.step(self.windows.batch(self.batch_size))
+            with torch.autocast(self.trainer.device.type, enabled=False):  # the host's
+                return self.trainer.step(self.windows.batch(self.batch_size))
         except torch.OutOfMemoryError as error:
             raise ResourceError(
                 f"{self.batch_size} windows at once do not fit into the memory of "
@@ -425,14 +428,14 @@ def _check_output(output: Path, card: Path, state_file: Path, *, force: bool) ->
     """Raise OptionError for a wrong ending, and OutputError if the output cannot be written."""
     if output.suffix.lower() != ".pth":
         raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
-    if not output.parent.is_dir():
+    if not is_folder(output.parent):
         raise OutputError(
             f"{str(output)!r} cannot be written, because its folder does not exist. Create it."
         )
     # If a training was interrupted between writing the two files, the card is its own.
-    may_overwrite_card = state_file.exists() and not output.exists()
+    may_overwrite_card = exists(state_file) and not exists(output)
     for path in (output, card):
-        if path.exists() and not force and not (path == card and may_overwrite_card):
+        if exists(path) and not force and not (path == card and may_overwrite_card):
             raise OutputError(
                 f"{str(path)!r} exists. Choose another output, or pass force=True (on the command "
                 f"line --force) to overwrite it."
