@@ -156,7 +156,7 @@ def test_verbose_says_what_is_used_and_left_out(capsys: pytest.CaptureFixture[st
         assert run("-v", "p", "-o", "p/out", "-r", "--model", "tiny.pth", "--device", "cpu") == 0
     said = capsys.readouterr().err
     assert said.count("INFO: Model tiny on cpu in float32, with the backend torch.\n") == 2
-    assert said.count("INFO: 'p/out/eye.png' was written by vesselseg and is left out.\n") == 1
+    assert said.count("left out of 'p': 1 written by vesselseg ('eye.png').\n") == 1
 
 
 def test_quiet_and_verbose_choose_what_is_logged(

@@ -36,7 +36,8 @@ examples:
   vesselseg evaluate DRIVE/ --dataset drive --model unet_s5-d16_drive
   vesselseg evaluate labelled/ --dataset pairs --table figures.csv
 
-Needs an extra: {install_command("eval")}."""
+needs an extra:
+  {install_command("eval")}"""
 
 
 def add_parsers(commands: Any) -> None:

@@ -17,7 +17,10 @@ examples:
 
 The documentation of vesselseg.measure defines the measures. Units are part of their names: _px is
 pixels, _fov the share of the field of view's diameter. Images that fail have an error in the
-table. Needs an extra: {install_command("measure")}."""
+table.
+
+needs an extra:
+  {install_command("measure")}"""
 
 
 def add_parsers(commands: Any) -> None:

@@ -35,7 +35,8 @@ examples:
   vesselseg export --precision int8 --calibration eyes/*.jpg -o net-int8.onnx
   vesselseg eye.jpg --model net-int8.onnx --backend openvino -o vessels.png
 
-Needs an extra: {install_command("onnx")}."""
+needs an extra:
+  {install_command("onnx")}"""
 
 
 def add_parsers(commands: Any) -> None:

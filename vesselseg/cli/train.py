@@ -48,8 +48,9 @@ def add_parsers(commands: Any) -> None:
         help="start from the beginning instead of resuming after an interruption "
         "(default: no)")  # fmt: skip
     add("--name", help="name of the new model (default: the file name of the output)")
-    add("--model", metavar="MODEL", help="the model to start from: a name, or a file saved by "
-        "vesselseg (default: the embedded model)")  # fmt: skip
+    model = add("--model", metavar="MODEL", help="the model to start from: a name, or a file saved "
+        "by vesselseg (default: the embedded model)")  # fmt: skip
+    arguments.complete(model, arguments.model_names)
     arguments.add_device(parser)
     arguments.add_bits(parser)
     group = parser.add_argument_group("held-out subjects")
