@@ -140,6 +140,19 @@ class TestErrors:
         with pytest.raises(ImageError):
             model.export(tmp_path / "a.onnx", precision="int8", calibration=[tmp_path / "text.jpg"])
 
+    def test_its_process_has_a_home_folder_if_the_user_has_none(self, model, monkeypatch, tmp_path):
+        given = {}
+
+        def run(*_, env, **__):
+            given.update(env)
+            return SimpleNamespace(returncode=1, stderr="stopped here")
+
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr(subprocess, "run", run)
+        with pytest.raises(ResourceError, match="stopped here"):
+            model.export(tmp_path / "int8.onnx", precision="int8")
+        assert given["HOME"]
+
     def test_where_it_cannot_be_quantised(self, model, monkeypatch, tmp_path):
         def export():
             model.export(tmp_path / "int8.onnx", precision="int8")

@@ -238,6 +238,11 @@ class TestWrong:
 
         return rejected
 
+    def test_a_part_that_was_not_asked_for_is_rejected(self, rejected):
+        rejected(
+            Status(206, {"Content-Range": "bytes 4-7/8"}), "206 with a part of the file, unask"
+        )
+
     def test_a_page_instead_of_the_file_is_rejected(self, rejected, server, home, content):
         page = File(b"\n<!DOCTYPE html><title>This domain is for sale</title>")
         rejected(page, "a page of text")

@@ -100,6 +100,7 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
             [sys.executable, "-m", __name__, name],
             cwd=folder,  # has no files that could be imported by mistake
             env={
+                "HOME": name,  # libraries ask for a home folder, which a user may not have
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path),  # noqa: PTH100
             },

@@ -107,7 +107,8 @@ def _attempt(session: requests.Session, url: str, part: Path, on_progress: OnPro
             offset = 0  # the file changed, or the server always sends all of it
             length = _to_integer(response.headers.get("Content-Length", ""))
         elif not offset:
-            raise SourceError(f"HTTP {status} with the encoding {encoding!r}, unasked for.")
+            fault = "a part of the file" if encoding == "identity" else f"the encoding {encoding!r}"
+            raise SourceError(f"HTTP {status} with {fault}, unasked for.")
         elif status != 206 or encoding != "identity" or not _continues(response, offset, length):
             discard(part)
             raise _TemporaryError("It did not continue the file where it broke off")
