@@ -219,3 +219,7 @@ def test_metrics_need_neither_torch_nor_scikit_image_to_be_imported():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert run.stdout.strip() == "set()"
+
+
+def test_counts_can_be_summed():
+    assert sum([Confusion(1, 2, 3, 4)] * 2) == Confusion(2, 4, 6, 8)

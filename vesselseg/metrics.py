@@ -49,6 +49,9 @@ class Confusion(NamedTuple):
     def __add__(self, other: tuple[int, ...]) -> Confusion:  # type: ignore[override]
         return Confusion(*(a + b for a, b in zip(self, other, strict=True)))
 
+    def __radd__(self, other: object) -> Confusion:
+        return self if other == 0 else NotImplemented  # sum() begins with 0
+
 
 def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> Confusion:
     """Count the pixels on which mask and label agree and differ.
