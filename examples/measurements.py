@@ -18,7 +18,7 @@ for name, value in measures.to_dict().items():
     print(f"{name:20} {value:.5g}")
 
 segments = measures.segments  # pandas.DataFrame(segments) makes a table of it
-longest = np.argsort(segments["length"])[::-1][:3]
+longest = np.argsort(segments["length_px"])[::-1][:3]
 for number in longest:
-    length, width = segments["length"][number], segments["width"][number]
+    length, width = segments["length_px"][number], segments["width_px"][number]
     print(f"segment of {length:.0f} pixels, {width:.1f} wide")

@@ -61,7 +61,9 @@ errors _version
 formats
 spec files sliding opencv_resize unet dicom
 registry fov safe_load metrics
-images weights measures
+images weights measures.centrelines measures.columns
+measures.cleaning measures.drawing
+measures
 result preprocess familiarity cache.sidecar
 cache.transfer
 cache
