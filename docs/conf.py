@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from numpydoc.xref import DEFAULT_LINKS
 
 import vesselseg
 from vesselseg.cli import build_parser
 from vesselseg.formats import formats_with_endings
+from vesselseg.measures import COLUMNS, MM_COLUMNS, SEGMENT_COLUMNS, Column
 
 project = "vesselseg"
 author = "The vesselseg authors"
@@ -59,6 +61,12 @@ def table_of_terms() -> str:
     return "\n".join(["| data set | terms |", "|---|---|", *rows])
 
 
+def table_of_columns(columns: Sequence[Column]) -> str:
+    """Columns of the tables of measures as a Markdown table."""
+    rows = [f"| `{name}` | {unit} | {text} | {source} |" for name, unit, text, source in columns]
+    return "\n".join(["| name | unit | definition | source |", "|---|---|---|---|", *rows])
+
+
 def table_of_formats() -> str:
     """The image formats that are read as a Markdown table."""
     rows = [f"| {name} | {' '.join(row)} |" for name, row in formats_with_endings().items()]
@@ -80,6 +88,9 @@ myst_substitutions = {
     "terms": table_of_terms(),
     "commands": help_of_commands(),
     "formats": table_of_formats(),
+    "measures": table_of_columns(COLUMNS),
+    "mm_measures": table_of_columns(MM_COLUMNS),
+    "segment_measures": table_of_columns(SEGMENT_COLUMNS),
 }
 
 # Links in included files -> where the same thing is, seen from the page that includes them.

@@ -225,7 +225,7 @@ def _make_legend(measures: Geometry, color_by: ColorBy, box: Box, zoom: int) -> 
         side = (2 * _MARKER + 3) * _SMOOTH
         layer = Image.new("RGB", (side, side), _PANEL)
         mark(ImageDraw.Draw(layer), side / 2, side / 2)
-        items.append(_item(layer.reduce(_SMOOTH), f"{shown} {name}"))
+        items.append(_item(layer.reduce(_SMOOTH), f"{shown} {name if shown != 1 else name[:-1]}"))
     if not measures.field_of_view[top:bottom, left:right].all():
         items.append(_item(_strip([_UNKNOWN] * 24, 2), "field of view"))
     bars = [mm for mm in _BARS if scale and mm / scale <= (right - left) / 4]
