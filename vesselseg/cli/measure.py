@@ -65,17 +65,19 @@ class _PrintColumns(argparse.Action):
     def __call__(self, *_: Any) -> None:
         from ..measures import COLUMNS, MM_COLUMNS, SEGMENT_COLUMNS
 
+        lines = []
         for title, columns in (
             ("the table of images", COLUMNS),
             ("added by --mm-per-pixel", MM_COLUMNS),
             ("the table of segments", SEGMENT_COLUMNS),
         ):
-            print(f"{title}:")
+            lines.append(f"{title}:")
             for name, unit, definition, source in columns:
-                print(f"  {name:18}{unit:13}{definition}")
+                lines.append(f"  {name:18}{unit:13}{definition}")
                 if source:
-                    print(f"{'':31}{source}")
-            print()
+                    lines.append(f"{'':33}{source}")
+            lines.append("")
+        print("\n".join(lines))  # at once, for pipes into head
         raise SystemExit(0)
 
 
