@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
@@ -77,7 +78,8 @@ class _PrintColumns(argparse.Action):
                 if source:
                     lines.append(f"{'':33}{source}")
             lines.append("")
-        print("\n".join(lines))  # at once, for pipes into head
+        with contextlib.suppress(BrokenPipeError):  # of a reader such as head
+            print("\n".join(lines))
         raise SystemExit(0)
 
 
