@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from numpydoc.xref import DEFAULT_LINKS
@@ -11,6 +12,7 @@ from numpydoc.xref import DEFAULT_LINKS
 import vesselseg
 from vesselseg.cli import build_parser
 from vesselseg.formats import formats_with_endings
+from vesselseg.measures import COLUMNS, MM_COLUMNS, SEGMENT_COLUMNS, Column
 
 sys.path.insert(0, str(Path(__file__).parent))
 from released import install_from_index
@@ -64,6 +66,12 @@ def table_of_terms() -> str:
     return "\n".join(["| data set | terms |", "|---|---|", *rows])
 
 
+def table_of_columns(columns: Sequence[Column]) -> str:
+    """Columns of the tables of measures as a Markdown table."""
+    rows = [f"| `{name}` | {unit} | {text} | {source} |" for name, unit, text, source in columns]
+    return "\n".join(["| name | unit | definition | source |", "|---|---|---|---|", *rows])
+
+
 def table_of_formats() -> str:
     """The image formats that are read as a Markdown table."""
     rows = [f"| {name} | {' '.join(row)} |" for name, row in formats_with_endings().items()]
@@ -85,6 +93,9 @@ myst_substitutions = {
     "terms": table_of_terms(),
     "commands": help_of_commands(),
     "formats": table_of_formats(),
+    "measures": table_of_columns(COLUMNS),
+    "mm_measures": table_of_columns(MM_COLUMNS),
+    "segment_measures": table_of_columns(SEGMENT_COLUMNS),
 }
 
 # Links in included files -> where the same thing is, seen from the page that includes them.

@@ -62,11 +62,13 @@ def test_embed(run):
     assert "rejected: The array has the type int64" in output
 
 
-def test_measurements(run):
+def test_measurements(run, tmp_path):
     pytest.importorskip("skan")
     lines = run("measurements.py").splitlines()
     assert lines[2].split()[0] == "density"
     assert lines[-1].startswith("segment of ")
+    with Image.open(tmp_path / "measured.png") as drawn:
+        assert drawn.width == 960
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,9 @@ errors
 formats telemetry process
 spec files sliding opencv_resize unet dicom tiff color
 registry fov safe_load metrics
-content images weights measures
+content images weights measures.centrelines measures.columns
+measures.cleaning measures.drawing
+measures
 result preprocess familiarity cache.sidecar
 cache.transfer
 cache

@@ -67,6 +67,8 @@ def segment_dataset(
     style: Style = "tint",
     measure: bool = False,
     mm_per_pixel: float | None = None,
+    fill_holes: int = 20,
+    min_size: int = 20,
     device: str | None = None,
     precision: Precision | None = None,
     backend: BackendName | None = None,
@@ -120,6 +122,9 @@ def segment_dataset(
         Whether to add the measures of the vessels to the rows; see :func:`vesselseg.measure`.
     mm_per_pixel : float, optional
         Size of a pixel on the retina, in millimetres, for the measures.
+    fill_holes, min_size : int
+        For the measures: holes of at most this many pixels are filled, and parts of fewer pixels
+        removed.
     device, precision : str, optional
         Of the workers. None means "auto" and the model's default, or those of a loaded model.
     backend, stride, batch_size, max_pixels : optional
@@ -173,7 +178,8 @@ def segment_dataset(
         device = device or "auto"
     work = make_work(
         scale=scale, threshold=threshold, bits=bits, style=style, measure=measure,
-        mm_per_pixel=mm_per_pixel, precision=precision, folder=str(Path.cwd()),
+        mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size, precision=precision,
+        folder=str(Path.cwd()),
     )  # fmt: skip
     jobs = plan_jobs(places, target, kinds=kinds, recursive=recursive, keep_endings=keep_endings)
     if manifest is None:

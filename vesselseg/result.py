@@ -9,6 +9,7 @@ import io
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args
@@ -241,26 +242,20 @@ class Segmentation:
         if format == "npy":
             np.save(stream, values, allow_pickle=False)
             return stream.getvalue()
-        software = f"vesselseg {self.provenance['vesselseg']}"
         drawn = {"style": style, "opacity": opacity} if kind == "overlay" else {}
         # A PNG file has checksums of its own.
         crc = {"crc32": _checksum(values)} if format == "tiff" else {}
-        provenance = json.dumps({"kind": kind, **drawn, **crc, **self.provenance})
+        provenance = {"kind": kind, **drawn, **crc, **self.provenance}
         picture = Image.fromarray(values)
         if format == "tiff":
             picture.save(
-                stream, "TIFF", compression="tiff_adobe_deflate", software=software,
-                description=provenance,
+                stream, "TIFF", compression="tiff_adobe_deflate", software=_software(provenance),
+                description=json.dumps(provenance),
             )  # fmt: skip
-        else:
-            text = PngImagePlugin.PngInfo()
-            text.add_text("Software", software)
-            text.add_text("vesselseg", provenance)
-            # A mask is mostly runs of equal pixels. Looking for these alone is faster.
-            is_binary = kind in ("mask", "fov")
-            method = zlib.Z_RLE if is_binary else zlib.Z_DEFAULT_STRATEGY
-            picture.save(stream, "PNG", pnginfo=text, compress_type=method)
-        return stream.getvalue()
+            return stream.getvalue()
+        # A mask is mostly runs of equal pixels. Looking for these alone is faster.
+        is_binary = kind in ("mask", "fov")
+        return encode_png(picture, provenance, zlib.Z_RLE if is_binary else None)
 
     @property
     def familiarity(self) -> float | None:
@@ -274,28 +269,43 @@ class Segmentation:
         value: float | None = self.provenance.get("familiarity")
         return value
 
-    def measure(self, *, mm_per_pixel: float | None = None) -> Measures:
+    def measure(
+        self, *, mm_per_pixel: float | None = None, fill_holes: int = 20, min_size: int = 20
+    ) -> Measures:
         """Measure the vessels in the field of view; see :func:`vesselseg.measure`.
 
         Parameters
         ----------
         mm_per_pixel : float, optional
             Size of a pixel on the retina, in millimetres, if you know it.
+        fill_holes : int
+            Holes of at most this many pixels are pinholes in a vessel and are filled; larger ones
+            are loops. 0 fills none.
+        min_size : int
+            Parts of fewer pixels are specks and are removed. 0 removes none.
 
         Returns
         -------
         Measures
+            Its ``overlay()`` draws what was measured over the photograph.
 
         Raises
         ------
         OptionError
-            If `mm_per_pixel` is not a positive number, or the field of view is empty.
+            If an argument is outside what is described here, or the field of view is empty.
         MissingExtraError
             If the extra ``vesselseg[measure]`` is not installed.
         """
-        from .measures import measure
+        from .measures import measure_photograph
 
-        return measure(self.mask, fov=self.field_of_view, mm_per_pixel=mm_per_pixel)
+        return measure_photograph(
+            self.mask,
+            self._photograph,
+            fov=self.field_of_view,
+            mm_per_pixel=mm_per_pixel,
+            fill_holes=fill_holes,
+            min_size=min_size,
+        )
 
     def vessel_fraction(self) -> float | None:
         """Share of the field of view that is vessel, in [0, 1]; None if there is no pixel in it."""
@@ -367,6 +377,23 @@ def _write(target: Target, content: bytes) -> None:
             part.write_bytes(content)
     else:
         target.write(content)
+
+
+def encode_png(
+    picture: Image.Image, provenance: Mapping[str, Any], strategy: int | None = None
+) -> bytes:
+    """A PNG file that says how it was made; `strategy` is zlib's."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", _software(provenance))
+    text.add_text("vesselseg", json.dumps(dict(provenance)))
+    method = zlib.Z_DEFAULT_STRATEGY if strategy is None else strategy
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", pnginfo=text, compress_type=method)
+    return stream.getvalue()
+
+
+def _software(provenance: Mapping[str, Any]) -> str:
+    return f"vesselseg {provenance['vesselseg']}"
 
 
 def check_threshold(threshold: float) -> float:

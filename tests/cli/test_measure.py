@@ -1,8 +1,10 @@
 """``vesselseg measure``: tables from photographs and from masks."""
 
 import csv
+import inspect
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,9 +14,13 @@ from PIL import Image
 from support.drawn import photographs, pixels, twelve_bits, vessels
 from support.models import tiny_weights
 
+import vesselseg
+import vesselseg.ray
 from vesselseg.batch.table import Table
-from vesselseg.cli import main
+from vesselseg.cli import build_parser, main
 from vesselseg.errors import how_to_install
+from vesselseg.measures import COLUMNS, MM_COLUMNS, SEGMENT_COLUMNS
+from vesselseg.result import read_provenance
 
 pytest.importorskip("skan", reason="needs the extra measure")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,6 +61,98 @@ def test_measures_standard_input(monkeypatch):
     assert main(["measure", "-", "p/a.png", "-o", "m.csv", "--model", "tiny.pth"]) == 0
     assert [row["input"] for row in table("m.csv")] == ["-", "p/a.png"]
     assert measured("m.csv")[0] == measured("m.csv")[1]
+
+
+def test_written_numbers_have_at_most_six_significant_digits():
+    main(["measure", "p", "-o", "m.csv", "--segments", "s.csv", "--model", "tiny.pth"])
+    names = [column.name for column in COLUMNS + SEGMENT_COLUMNS]
+    numbers = [row[name] for path in ("m.csv", "s.csv") for row in table(path) for name in row
+               if name in (*names, "fov_diameter", "vessel_fraction")]  # fmt: skip
+    assert len(numbers) > 30
+    for text in filter(None, numbers):
+        assert float(f"{float(text):.6g}") == float(text)
+
+
+def test_the_columns_are_listed(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["measure", "--columns"])
+    listed = capsys.readouterr().out
+    for column in COLUMNS + MM_COLUMNS + SEGMENT_COLUMNS:
+        assert re.search(
+            rf"^  {column.name} +{column.unit}.*{column.definition[:20]}", listed, re.M
+        )
+        assert column.source in listed
+
+
+class TestOverlay:
+    WORDS = ("-r", "--model", "tiny.pth", "--overlay", "drawn")
+
+    def test_what_was_measured_is_drawn_over_each_photograph(self):
+        assert main(["measure", "p", "-o", "m.csv", *self.WORDS]) == 0
+        rows = table("m.csv")
+        places = [row["measures_overlay"] for row in rows]
+        assert places == [f"drawn/{n}_measures.png" for n in ("a", "b", "sub/c")]
+        photograph = vesselseg.segment("p/a.png", model="tiny.pth")
+        expected = photograph.measure().overlay()
+        assert np.array_equal(pixels(Path(places[0])), np.asarray(expected))
+        made = read_provenance(places[0])
+        assert (made["kind"], made["fill_holes"], made["color_by"]) == (
+            "measures_overlay", 20, "width",
+        )  # fmt: skip
+        main(["measure", "drawn", "-r", "-o", "none.csv", "--model", "tiny.pth"])
+        assert not Path("none.csv").exists()  # it is no photograph
+
+    def test_or_over_each_mask(self):
+        Image.fromarray(vessels(1)).save("m.png")
+        main(["measure", "m.png", "--masks", "-o", "m.csv", "--overlay", "d", "--keep-endings"])
+        drawn = pixels(Path("d/m.png_measures.png"))
+        assert np.array_equal(drawn, np.asarray(vesselseg.measure(vessels(1)).overlay()))
+
+    def test_resuming_draws_again_what_is_missing_or_other(self, capsys):
+        words = ["measure", "p", "-o", "m.csv", *self.WORDS, "--resume"]
+        assert main(words) == 0
+        Path("drawn/a_measures.png").unlink()
+        assert main(words) == 0
+        assert "1 measured, 2 skipped" in capsys.readouterr().err
+        assert main([*words, "--color-by", "segment"]) == 0
+        assert "3 measured (3 again" in capsys.readouterr().err
+
+    def test_two_that_would_be_the_same_file_are_an_error_before_anything_is_done(self, capsys):
+        photographs(Path("p"), ["a.jpg"])
+        assert main(["measure", "p", "-o", "m.csv", *self.WORDS]) == 2
+        assert "would both write 'drawn/a_measures.png'" in capsys.readouterr().err
+        assert main(["measure", "p", "-o", "m.csv", *self.WORDS, "--keep-endings"]) == 0
+
+
+@pytest.mark.parametrize("words", [["--fill-holes", "3"], ["--min-size", "0"]])
+def test_resuming_measures_again_with_other_pinholes_or_specks(words, capsys):
+    first = ["measure", "p/a.png", "-o", "m.csv", "--model", "tiny.pth", "--resume"]
+    assert main(first) == 0
+    assert (table("m.csv")[0]["fill_holes"], table("m.csv")[0]["min_size"]) == ("20", "20")
+    assert main([*first, *words]) == 0
+    assert "1 measured (1 again, since their settings" in capsys.readouterr().err
+    assert table("m.csv")[0][words[0][2:].replace("-", "_")] == words[1]
+    with pytest.raises(SystemExit, match="2"):
+        main([*first, words[0], "-1"])
+    assert "'-1' is not a number of pixels, 0 or more" in capsys.readouterr().err
+
+
+def test_segment_measures_with_the_same_options():
+    words = ["--model", "tiny.pth", "--fill-holes", "3", "--min-size", "4"]
+    main(["p/a.png", "-o", "v", "--measure", "--manifest", "s.csv", *words])
+    main(["measure", "p/a.png", "-o", "m.csv", *words])
+    assert float(table("s.csv")[0]["length_px"]) == float(table("m.csv")[0]["length_px"])
+    assert table("s.csv")[0]["min_size"] == "4"
+
+
+def test_defaults_are_those_of_python():
+    _, commands = build_parser()
+    for call in (vesselseg.measure, vesselseg.Segmentation.measure, vesselseg.segment_folder,
+                 vesselseg.ray.segment_dataset):  # fmt: skip
+        for name in ("fill_holes", "min_size"):
+            default = inspect.signature(call).parameters[name].default
+            for command in ("segment", "measure"):
+                assert commands[command].get_default(name) == default
 
 
 def test_bits_of_16_bit_photographs():

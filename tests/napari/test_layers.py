@@ -15,7 +15,7 @@ pytest.importorskip("napari.layers", reason="needs the extra napari")
 
 from napari.layers import Image, Layer
 
-from vesselseg.napari import segment_to_layers
+from vesselseg.napari import measures_to_layers, segment_to_layers
 from vesselseg.napari.layers import fundus_sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,6 +93,36 @@ def test_layers_of_one_photograph_are_accepted(data, options, model):
 def test_other_layers_are_rejected(data, rgb, match, model):
     with pytest.raises(ImageError, match=match):
         segment_to_layers(Image(data, rgb=rgb, name="eye"), model=model)
+
+
+class TestMeasures:
+    @pytest.fixture
+    def measures(self):
+        pytest.importorskip("skan", reason='needs pip install "vesselseg[measure]"')
+        mask = np.zeros((100, 120), bool)
+        mask[45:54] = mask[10:90, 60:63] = True
+        return vesselseg.measure(mask)
+
+    def test_layers_show_what_was_measured_at_the_position_of_the_photograph(self, measures):
+        layer = Image(np.zeros((100, 120, 3), np.uint8), name="eye", scale=(0.02, 0.03), rotate=30)
+        added = [Layer.create(*data) for data in measures_to_layers(measures, layer)]
+        names = ["field of view", "centrelines", "end points", "branch points"]
+        assert [each.name for each in added] == [f"eye {name}" for name in names]
+        for each in added:
+            np.testing.assert_allclose(each.data_to_world((9, 7)), layer.data_to_world((9, 7)))
+        fov, lines, ends, branches = added
+        assert fov.data.all()
+        assert len(lines.data) == 4
+        np.testing.assert_allclose(lines.features["width_px"], measures.segments["width_px"])
+        assert len(np.unique(lines.edge_color, axis=0)) >= 2
+        np.testing.assert_allclose(ends.data, measures.end_positions)
+        np.testing.assert_allclose(branches.data, measures.branch_positions)
+
+    def test_a_mask_without_vessels_has_no_lines_and_points(self):
+        pytest.importorskip("skan", reason='needs pip install "vesselseg[measure]"')
+        empty = vesselseg.measure(np.zeros((40, 44), bool))
+        [(_, options, kind)] = measures_to_layers(empty, Image(PHOTOGRAPH, name="eye"))
+        assert (options["name"], kind) == ("eye field of view", "labels")
 
 
 def test_features_hold_all_measures(model, monkeypatch):

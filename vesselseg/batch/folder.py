@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from ..errors import OptionError
 from ..files import remove_abandoned
 from ..images import check_bits
-from ..measures import check_mm_per_pixel, require_skan
+from ..measures import check_options, require_skan
 from ..process import progress_bar
 from ..result import Style, check_style, check_threshold, is_whole, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .engine import run
-from .jobs import KINDS, Job, plan_jobs
+from .jobs import KINDS, MEASURES_OVERLAY, Job, plan_jobs
 from .places import is_address, make_folder, parent, suffix_of
 from .table import Row, Table
 from .work import SEGMENTS, Work
@@ -77,6 +77,8 @@ def segment_folder(
     style: Style = "tint",
     measure: bool = False,
     mm_per_pixel: float | None = None,
+    fill_holes: int = 20,
+    min_size: int = 20,
     device: str | torch.device | None = None,
     precision: Precision | None = None,
     backend: BackendName | None = None,
@@ -127,6 +129,9 @@ def segment_folder(
         Whether to add the measures of the vessels to the rows; see :func:`vesselseg.measure`.
     mm_per_pixel : float, optional
         Size of a pixel on the retina, in millimetres, for the measures.
+    fill_holes, min_size : int
+        For the measures: holes of at most this many pixels are filled, and parts of fewer pixels
+        removed.
     device, precision, backend, stride, batch_size, max_pixels : optional
         As :func:`vesselseg.load_model` takes them. With a loaded model they must be its own.
     on_error : {"continue", "raise"}
@@ -166,7 +171,7 @@ def segment_folder(
     refuse_addresses([os.fspath(out), *places])
     work = make_work(
         scale=scale, threshold=threshold, bits=bits, style=style,
-        measure=measure, mm_per_pixel=mm_per_pixel,
+        measure=measure, mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size,
     )  # fmt: skip
     jobs = plan_jobs(
         places, os.fspath(out), kinds=kinds, recursive=recursive, keep_endings=keep_endings
@@ -232,10 +237,13 @@ def make_work(
     style: Style,
     measure: bool,
     mm_per_pixel: float | None,
+    fill_holes: int,
+    min_size: int,
     **more: Any,
 ) -> Work:
     """What is done with each photograph; OptionError for an argument that is not allowed."""
     check_style(style)
+    options = check_options(mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size)
     if measure:
         require_skan()
     return Work(
@@ -243,8 +251,7 @@ def make_work(
         threshold=check_threshold(threshold),
         bits=check_bits(bits),
         style=style,
-        with_measures=measure,
-        mm_per_pixel=check_mm_per_pixel(mm_per_pixel),
+        measuring=options if measure else None,
         **more,
     )
 
@@ -399,11 +406,10 @@ def _make_plan(
         row = row_of.get(_key(job), {})
         wanted = {**expected, "input_version": version}
         has_row = not row.get("error") and _agrees(row, {**wanted, **_outputs(job)})
-        if not all(_is_written(job, kind, wanted, work.style, has_row) for kind in job.outputs):
+        if not all(_is_written(job, kind, wanted, work, has_row) for kind in job.outputs):
             return "to do"
-        if work.with_measures:
-            has_row = has_row and "density" in row
-            has_row = has_row and _agrees(row, {"mm_per_pixel": work.mm_per_pixel})
+        if work.measuring is not None:
+            has_row = has_row and "density" in row and _agrees(row, work.measuring)
         if segment_rows is not None and row.get("length_px"):
             has_row = has_row and job.name in has_segments
         if has_row or not is_wanted:
@@ -428,7 +434,7 @@ def _has_results(job: Job, row: Row | None) -> bool:
 
 
 def _outputs(job: Job) -> dict[str, str | None]:
-    return {kind: job.outputs.get(kind) for kind in KINDS}
+    return {kind: job.outputs.get(kind) for kind in (*KINDS, MEASURES_OVERLAY)}
 
 
 def _agrees(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -436,9 +442,7 @@ def _agrees(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return all(str(found.get(name)) == str(value) for name, value in wanted.items())
 
 
-def _is_written(
-    job: Job, kind: str, wanted: Mapping[str, Any], style: Style, has_row: bool
-) -> bool:
+def _is_written(job: Job, kind: str, wanted: Mapping[str, Any], work: Work, has_row: bool) -> bool:
     """Whether a file of a job is there, whole, and says that it is what is wanted.
 
     Of files that cannot say so, NPY and those at addresses, the row says it.
@@ -450,5 +454,7 @@ def _is_written(
         return has_row and is_whole(place)
     provenance = read_provenance(place)
     if kind == "overlay":
-        wanted = {**wanted, "style": style}
+        wanted = {**wanted, "style": work.style}
+    elif kind == MEASURES_OVERLAY:
+        wanted = {**wanted, **(work.measuring or {}), "color_by": work.color_by}
     return _agrees(provenance, wanted) and is_whole(place)

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 KINDS = (*PICTURES, "dicom")
 """What can be written for a photograph: pictures, and a DICOM Segmentation object."""
 
+MEASURES_OVERLAY = "measures_overlay"
+"""The picture of what was measured, which only ``vesselseg measure`` writes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -96,11 +99,31 @@ def plan_jobs(
     is_file = names_file(out, is_single=is_single)
     jobs = []
     for name, place in found:
-        is_numbered = place.suffix[1:].isdecimal()  # DICOM files are often named after a UID
-        ending = "" if keep_endings or is_numbered else place.suffix
-        mask = out if is_file else join(out, *place.parts).removesuffix(ending) + ".png"
+        mask = out if is_file else f"{_name_result(out, place, keep_endings)}.png"
         jobs.append(Job(name, _name_outputs(mask, kinds)))
     return _without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
+
+
+def plan_overlays(
+    found: Iterable[tuple[str, PurePath]], out: str, *, keep_endings: bool
+) -> list[Job]:
+    """Jobs that write what was measured on photographs or masks to a folder, sorted by name.
+
+    The places below the folder, and the names, are as :func:`plan_jobs` gives them, with
+    ``_measures`` added.
+    """
+    jobs = [
+        Job(name, {MEASURES_OVERLAY: f"{_name_result(out, place, keep_endings)}_measures.png"})
+        for name, place in found
+    ]
+    return _without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs[MEASURES_OVERLAY])))
+
+
+def _name_result(out: str, place: PurePath, keep_endings: bool) -> str:
+    """The path of a photograph's results, to which their endings are added."""
+    is_numbered = place.suffix[1:].isdecimal()  # DICOM files are often named after a UID
+    ending = "" if keep_endings or is_numbered else place.suffix
+    return join(out, *place.parts).removesuffix(ending)
 
 
 def _check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:

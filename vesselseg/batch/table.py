@@ -23,8 +23,9 @@ from .places import is_address, make_folder, open_filesystem, suffix_of, write_b
 Row: TypeAlias = "dict[str, Any]"
 
 _TEXTS = (
-    "input", "error", "mask", "probability", "overlay", "fov", "dicom", "model", "sha256", "spec",
-    "input_version", "scale", "backend", "device", "precision", "style", "warning",
+    "input", "error", "mask", "probability", "overlay", "fov", "dicom", "measures_overlay", "model",
+    "sha256", "spec", "input_version", "scale", "backend", "device", "precision", "style",
+    "warning",
 )  # fmt: skip
 """Columns of text; the others are numbers, or true and false."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import dicom
+from .._version import __version__
 from ..errors import ImageError
 from ..evaluation.datasets import read_fov, read_label
 from ..files import exists
 from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, decode, to_rgb
-from ..measures import Measures
-from ..measures import measure as measure_mask
+from ..measures import ColorBy, Measures, measure
 from ..preprocess import check_scale
-from ..result import FORMATS, Segmentation, Style, read_provenance
+from ..result import FORMATS, Segmentation, Style, encode_png, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
-from .jobs import Job
+from .jobs import MEASURES_OVERLAY, Job
 from .places import (
     is_address,
     make_folder,
@@ -41,7 +42,6 @@ _SETTINGS = (
     "model", "sha256", "unverified", "spec", "stride", "scale", "bits", "backend", "device",
     "precision", "threshold", "input_version", "fov_diameter", "familiarity", "warning",
 )  # fmt: skip
-_SEGMENT_UNITS = {name: f"{name}_px" for name in ("length", "chord", "width")}
 
 SEGMENTS = "segments"
 """Key of a row under which the rows of its segments travel; it is no column of the table."""
@@ -52,17 +52,17 @@ class Work:
     """Read a photograph; write the files of its result, measure it, and describe it in a row.
 
     It can be sent to another machine. `folder` is where relative paths start there, by default
-    the working directory; `stdin` is the content of the job ``-``. With `with_measures` the row
-    has the measures of the mask, and with `mm_per_pixel` those in millimetres. `precision` is that
-    of the workers, if it is not the model's.
+    the working directory; `stdin` is the content of the job ``-``. With `measuring`, the options
+    of :func:`vesselseg.measure`, the row has them and the measures of the mask; `color_by` is how
+    they are drawn. `precision` is that of the workers, if it is not the model's.
     """
 
     scale: Scale | None = None
     threshold: float = 0.5
     bits: int | None = None
     style: Style = "tint"
-    with_measures: bool = False
-    mm_per_pixel: float | None = None
+    measuring: Mapping[str, Any] | None = None
+    color_by: ColorBy = "width"
     precision: str | None = None
     max_pixels: int = MAX_PIXELS
     folder: str = ""
@@ -102,7 +102,8 @@ class Work:
         row = self._describe(job, result.provenance, result.shape, result.vessel_fraction())
         row["seconds"] = round(seconds, 3)
         self._write(job, result)
-        self._add_measures(row, result.mask, result.field_of_view)
+        if self.measuring is not None:
+            self._add_measures(row, job, result.measure(**self.measuring), result.provenance)
         return row
 
     def read_existing(self, job: Job) -> tuple[tuple[Mask, Mask], dict[str, Any]]:
@@ -122,7 +123,9 @@ class Work:
         fraction = float(mask[inside].mean()) if inside.any() else None
         row = self._describe(job, provenance, mask.shape, fraction)
         row["seconds"] = None
-        self._add_measures(row, mask, inside)
+        if self.measuring is not None:
+            measures = measure(mask, fov=inside, **self.measuring)
+            self._add_measures(row, job, measures, provenance)
         return row
 
     def _describe(
@@ -143,12 +146,19 @@ class Work:
             "vessel_fraction": None if fraction is None else round(fraction, 6),
         }
 
-    def _add_measures(self, row: Row, mask: Mask, inside: Mask) -> None:
-        if self.with_measures:
-            measures = measure_mask(mask, fov=inside, mm_per_pixel=self.mm_per_pixel)
-            row["mm_per_pixel"] = self.mm_per_pixel
-            row.update(measures.to_dict())
-            row[SEGMENTS] = _segment_rows(row["input"], measures)
+    def _add_measures(
+        self, row: Row, job: Job, measures: Measures, provenance: Mapping[str, Any]
+    ) -> None:
+        assert self.measuring is not None
+        row.update(self.measuring)
+        row.update({name: _to_six_digits(value) for name, value in measures.to_dict().items()})
+        row[SEGMENTS] = _segment_rows(job.name, measures)
+        place = job.outputs.get(MEASURES_OVERLAY)
+        if place is not None:
+            made = {"vesselseg": __version__, **provenance, "kind": MEASURES_OVERLAY}
+            made.update({**self.measuring, "color_by": self.color_by})
+            picture = measures.overlay(color_by=self.color_by)
+            write_bytes(self._path(place), encode_png(picture, made))
 
     def _path(self, place: str) -> str:
         return place if is_address(place) else str(Path(self.folder, place))
@@ -160,6 +170,8 @@ class Work:
 
     def _write(self, job: Job, result: Segmentation) -> None:
         for kind, place in job.outputs.items():
+            if kind == MEASURES_OVERLAY:
+                continue  # it is drawn from the measures
             suffix = suffix_of(place)
             target: Path | io.BytesIO = io.BytesIO()
             if not is_address(place):
@@ -176,8 +188,6 @@ class Work:
 @dataclass(frozen=True)
 class MaskWork(Work):
     """Measure masks that are there; the field of view is ``NAME_fov.png`` beside ``NAME.png``."""
-
-    with_measures: bool = True
 
     def expected(self, model: Segmenter | None) -> dict[str, Any]:
         assert model is None
@@ -200,9 +210,20 @@ class MaskWork(Work):
 
 
 def _segment_rows(name: str, measures: Measures) -> list[Row]:
-    """A row for each segment, with the unit in each name; what one does not have is None."""
-    columns = {_SEGMENT_UNITS.get(key, key): values for key, values in measures.segments.items()}
+    """A row for each segment; what one does not have is None."""
+    columns = {key: values.tolist() for key, values in measures.segments.items()}
     return [
-        {"input": name, **{k: None if v != v else v for k, v in zip(columns, values, strict=True)}}
-        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
+        {
+            "input": name,
+            **{
+                key: None if math.isnan(value) else _to_six_digits(value)
+                for key, value in zip(columns, values, strict=True)
+            },
+        }
+        for values in zip(*columns.values(), strict=True)
     ]
+
+
+def _to_six_digits(value: float | None) -> float | None:
+    """A number with six significant digits, which is more than any measure has."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -111,6 +111,24 @@ def model_names() -> list[str]:
     return [spec.name for spec in list_models()]
 
 
+def add_measure_options(add: Any) -> None:
+    """Add what :func:`measure_options` reads."""
+    add("--mm-per-pixel", type=_factor, metavar="MM",
+        help="size of a pixel on the retina, to measure in millimetres as well "
+        "(default: unknown)")  # fmt: skip
+    add("--fill-holes", type=_count, metavar="N", default=20,
+        help="holes of at most N pixels are pinholes in a vessel and are filled before it is "
+        "measured; larger ones are loops (default: %(default)s; 0 fills none)")  # fmt: skip
+    add("--min-size", type=_count, metavar="N", default=20,
+        help="parts of fewer than N pixels are specks and are removed before vessels are measured "
+        "(default: %(default)s; 0 removes none)")  # fmt: skip
+
+
+def measure_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of measuring, as arguments of :func:`vesselseg.measure`."""
+    return {name: getattr(options, name) for name in ("mm_per_pixel", "fill_holes", "min_size")}
+
+
 def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     """Load the model that the options name; `changes` are arguments of ``load_model``."""
     from ..api import load_model
@@ -132,14 +150,14 @@ def _scale(text: str) -> str | float:
     if text in SCALES:
         return text
     try:
-        return factor(text)
+        return _factor(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither {', '.join(SCALES)} nor a positive factor"
         ) from error
 
 
-def factor(text: str) -> float:
+def _factor(text: str) -> float:
     """A positive number."""
     value = _number(text)
     if not is_factor(value):
@@ -165,7 +183,7 @@ def _number(text: str) -> float:
 
 def positive(text: str) -> int:
     """A positive integer."""
-    if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) < 1:
+    if not _is_count(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
@@ -173,3 +191,14 @@ def positive(text: str) -> int:
 def read_standard_input() -> bytes:
     """The bytes of standard input; none in a process without a console."""
     return b"" if sys.stdin is None else sys.stdin.buffer.read()
+
+
+def _count(text: str) -> int:
+    """An integer from 0."""
+    if not _is_count(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, 0 or more")
+    return int(text)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 18

@@ -1,10 +1,10 @@
-"""``vesselseg measure``: a table of vessel measures, from photographs or from masks."""
+"""``vesselseg measure``: a table and drawings of vessel measures, of photographs or of masks."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..errors import OptionError, install_command
@@ -13,11 +13,11 @@ from . import arguments, collection
 _EPILOG = f"""\
 examples:
   vesselseg measure photographs/ -o measures.csv
+  vesselseg measure photographs/ -o measures.csv --overlay drawn/
   vesselseg measure vessels/ --masks -o measures.csv --segments segments.csv
 
-The documentation of vesselseg.measure defines the measures. Units are part of their names: _px is
-pixels, _fov the share of the field of view's diameter. Images that fail have an error in the
-table.
+--columns lists what the columns of the tables mean. Units are part of their names: _px is pixels,
+_fov diameters of the field of view. Images that fail have an error in the table.
 
 needs an extra:
   {install_command("measure")}"""
@@ -38,51 +38,87 @@ def add_parsers(commands: Any) -> None:
     add = parser.add_argument_group("measures").add_argument
     add("-o", "--output", required=True, metavar="OUTPUT",
         help="table to write, .csv, .parquet or .jsonl (required)")  # fmt: skip
+    add("--columns", action=_PrintColumns, nargs=0,
+        help="list the columns with their units, definitions and sources, and exit")  # fmt: skip
     add("--segments", metavar="FILE",
         help="also write a table with a row for each segment (default: no)")  # fmt: skip
+    add("--overlay", metavar="FOLDER",
+        help="also write FOLDER/NAME_measures.png: what was measured, drawn over the photograph "
+        "with a legend, or over the mask with --masks (default: no)")  # fmt: skip
+    add("--color-by", choices=("width", "segment"), default="width",
+        help="colour of the centrelines in the overlay (default: %(default)s)")  # fmt: skip
+    add("--keep-endings", action="store_true",
+        help="name overlays after the whole file name, eye.jpg_measures.png "
+        "(default: eye_measures.png)")  # fmt: skip
     add("--masks", action="store_true",
         help="the images are masks, white on black; from folders, those that vesselseg wrote are "
         "taken. NAME_fov.png beside NAME.png is the field of view, or else the whole frame "
         "(default: they are photographs)")  # fmt: skip
-    add("--mm-per-pixel", type=arguments.factor, metavar="MM",
-        help="size of a pixel on the retina, to add millimetres (default: unknown)")  # fmt: skip
+    arguments.add_measure_options(add)
     arguments.add_run_options(arguments.add_model_options(parser))
     collection.add_options(parser)
     parser.set_defaults(run=_measure)
 
 
+class _PrintColumns(argparse.Action):
+    """Print the columns and exit, as ``--help`` prints the options."""
+
+    def __call__(self, *_: Any) -> None:
+        from ..measures import COLUMNS, MM_COLUMNS, SEGMENT_COLUMNS
+
+        lines = []
+        for title, columns in (
+            ("the table of images", COLUMNS),
+            ("added by --mm-per-pixel", MM_COLUMNS),
+            ("the table of segments", SEGMENT_COLUMNS),
+        ):
+            lines.append(f"{title}:")
+            for name, unit, definition, source in columns:
+                lines.append(f"  {name:18}{unit:13}{definition}")
+                if source:
+                    lines.append(f"{'':33}{source}")
+            lines.append("")
+        print("\n".join(lines))
+        raise SystemExit(0)
+
+
 def _measure(options: argparse.Namespace) -> int:
-    """Write the tables."""
-    from ..batch.folder import make_work
-    from ..batch.jobs import Job, find_photographs
+    """Write the tables and the overlays."""
+    from ..batch.folder import make_work, refuse_addresses
+    from ..batch.jobs import Job, find_photographs, plan_overlays
     from ..batch.places import identity
     from ..batch.work import MaskWork, Work
     from ..measures import require_skan
 
     collection.check_options(options)
+    if options.overlay and options.executor == "local":
+        refuse_addresses([options.overlay])
     if options.segments and identity(options.segments) == identity(options.output):
         raise OptionError(f"--output and --segments are both {options.output!r}. Name two files.")
-    names: set[str] = set()
+    found: dict[str, PurePath] = {}
     for text in options.inputs:
         if options.masks:
             if text == "-":
                 raise OptionError("Standard input can be a photograph, but not a mask.")
-            names.update(name for name, _ in _find_masks(text, options.recursive))
+            found.update(_find_masks(text, options.recursive))
         else:
-            names.update(
-                name for name, _ in find_photographs(text, options.output, options.recursive)
-            )
-    if not names:
+            found.update(find_photographs(text, options.output, options.recursive))
+    if not found:
         hint = ""
         if options.masks:
             hint = " From folders, masks that vesselseg wrote are taken; pass others as a pattern."
         raise OptionError(f"There is nothing to measure in {', '.join(options.inputs)}.{hint}")
     require_skan()
+    if options.overlay:
+        jobs = plan_overlays(found.items(), options.overlay, keep_endings=options.keep_endings)
+    else:
+        jobs = [Job(name, {}) for name in sorted(found)]
     is_on_ray = options.executor == "ray"
     folder = str(Path.cwd()) if is_on_ray else ""
+    measuring = arguments.measure_options(options)
     work: Work
     if options.masks:
-        work = MaskWork(mm_per_pixel=options.mm_per_pixel, folder=folder)
+        work = MaskWork(measuring=measuring, color_by=options.color_by, folder=folder)
     else:
         work = make_work(
             scale=options.scale,
@@ -90,24 +126,28 @@ def _measure(options: argparse.Namespace) -> int:
             bits=options.bits,
             style="tint",
             measure=True,
-            mm_per_pixel=options.mm_per_pixel,
+            **measuring,
+            color_by=options.color_by,
             precision=options.precision if is_on_ray else None,
             folder=folder,
-            stdin=arguments.read_standard_input() if "-" in names else b"",
+            stdin=arguments.read_standard_input() if "-" in found else b"",
         )
+    where = f"table: {options.output}"
+    if options.overlay:
+        where += f"; overlays: {options.overlay}"
     return collection.run(
         options,
-        collection.take_part([Job(name, {}) for name in sorted(names)], options),
+        collection.take_part(jobs, options),
         work,
         verb="measured",
-        where=f"table: {options.output}",
+        where=where,
         needs_model=not options.masks,
         table=options.output,
         segments=options.segments,
     )
 
 
-def _find_masks(text: str, recursive: bool) -> Iterator[tuple[str, Path]]:
+def _find_masks(text: str, recursive: bool) -> Iterator[tuple[str, PurePath]]:
     """The masks that a path or pattern means: of a folder, files that vesselseg wrote as masks."""
     from ..batch.search import LeftOut, find_files
     from ..files import is_folder
@@ -117,7 +157,7 @@ def _find_masks(text: str, recursive: bool) -> Iterator[tuple[str, Path]]:
     for path, place in find_files(text, recursive, left_out):
         kind = read_provenance(path).get("kind")
         if path == Path(text) or kind == "mask" or (kind is None and not is_folder(text)):
-            yield str(path), Path(place)
+            yield str(path), place
         else:
             left_out.add(path, "not a mask that vesselseg wrote")
     left_out.log(text)

@@ -73,8 +73,7 @@ def add_parsers(commands: Any) -> None:
         "none; on Ray OUTPUT/manifest.parquet)")  # fmt: skip
     add("--measure", action="store_true", help="add the measures of the vessels to the manifest; "
         "needs the extra measure (default: no)")  # fmt: skip
-    add("--mm-per-pixel", type=arguments.factor, metavar="MM",
-        help="size of a pixel on the retina, for millimetres (default: unknown)")  # fmt: skip
+    arguments.add_measure_options(add)
     arguments.add_run_options(arguments.add_model_options(parser))
     collection.add_options(parser)
     parser.set_defaults(run=segment)
@@ -116,7 +115,7 @@ def segment(options: argparse.Namespace) -> int:
         bits=options.bits,
         style=options.style,
         measure=options.measure,
-        mm_per_pixel=options.mm_per_pixel,
+        **arguments.measure_options(options),
         precision=options.precision if is_on_ray else None,
         folder=str(Path.cwd()) if is_on_ray else "",
         stdin=arguments.read_standard_input() if any(job.name == "-" for job in jobs) else b"",

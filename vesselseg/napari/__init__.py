@@ -13,6 +13,6 @@ Nothing else in the library imports this package.
 
 from __future__ import annotations
 
-from .layers import segment_to_layers
+from .layers import measures_to_layers, segment_to_layers
 
-__all__ = ["segment_to_layers"]
+__all__ = ["measures_to_layers", "segment_to_layers"]

@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError, MissingExtraError
 from ..formats import open_picture
+from ..measures.drawing import ColorBy, color_segments
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
     from ..api import Model
+    from ..measures import Measures
     from ..result import Segmentation
     from ..segmenter import Segmenter
     from ..spec import Scale
 
-LayerData: TypeAlias = "tuple[NDArray[Any], dict[str, Any], str]"
+LayerData: TypeAlias = "tuple[Any, dict[str, Any], str]"
 """Data, options and type of a layer, as ``napari.layers.Layer.create`` takes them."""
 
 PHOTOGRAPH = Path(__file__).parents[1] / "embedded" / "fundus.jpg"
@@ -107,8 +109,7 @@ def photograph_of(layer: Image) -> NDArray[Any]:
 
 def to_layers(result: Segmentation, layer: Image) -> list[LayerData]:
     """The layers that show a result at the place of its photograph, the topmost one last."""
-    placement = {name: getattr(layer, name) for name in _PLACEMENT}
-    placement["affine"] = layer.affine.affine_matrix.copy()  # the layer's own would be shared
+    placement = _placement(layer)
     metadata = {"vesselseg": result.provenance}
     probability = {
         "name": f"{layer.name} probability",
@@ -129,6 +130,86 @@ def to_layers(result: Segmentation, layer: Image) -> list[LayerData]:
         (result.probability, probability, "image"),
         (result.mask.astype(np.uint8), mask, "labels"),
     ]
+
+
+def measures_to_layers(
+    measures: Measures, layer: Image, *, color_by: ColorBy = "width"
+) -> list[LayerData]:
+    """What was measured on the photograph in an Image layer.
+
+    Parameters
+    ----------
+    measures : Measures
+        Of the photograph in `layer`: of a result, or as :func:`vesselseg.measure` returns them.
+    layer : napari.layers.Image
+        Where the photograph lies.
+    color_by : {"width", "segment"}
+        Colour each centreline by its median width, or so that segments that meet differ.
+
+    Returns
+    -------
+    list of (data, options, type)
+        For ``napari.layers.Layer.create``, at the place of `layer`: the field of view, Labels that
+        are hidden at first; the centrelines, Shapes with the columns of ``measures.segments`` as
+        ``features``; and the end points and branch points, Points. What there is none of is left
+        out.
+
+    Raises
+    ------
+    OptionError
+        If `color_by` is outside what is described here.
+
+    Examples
+    --------
+    >>> import numpy as np, vesselseg
+    >>> from napari.layers import Image
+    >>> from vesselseg.napari import measures_to_layers
+    >>> mask = np.zeros((200, 200), bool)
+    >>> mask[96:104, 20:180] = True
+    >>> layer = Image(np.zeros((200, 200, 3), np.uint8), name="eye")
+    >>> for data, options, kind in measures_to_layers(vesselseg.measure(mask), layer):
+    ...     print(kind, options["name"], len(data))
+    labels eye field of view 200
+    shapes eye centrelines 1
+    points eye end points 2
+    """
+    import pandas
+
+    placement = _placement(layer)
+    fov = {"name": f"{layer.name} field of view", "opacity": 0.3, "visible": False, **placement}
+    layers: list[LayerData] = [(measures.field_of_view.astype(np.uint8), fov, "labels")]
+    if measures.centrelines:
+        lines = {
+            "name": f"{layer.name} centrelines",
+            "shape_type": "path",
+            "edge_width": 1,
+            "edge_color": np.array(color_segments(measures, color_by)) / 255,
+            "features": pandas.DataFrame(measures.segments),
+            **placement,
+        }
+        layers.append((measures.centrelines, lines, "shapes"))
+    for name, places, symbol, color in (
+        ("end points", measures.end_positions, "square", "black"),
+        ("branch points", measures.branch_positions, "disc", "white"),
+    ):
+        if len(places):
+            points = {
+                "name": f"{layer.name} {name}",
+                "symbol": symbol,
+                "size": 5,
+                "face_color": color,
+                "border_color": "white",
+                **placement,
+            }
+            layers.append((places, points, "points"))
+    return layers
+
+
+def _placement(layer: Image) -> dict[str, Any]:
+    """The options that put another layer where this one is."""
+    placement = {name: getattr(layer, name) for name in _PLACEMENT}
+    placement["affine"] = layer.affine.affine_matrix.copy()  # the layer's own would be shared
+    return placement
 
 
 def measure_features(result: Segmentation) -> Any:

@@ -1,7 +1,6 @@
 """Vessel measures, on shapes whose measures are known."""
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import math
@@ -10,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import shapes as drawn_shapes
 from support.drawn import vessels
 
 import vesselseg
 from vesselseg import MissingExtraError, OptionError, Segmentation, measure
+from vesselseg.measures import COLUMNS, MM_COLUMNS, SEGMENT_COLUMNS
 
 pytest.importorskip("skan", reason="needs the extra measure")
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "measures.py"
-_spec = importlib.util.spec_from_file_location("drawn_shapes", SCRIPT)
-drawn_shapes = importlib.util.module_from_spec(_spec)
-sys.modules["drawn_shapes"] = drawn_shapes
-_spec.loader.exec_module(drawn_shapes)
+
+def width_quartiles(measures):
+    return measures.width_q1_px, measures.width_median_px, measures.width_q3_px
 
 
 def relative_errors(shape):
@@ -46,14 +45,16 @@ class TestShapes:
 
     @pytest.mark.slow
     def test_the_box_dimension_of_the_koch_curve_is_right(self):
-        assert relative_errors(drawn_shapes.koch(23, 1))["box_dimension"] < 0.02
+        shape = drawn_shapes.koch(23, 1)
+        assert relative_errors(shape)["box_dimension"] < 0.035
+        assert (measure(shape.mask).branch_points, measure(shape.mask).end_points) == (0, 2)
 
     def test_a_line_with_square_ends_has_its_full_length(self):
         mask = np.zeros((100, 200), dtype=bool)
         mask[45:54, 20:180] = True
         measures = measure(mask)
-        assert measures.length == pytest.approx(160, abs=1)
-        assert measures.width_quartiles == pytest.approx((9, 9, 9), rel=0.01)
+        assert measures.length_px == pytest.approx(160, abs=1)
+        assert width_quartiles(measures) == pytest.approx((9, 9, 9), rel=0.01)
 
     def test_the_tortuosity_is_that_of_the_branch_that_most_of_the_length_is_in(self):
         mask = np.zeros((300, 300), dtype=bool)
@@ -67,7 +68,7 @@ class TestShapes:
         measures = measure(np.hypot(rows, columns) <= 30)
         assert measures.density == pytest.approx(math.pi * 30**2 / 101**2, rel=0.01)
         assert measures.branch_points == 0
-        assert len(measures.segments["length"]) == 0
+        assert len(measures.segments["length_px"]) == 0
 
     def test_a_crossing_is_one_branch_point(self):
         mask = np.zeros((200, 200), dtype=bool)
@@ -82,9 +83,9 @@ class TestShapes:
         ends = np.array([[300.0, 100.0], [300.0, 500.0]])  # lines of 400 pixels
         pairs = [drawn_shapes.turned(ends, turn, 600) for turn in (angle, angle + between)]
         measures = measure(drawn_shapes.strokes(pairs, 9, 600))
-        assert measures.length == pytest.approx(2 * (400 + 9), rel=0.01)
+        assert measures.length_px == pytest.approx(2 * (400 + 9), rel=0.01)
         assert measures.tortuosity == pytest.approx(1, abs=0.01)
-        assert measures.width_quartiles[1] == pytest.approx(9, rel=0.05)
+        assert measures.width_median_px == pytest.approx(9, rel=0.05)
         assert (measures.branch_points, measures.end_points) == (1, 4)
 
     def test_thin_branches_of_a_wide_vessel_have_their_own_width_and_it_keeps_its(self):
@@ -93,10 +94,10 @@ class TestShapes:
         for column in (80, 140, 200):
             mask[54:70, column : column + 3] = mask[91:107, column + 30 : column + 33] = True
         measures = measure(mask)
-        widths = measures.segments["width"]
+        widths = measures.segments["width_px"]
         assert len(widths) == 13
         assert sorted(widths) == pytest.approx([3] * 6 + [21] * 7, abs=0.5)
-        assert measures.width_quartiles == pytest.approx((3, 21, 21), abs=0.5)
+        assert width_quartiles(measures) == pytest.approx((3, 21, 21), abs=0.5)
 
     def test_a_bump_on_a_vessel_is_not_a_branch(self):
         mask = np.zeros((100, 200), dtype=bool)
@@ -123,9 +124,9 @@ class TestTurning:
         turn = drawn_shapes.turn
         for angle in (17, 45):
             after = measure(turn(result.mask, angle), fov=turn(result.field_of_view, angle))
-            for name in ("density", "length", "box_dimension", "tortuosity"):
+            for name in ("density", "length_px", "box_dimension", "tortuosity"):
                 assert getattr(after, name) == pytest.approx(getattr(before, name), rel=0.02)
-            assert after.width_quartiles == pytest.approx(before.width_quartiles, rel=0.03)
+            assert width_quartiles(after) == pytest.approx(width_quartiles(before), rel=0.03)
             assert after.branch_points == pytest.approx(before.branch_points, rel=0.05)
 
 
@@ -134,7 +135,8 @@ class TestTable:
         mask = np.zeros((120, 300), dtype=bool)
         mask[60:65, 30:270] = True
         (row,), (end_row,), (column,), (end_column,) = (
-            measure(mask).segments[name] for name in ("row", "end_row", "column", "end_column")
+            measure(mask).segments[name]
+            for name in ("start_row_px", "end_row_px", "start_column_px", "end_column_px")
         )
         assert (row, end_row) == pytest.approx((62, 62), abs=1)
         assert sorted((column, end_column)) == pytest.approx([32, 267], abs=3)
@@ -143,6 +145,37 @@ class TestTable:
         segments = measure(drawn_shapes.comb(11, 5).mask).segments
         assert {len(column) for column in segments.values()} == {11}
         assert np.nanmedian(segments["tortuosity"]) == pytest.approx(1, abs=0.01)
+
+    def test_the_positions_are_those_of_the_points_that_are_counted(self):
+        mask = np.zeros((200, 300), dtype=bool)
+        mask[95:102, 20:280] = mask[20:180, 195:202] = True
+        measures = measure(mask)
+        assert measures.branch_positions == pytest.approx(np.array([[98, 198]]), abs=2)
+        ends = sorted(map(tuple, measures.end_positions))
+        expected = [(20, 198), (98, 20), (98, 280), (180, 198)]
+        assert ends == [pytest.approx(place, abs=7) for place in expected]
+        assert len(measures.centrelines) == len(measures.segments["length_px"]) == 4
+        ways = [np.hypot(*np.diff(line, axis=0).T).sum() for line in measures.centrelines]
+        assert sum(ways) == pytest.approx(measures.length_px, rel=0.05)
+
+    @pytest.mark.parametrize("mm_per_pixel", [None, 0.01])
+    def test_every_column_is_described_and_has_the_name_of_its_attribute(self, mm_per_pixel):
+        measures = measure(vessels(1), mm_per_pixel=mm_per_pixel)
+        described = COLUMNS if mm_per_pixel is None else COLUMNS + MM_COLUMNS
+        values = measures.to_dict()
+        assert list(values) == [column.name for column in described]
+        assert all(getattr(measures, name) == value for name, value in values.items())
+        assert list(measures.segments) == [column.name for column in SEGMENT_COLUMNS]
+
+    def test_names_and_units_agree(self):
+        endings = {"px": "pixels", "fov": "diameters", "mm": "millimetres", "um": "micrometres"}
+        for column in COLUMNS + MM_COLUMNS + SEGMENT_COLUMNS:
+            assert column.unit == endings.get(column.name.rpartition("_")[2], "")
+            assert column.definition
+
+    def test_notebooks_show_a_table_with_units(self):
+        table = measure(vessels(1))._repr_html_()
+        assert "<td>fov_area_px</td><td>1760</td><td>pixels</td>" in table
 
     def test_names_of_measures_have_units(self):
         values = measure(vessels(1), mm_per_pixel=0.01).to_dict()
@@ -163,13 +196,13 @@ def test_without_a_folder_for_numba_the_error_names_its_variable(tmp_path, monke
 class TestArguments:
     def test_an_empty_mask_has_no_widths(self):
         measures = measure(np.zeros((40, 50), dtype=np.uint8))
-        assert (measures.density, measures.length, measures.branch_points) == (0, 0, 0)
+        assert (measures.density, measures.length_px, measures.branch_points) == (0, 0, 0)
         assert measures.to_dict()["width_median_px"] is None
         assert measures.box_dimension is measures.tortuosity is None
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 60), (60, 1), (3, 3), (40, 40)])
     def test_a_full_mask_has_a_density_of_1(self, shape):
-        measures = measure(np.ones(shape, dtype=bool))
+        measures = measure(np.ones(shape, dtype=bool), min_size=0)
         assert measures.density == 1
         json.dumps(measures.to_dict())
 
@@ -180,16 +213,16 @@ class TestArguments:
         fov[:, 50:150] = True
         measures = measure(mask * 255, fov=fov.astype(np.uint8))
         assert measures.density == pytest.approx(0.07)
-        assert measures.length == pytest.approx(100, abs=1)
+        assert measures.length_px == pytest.approx(100, abs=1)
         assert measures.end_points == 0  # the border cuts it
         dot = np.zeros_like(mask)
         dot[50, 50] = True
-        assert measure(mask, fov=dot).density == 1
+        assert measure(mask, fov=dot, min_size=0).density == 1
 
     def test_measures_cannot_be_changed(self):
         measures = measure(vessels(1))
         with pytest.raises(dataclasses.FrozenInstanceError):
-            measures.length = 0.0
+            measures.length_px = 0.0
 
     def test_a_result_measures_its_own_mask(self):
         mask = vessels(3)
@@ -197,7 +230,10 @@ class TestArguments:
         provenance = {"vesselseg": "1", "model": "m", "threshold": 0.5}
         photograph = np.zeros((*mask.shape, 3), np.uint8)
         result = Segmentation(mask, mask.astype(np.float32), fov, provenance, photograph)
-        assert result.measure(mm_per_pixel=2).to_dict() == measure(mask, mm_per_pixel=2).to_dict()
+        options = {"mm_per_pixel": 2, "fill_holes": 3, "min_size": 4}
+        measures = result.measure(**options)
+        assert measures.to_dict() == measure(mask, **options).to_dict()
+        assert measures.overlay() == measure(mask, **options).overlay(photograph)
 
     @pytest.mark.parametrize(
         ("arguments", "match"),
@@ -211,6 +247,9 @@ class TestArguments:
             ({"mm_per_pixel": 0}, "mm_per_pixel is 0; it must be a positive number"),
             ({"mm_per_pixel": math.nan}, "must be a positive number"),
             ({"mm_per_pixel": "x"}, "mm_per_pixel is 'x'; it must be a positive number"),
+            ({"fill_holes": -1}, "fill_holes is -1; it must be a number of pixels, 0 or more"),
+            ({"min_size": 2.5}, "min_size is 2.5; it must be a number of pixels"),
+            ({"min_size": True}, "min_size is True"),
         ],
     )
     def test_wrong_arguments_raise_errors_that_say_what_is_allowed(self, arguments, match):
