@@ -73,10 +73,10 @@ backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api finetune.jpeg finetune.resampling
-batch.places batch.engine evaluation.datasets app.server finetune.losses finetune.augmentation
+batch.places batch.engine evaluation.datasets finetune.losses finetune.augmentation
 batch.jobs batch.table evaluation.scores finetune.state finetune.windows
 batch.work finetune.trainer evaluation.report finetune.photographs finetune.scores
-batch.folder finetune.card
+batch.folder finetune.card app.server
 ray finetune.training napari.layers
 finetune napari napari.widget
 cli.arguments

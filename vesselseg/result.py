@@ -127,6 +127,7 @@ class Segmentation:
         *,
         format: Format | None = None,
         style: Style = "tint",
+        color: tuple[int, int, int] = _CYAN,
         opacity: float = 0.6,
     ) -> None:
         """Write one picture to a file or a binary stream.
@@ -143,6 +144,8 @@ class Segmentation:
             None goes by the path's ending; a stream needs it.
         style : {"tint", "outline"}
             Style of the overlay: vessels coloured, or only their border.
+        color : (int, int, int)
+            R, G and B of the overlay's colour, from 0 to 255.
         opacity : float
             Opacity of the overlay's colour, from 0 to 1.
 
@@ -175,7 +178,10 @@ class Segmentation:
             )
         if kind not in KINDS:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
-        _write(target, self._encode(kind, format, style, opacity))
+        drawn = {}
+        if kind == "overlay":
+            drawn = {"style": style, "color": color, "opacity": opacity}
+        _write(target, self._encode(kind, format, drawn))
 
     def save_dicom(self, target: Target, source: Target | bytes) -> None:
         """Write the mask as a DICOM Segmentation object that refers to its photograph.
@@ -208,12 +214,12 @@ class Segmentation:
         content, label = dicom.read_source(source)
         _write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
 
-    def _encode(self, kind: Kind, format: Format, style: Style, opacity: float) -> bytes:
-        """The content of a file."""
+    def _encode(self, kind: Kind, format: Format, drawn: dict[str, Any]) -> bytes:
+        """The content of a file; `drawn` says how an overlay is."""
         stream = io.BytesIO()
         values: NDArray[Any]
         if kind == "overlay":
-            values = np.asarray(self.overlay(style=style, opacity=opacity))
+            values = np.asarray(self.overlay(**drawn))
         elif kind == "probability":
             values = self.probability
             if format == "png":
@@ -226,7 +232,6 @@ class Segmentation:
             np.save(stream, values, allow_pickle=False)
             return stream.getvalue()
         software = f"vesselseg {self.provenance['vesselseg']}"
-        drawn = {"style": style, "opacity": opacity} if kind == "overlay" else {}
         provenance = json.dumps({"kind": kind, **drawn, **self.provenance})
         picture = Image.fromarray(values)
         if format == "tiff":
