@@ -134,12 +134,27 @@ async function segmentPhoto(photo) {
 /** Load what a result is drawn from, if it was released. */
 async function restore(photo) {
   try {
-    photo.pixels = await loadPixels(photo);
+    const held = await hold(photo, async (same) => (same.pixels = await loadPixels(same)));
+    if (photo.result === held.result) photo.pixels = held.pixels;
+    else if (photo.status === "done" && !photo.pixels) return restore(photo);
     releasePixels();
   } catch (error) {
     photo.error = error.message;
   }
   render();
+}
+
+/**
+ * Use a copy of a photograph with the result that it has now, so that nothing of another result is
+ * mixed in if it is segmented again in the meantime; the copy.
+ */
+async function hold(photo, use) {
+  const held = { ...photo };
+  const { result } = held;
+  await use(held);
+  if (photo.result === result) photo.result = held.result; // with another token, if it was released
+  else if (held.result !== result) forget([held]);
+  return held;
 }
 
 function releasePixels() {
@@ -200,7 +215,7 @@ async function addExample(kind) {
   }
 }
 
-/** The example as a small photograph; or as large as before, but blurred. */
+/** The example as a small photograph; or as large as before, but so blurred that it is warned of. */
 async function alter(whole, kind) {
   const bitmap = await createImageBitmap(whole);
   const draw = (source, side) => {
@@ -210,7 +225,7 @@ async function alter(whole, kind) {
     context.drawImage(source, 0, 0, side, side);
     return canvas;
   };
-  const small = draw(bitmap, kind === "small" ? 300 : 150);
+  const small = draw(bitmap, kind === "small" ? 300 : 70);
   const canvas = kind === "small" ? small : draw(small, bitmap.width);
   return canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
 }
@@ -226,8 +241,10 @@ function drawing() {
 async function downloadOne(photo, file) {
   photo.error = "";
   try {
-    const answer = await resultFile(photo, file, drawing());
-    save(await answer.blob(), `${photo.stem}_${file}`);
+    await hold(photo, async (held) => {
+      const answer = await resultFile(held, file, drawing());
+      save(await answer.blob(), `${held.stem}_${file}`);
+    });
   } catch (error) {
     photo.error = error.message;
   }
@@ -246,12 +263,13 @@ function save(blob, name) {
 async function downloadAll() {
   const photos = state.photos.filter((photo) => photo.result || photo.status === "failed");
   const abort = new AbortController();
+  const look = drawing(); // one for all, even if a slider is moved in the meantime
   state.zip = { done: 0, total: photos.length, abort };
   render();
   try {
     let part = newPart();
     for (const photo of photos) {
-      await collect(photo, part, abort.signal);
+      await hold(photo, (held) => collect(held, part, look, abort.signal));
       state.zip.done += 1;
       render();
       if (part.size > ZIP_BYTES) {
@@ -271,14 +289,14 @@ function newPart(number = 1) {
   return { number, files: [], manifest: [], measures: [], size: 0 };
 }
 
-async function collect(photo, part, signal) {
+async function collect(photo, part, look, signal) {
   const names = { mask: `${photo.stem}_mask.png`, overlay: `${photo.stem}_overlay.png` };
   const rowOf = (row) => ({ input: photo.name, ...names, ...row, ...names, input: photo.name });
   if (!photo.result) {
     part.manifest.push(rowOf({ error: photo.error }));
     return;
   }
-  const get = (file) => resultFile(photo, file, drawing(), signal);
+  const get = (file) => resultFile(photo, file, look, signal);
   part.manifest.push(rowOf(await (await get("row.json")).json()));
   if (state.settings.measures) part.measures.push(rowOf(await measuresOf(get)));
   for (const kind of ["mask", "overlay"]) {
