@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 from numpydoc.xref import DEFAULT_LINKS
 
 import vesselseg
 from vesselseg.cli import build_parser
 from vesselseg.formats import formats_with_endings
+
+sys.path.insert(0, str(Path(__file__).parent))
+from released import install_from_index
 
 project = "vesselseg"
 author = "The vesselseg authors"
@@ -67,11 +72,11 @@ def table_of_formats() -> str:
 
 def help_of_commands() -> str:
     """A section with the ``--help`` of each command."""
-    os.environ["COLUMNS"] = "100"  # argparse wraps its texts at the width of the terminal
+    os.environ["COLUMNS"] = "80"  # argparse wraps its texts at the width of the terminal
     parser, commands = build_parser()
     sections = [f"```text\n{parser.format_help()}```"]
     for name, command in commands.items():
-        sections.append(f"## vesselseg {name}\n\n```text\n{command.format_help()}```")
+        sections.append(f"### vesselseg {name}\n\n```text\n{command.format_help()}```")
     return "\n\n".join(sections)
 
 
@@ -91,6 +96,11 @@ LINKS = {
     "evaluate.py": "../../training/evaluate.py",
     "docs/reference/images.md": "../reference/images.md",
     "docs/how-to/add-a-model.md": "../how-to/add-a-model.md",
+    "CODE_OF_CONDUCT.md": "conduct.md",
+    "SECURITY.md": "security.md",
+    "docs/how-to/embed.md#usage-data-of-other-libraries": (
+        "../how-to/embed.md#usage-data-of-other-libraries"
+    ),
 }
 
 
@@ -100,6 +110,13 @@ def replace_links(app: object, path: object, parent: str, content: list[str]) ->
         content[0] = content[0].replace(f"]({link})", f"]({place})")
 
 
+def show_release(app: object, name: str, content: list[str]) -> None:
+    """Let the pages of a release install it from the index."""
+    if ".dev" not in release:
+        content[0] = install_from_index(content[0])
+
+
 def setup(app: object) -> None:
-    """Connect the event of included files."""
+    """Connect the events of pages and included files."""
     app.connect("include-read", replace_links)
+    app.connect("source-read", show_release)

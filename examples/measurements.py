@@ -1,6 +1,6 @@
 """Measure the vessels of a photograph, and list its longest segments.
 
-Needs the extra: pip install "vesselseg[measure]".
+Needs the extra measure.
 """
 
 from pathlib import Path

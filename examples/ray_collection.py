@@ -1,6 +1,7 @@
 """Segment a collection on Ray: photographs of a folder or bucket, masks, a Parquet manifest.
 
-pip install "vesselseg[ray]"
+Needs the extra ray.
+
 python examples/ray_collection.py [PHOTOGRAPHS [MASKS [ADDRESS]]]
 
 PHOTOGRAPHS and MASKS can be addresses such as s3://bucket/folder. ADDRESS is that of a running

@@ -18,6 +18,9 @@ from support.servers import content, home, other, server, spec  # noqa: F401 (fi
 import vesselseg
 from vesselseg import Segmenter
 
+# Some tests import ONNX Runtime themselves, which would report it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path.home(), os.W_OK):
     # Numba, of the extra measure, needs a place for what it compiles.
     os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="numba-")

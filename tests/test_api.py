@@ -1,6 +1,7 @@
 """From names, files and specs to models; and ``segment``."""
 
 import dataclasses
+import os
 import threading
 from functools import partial
 
@@ -108,6 +109,32 @@ class TestLoadModel:
         model = vesselseg.load_model(NARROW, weights=published_file, batch_size=5)
         assert model.batch_size == 5
         assert model.to("cpu").batch_size == 5
+
+
+@pytest.mark.parametrize("name", ["drive", "stare", "hrf", "unet_s5-d16", "chase"])
+@pytest.mark.parametrize("kind", ["folder", "file", "pipe", "link to nothing"])
+def test_what_is_called_like_a_data_set_does_not_hide_the_suggestion(
+    name, kind, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    {"folder": path.mkdir, "file": path.touch, "pipe": lambda: os.mkfifo(path),
+     "link to nothing": lambda: path.symlink_to("nowhere")}[kind]()  # fmt: skip
+    with pytest.raises(UnknownModelError, match=rf"no model '{name}'\. Did you mean"):
+        vesselseg.load_model(name)
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.PTH", "x.Onnx", "./drive", "folder/drive"])
+def test_an_ending_or_a_folder_makes_a_path(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        vesselseg.load_model(name)
+
+
+def test_empty_text_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownModelError, match="no model ''"):
+        vesselseg.load_model("")
 
 
 class TestSegment:

@@ -36,9 +36,11 @@ from support.dicom import (
 )  # fmt: skip
 from support.drawn import photograph
 from support.models import GOLDENS, tiny_model
+from support.profiles import SRGB, swapped_profile
 
 import vesselseg
 from vesselseg import ImageError, MissingExtraError, OutputError, Segmentation, Segmenter
+from vesselseg import dicom as dicom_module
 from vesselseg.images import to_rgb
 from vesselseg.result import read_provenance
 
@@ -272,13 +274,37 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     file = dicom_file(RGB)
-    with pytest.raises(
-        MissingExtraError, match=rf'needs {module}, .*pip install "vesselseg\[dicom\]"'
-    ):
+    with pytest.raises(MissingExtraError, match=rf"needs {module}, .*pip install .*\[dicom\]"):
         result.save_dicom(io.BytesIO(), file)
     if module == "pydicom":
         with pytest.raises(MissingExtraError, match="pydicom"):
             to_rgb(file)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, io.BytesIO])
+def test_bytes_of_every_kind_are_taken(
+    kind: Callable[[bytes], Any], tiny: Segmenter, result: Segmentation
+) -> None:
+    given = kind(dicom_file(RGB))
+    assert np.array_equal(tiny(given).mask, result.mask)
+    stream = io.BytesIO()
+    result.save_dicom(stream, given)  # also the stream that was just read
+    assert pydicom.dcmread(io.BytesIO(stream.getvalue())).Modality == "SEG"
+
+
+def test_a_stream_may_return_bytes_of_every_kind(tiny: Segmenter, result: Segmentation) -> None:
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1) -> Any:
+            return bytearray(super().read(size))
+
+    assert np.array_equal(tiny(Stream(dicom_file(RGB))).mask, result.mask)
+    result.save_dicom(io.BytesIO(), Stream(dicom_file(RGB)))
+
+
+@pytest.mark.parametrize("source", [RGB, None, 5, [b"a"]], ids=repr)
+def test_a_source_of_another_type_is_rejected(source: Any, result: Segmentation) -> None:
+    with pytest.raises(ImageError, match="the DICOM file of the photograph: a path, its bytes"):
+        result.save_dicom(io.BytesIO(), source)
 
 
 # Segmentation objects
@@ -459,3 +485,36 @@ def test_patient_data_is_not_in_logs_warnings_errors_or_pictures(
     said = [str(warning.message) for warning in recwarn] + [*capfd.readouterr(), caplog.text]
     texts = [*(text.encode() for text in said), *written, repr(result.provenance).encode()]
     assert [text for text in texts if SECRET in text] == []
+
+
+class TestWithoutPreamble:
+    """Files that begin with their first element."""
+
+    @pytest.mark.parametrize("has_meta", [True, False], ids=["group 2", "group 8"])
+    def test_are_read_and_found_in_folders(self, has_meta: bool, tmp_path: Path) -> None:
+        whole = content(dataset(RGB))
+        bare = whole[132:]
+        if not has_meta:
+            bare = bare[12 + int.from_bytes(bare[8:12], "little") :]
+        assert np.array_equal(to_rgb(bare), RGB)
+        path = tmp_path / "eye"
+        path.write_bytes(bare)
+        assert np.array_equal(to_rgb(path), RGB)
+        assert dicom_module.read_source(path)[0] == bare
+        if has_meta:
+            assert dicom_module.is_photograph(path)
+
+    def test_objects_refer_to_them(self, result: Segmentation) -> None:
+        bare = content(dataset(RGB))[132:]
+        stream = io.BytesIO()
+        result.save_dicom(stream, bare)
+        assert stream.getvalue()[128:132] == b"DICM"
+
+
+def test_colours_with_a_profile_are_converted() -> None:
+    source = dataset(RGB)
+    source.ICCProfile = swapped_profile()
+    deviation = np.abs(to_rgb(content(source)).astype(int) - RGB[..., [1, 0, 2]])
+    assert deviation.max() <= 3
+    source.ICCProfile = SRGB
+    assert np.array_equal(to_rgb(content(source)), RGB)

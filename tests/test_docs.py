@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import re
+import runpy
 import shlex
 import shutil
 
@@ -15,7 +16,10 @@ from vesselseg.cli import build_parser
 ROOT = EXAMPLE.parents[1]
 DOCS = ROOT / "docs"
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")
+    ),
     *(path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts),
 ]
 MODULES = [path for path in sorted(ROOT.glob("vesselseg/**/*.py")) if ">>>" in path.read_text()]
@@ -104,6 +108,63 @@ def test_the_commands_of_a_page_exist(page):
 def test_the_links_of_a_page_lead_to_files(page):
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_installs_from_the_repository(page):
+    text = re.sub(r"<!-- from a release\n.*?-->", "", page.read_text(), flags=re.DOTALL)
+    for line in re.findall(r"pip install .*", text):
+        assert "-c constraints.txt " in line, line
+        assert not re.search(r"[ \"]vesselseg\b", line), line
+    for extra in re.findall(r'"\.\[([\w-]+)\]"', text):
+        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+
+
+class TestReleased:
+    """docs/released.py, which makes the pages and README of a release."""
+
+    @pytest.fixture
+    def released(self):
+        return runpy.run_path(str(DOCS / "released.py"))
+
+    @pytest.mark.parametrize("page", PAGES, ids=name_of)
+    def test_commands_install_from_the_index(self, page, released):
+        text = released["install_from_index"](page.read_text())
+        if page.name != "CONTRIBUTING.md":
+            assert not re.search(r"constraints\.txt (?!-e)", text)
+            assert "no release yet" not in text
+        assert ("vesselseg[eval]" in text) >= ('".[eval]"' in page.read_text())
+
+    def test_readme_installs_the_package(self, released):
+        text = released["install_from_index"]((ROOT / "README.md").read_text())
+        text = released["use_own_photographs"](text)
+        commands = "".join(re.findall(r"```.*?```", text, re.DOTALL))
+        assert 'segment("eye.jpg")' in commands
+        assert "examples" not in commands
+        assert "\npip install vesselseg\n" in text
+        assert 'pip install "vesselseg[app]"' in text
+        assert "<!--" not in text
+
+    def test_links_lead_to_the_repository(self, released):
+        text = "[a](docs/a.md#b) ![c](d.jpg) [e](https://f.org) [g](#h)"
+        link = released["link_to_repository"]
+        assert link(text, "https://example.org/v", "1.0") == (
+            "[a](https://example.org/v/blob/v1.0/docs/a.md#b) "
+            "![c](https://example.org/v/raw/v1.0/d.jpg) [e](https://f.org) [g](#h)"
+        )
+        assert link(text, "", "1.0") == "a  [e](https://f.org) [g](#h)"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "index.md"], ids=name_of)
+def test_figures_of_the_embedded_model_are_those_of_its_card(page):
+    def rows(path):
+        """The cells with figures of each row that names a data set with test images."""
+        found = re.findall(r"^\| (DRIVE|STARE|CHASE_DB1|HRF)\b(.*)", path.read_text(), re.MULTILINE)
+        return {(name, *re.findall(r"\b\d\d\.\d\d\b", rest)[:3]) for name, rest in found}
+
+    quoted = {row for row in rows(page) if len(row) == 4}
+    assert len(quoted) == 4
+    assert quoted <= rows(ROOT / "vesselseg" / "embedded" / "MODEL_CARD.md")
 
 
 def test_every_public_name_is_in_the_reference():

@@ -106,12 +106,12 @@ class TestOnnxSliding:
     def test_it_needs_neither_torch_nor_vesselseg(self):
         lines = (EXAMPLES / "onnx_sliding.py").read_text().splitlines()
         imports = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
-        assert imports == {"json", "sys", "numpy", "onnxruntime", "PIL"}
+        assert imports == {"json", "os", "sys", "numpy", "onnxruntime", "PIL"}
 
 
 @pytest.mark.cluster
 def test_ray_collection(run, tmp_path, monkeypatch):
-    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'vesselseg[ray]'")
+    pytest.importorskip("ray.data", reason="needs the extra ray")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes to it
     output = run("ray_collection.py", EXAMPLES, tmp_path / "out", warnings="default")  # Ray's own
     assert "fundus.jpg: done" in output

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from vesselseg import OutputError
+from vesselseg import DownloadError, ImageError, OutputError
 from vesselseg.files import remove_abandoned, sha256, whole_file
 
 
@@ -33,6 +34,71 @@ def test_what_stood_there_stays_when_it_fails(error, tmp_path):
         fail()
     assert target.read_text() == "older"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("a bug"), FileNotFoundError(2, "No such file", "photograph.jpg"), KeyError("x"),
+     ImageError("damaged"), DownloadError("no answer")],
+)  # fmt: skip
+def test_errors_about_something_else_pass_unchanged(error, tmp_path):
+    def fail():
+        with whole_file(tmp_path / "result") as part:
+            part.touch()
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
+    assert caught.value is error
+    assert not list(tmp_path.iterdir())
+
+
+class TestOpenOnWindows:
+    """Windows refuses to replace a file that a program has open."""
+
+    @pytest.fixture
+    def replace(self, monkeypatch):
+        """`refuse(n)` lets so many attempts fail; returns the list of attempts."""
+        original = Path.replace
+        monkeypatch.setattr("time.sleep", lambda _: None)
+
+        def refuse(count, platform="win32"):
+            monkeypatch.setattr(sys, "platform", platform)
+            attempts = []
+
+            def replace(part, path):
+                attempts.append(path)
+                if len(attempts) <= count:
+                    raise PermissionError(13, "Access is denied", str(part), 5, str(path))
+                return original(part, path)
+
+            monkeypatch.setattr(Path, "replace", replace)
+            return attempts
+
+        return refuse
+
+    def write(self, path):
+        with whole_file(path) as part:
+            part.write_text("new")
+
+    def test_for_a_moment_it_is_tried_again(self, replace, tmp_path):
+        attempts = replace(2)
+        self.write(tmp_path / "a")
+        assert (tmp_path / "a").read_text() == "new"
+        assert len(attempts) == 3
+
+    def test_for_long_the_error_says_what_to_do(self, replace, tmp_path):
+        (tmp_path / "a").write_text("old")
+        replace(99)
+        with pytest.raises(OutputError, match=r"cannot be written.* Close it if another program"):
+            self.write(tmp_path / "a")
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+    def test_other_systems_say_no_for_good(self, replace, tmp_path):
+        attempts = replace(1, "linux")
+        with pytest.raises(OutputError, match=r"cannot be written: .*\.$"):
+            self.write(tmp_path / "a")
+        assert len(attempts) == 1
 
 
 def test_has_ordinary_permissions(tmp_path):

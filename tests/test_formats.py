@@ -10,6 +10,7 @@ from PIL import EpsImagePlugin, Image, TgaImagePlugin, features
 
 import vesselseg
 from vesselseg import DatasetError, ImageError, formats
+from vesselseg import dicom as dicom_module
 from vesselseg.batch.jobs import plan_jobs
 from vesselseg.evaluation.datasets import read_label, read_pairs
 from vesselseg.images import to_rgb
@@ -78,6 +79,12 @@ def accepted_everywhere(name: str, ending: str, folder: Path) -> bool:
 @pytest.mark.parametrize(("name", "ending"), ROWS)
 def test_each_format_is_read_as_photograph_and_label_and_taken_from_folders(name, ending, tmp_path):
     assert accepted_everywhere(name, ending, tmp_path)
+
+
+def test_every_ending_that_pillow_knows_of_a_format_is_listed():
+    for ending, name in Image.registered_extensions().items():
+        if name in (*formats.READABLE, "MPO"):
+            assert ending in formats.endings()
 
 
 def test_a_row_of_the_table_is_all_that_a_format_needs(tmp_path, monkeypatch):
@@ -166,6 +173,42 @@ def test_a_heic_file_is_rejected_with_what_reads_it(brand):
         ImageError, match=r"HEIC.*Convert it to JPEG or PNG; or install pillow-heif"
     ):
         to_rgb(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"%PDF-1.7\n", "a PDF document.* Export the photograph"),
+        (b"PK\x03\x04" + bytes(99), "an archive.* Unpack it first"),
+        (b"\x1f\x8b\x08" + bytes(99), "a compressed file.* Unpack it first"),
+        (b"FOCTFDA" + bytes(99), r"Topcon file \(\.fda\).* Export the fundus photograph"),
+        (b"CMDb" + bytes(99), r"Heidelberg file \(\.e2e"),
+        (b"FUJIFILMCCD-RAW " + bytes(99), "raw file of a camera.* Develop it"),
+        (b"II*\0\x10\0\0\0CR\x02\0" + bytes(99), "raw file of a camera|could not be decoded"),
+        (b"\0\0\0\x18ftypcrx " + bytes(99), "raw file of a camera"),
+        (b"\0\0\0\x18ftypmp42" + bytes(99), "a video"),
+        (b"\x93NUMPY\x01\0" + bytes(99), r"NumPy array.* numpy\.load"),
+        (b"<!DOCTYPE html><html>", "a web page.* Download the image itself"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    ],
+)
+def test_other_files_are_named_with_what_to_do(content, match):
+    with pytest.raises(ImageError, match=match):
+        to_rgb(content)
+
+
+@pytest.mark.parametrize("address", ["https://host.invalid/eye.jpg", "s3://bucket/eye.jpg"])
+def test_addresses_are_no_images(address):
+    calls = [
+        to_rgb,
+        vesselseg.segment,
+        vesselseg.field_of_view,
+        lambda name: dicom_module.read_source(name),
+        lambda name: to_rgb(Path(name)),
+    ]
+    for call in calls:
+        with pytest.raises(ImageError, match=r"is an address.* download the image first"):
+            call(address)
 
 
 def test_a_format_that_this_pillow_lacks_is_named_and_the_others_are_read(monkeypatch):

@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -16,11 +17,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.damaged import damaged_files
 from support.models import NARROW
 
 import vesselseg
-from vesselseg import ImageError, OptionError, Segmenter
+from vesselseg import DatasetError, ImageError, OptionError, Segmenter
 from vesselseg.backends import Backend
+from vesselseg.evaluation.datasets import read_label
 from vesselseg.images import to_rgb
 
 RNG = np.random.default_rng(0)
@@ -90,6 +93,27 @@ def test_arbitrary_bytes_are_decoded_or_rejected(content):
     decoded_or_rejected(content)
 
 
+# For more: VESSELSEG_TEST_DAMAGED=100000 python -m pytest tests/test_hostile_images.py -k damaged
+COUNT = int(os.environ.get("VESSELSEG_TEST_DAMAGED", "400"))
+
+
+@pytest.mark.slow
+def test_damaged_files_of_every_format_are_decoded_or_rejected_without_a_word_of_others(tmp_path):
+    label = tmp_path / "label.png"
+    for name, content in damaged_files(COUNT):
+        label.write_bytes(content)
+        start = time.monotonic()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with contextlib.suppress(ImageError):
+                assert to_rgb(content, max_pixels=10**6).size <= 3 * 10**6, name
+            assert not caught, (name, caught[0].message)
+            warnings.simplefilter("ignore")
+            with contextlib.suppress(DatasetError):
+                read_label(label)
+        assert time.monotonic() - start < 20, name
+
+
 def bomb(width, height):
     """A PNG of a few dozen bytes that declares width x height pixels."""
     content = b"\x89PNG\r\n\x1a\n"
@@ -104,8 +128,15 @@ class TestTooLarge:
     def test_files_are_rejected_before_they_are_decoded(self):
         with pytest.raises(ImageError, match=r"9000 x 9000 pixels; at most 1,000,000 are accepted"):
             to_rgb(bomb(9000, 9000), max_pixels=10**6)
-        with pytest.raises(ImageError, match="could not be decoded: Image size"):  # Pillow's limit
+        with pytest.raises(ImageError, match="60000 x 60000 pixels; at most 200,000,000"):
             to_rgb(bomb(60000, 60000))
+
+    def test_the_limit_of_pillow_neither_applies_nor_warns_nor_changes(self, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # all files have more than twice that
+        for format_ in FORMATS:
+            if format_ != "WebP":
+                assert to_rgb(CONTENT[format_]).shape == NOISE.shape
+        assert Image.MAX_IMAGE_PIXELS == 100
 
     @pytest.mark.parametrize(
         "image",
@@ -164,8 +195,8 @@ class TestWhatADecoderOrCallerRaises:
             to_rgb(image)
 
     def test_the_error_for_tiff_files_that_pillow_cannot_read_suggests_tifffile(self):
-        file = io.BytesIO(rgb_tiff(np.zeros((4, 4, 3), np.float32)))
-        with pytest.raises(ImageError, match="read it with tifffile and pass the array"):
+        file = io.BytesIO(rgb_tiff(np.zeros((4, 4, 3), np.int32)))
+        with pytest.raises(ImageError, match="read it with tifffile, and pass the array"):
             to_rgb(file)
 
     @pytest.mark.slow

@@ -7,11 +7,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 import vesselseg
 from vesselseg import ImageError, OptionError
-from vesselseg.images import to_rgb
+from vesselseg.images import decode, to_rgb
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -117,11 +117,11 @@ class TestFileFormats:
         opened = Image.open(io.BytesIO(content))  # whose pixels are what the caller sees
         assert np.array_equal(to_rgb(opened), PIXELS)
 
-    @pytest.mark.parametrize("format_", ["GIF", "TIFF"])
+    @pytest.mark.parametrize("format_", ["GIF", "TIFF", "PNG", "WebP", "MPO"])
     def test_first_of_several_pages_with_a_warning(self, format_, caplog):
         first, *others = (Image.new("L", (4, 4), shade) for shade in (10, 20, 30))
         content = encoded(first, format_, save_all=True, append_images=others)
-        assert (to_rgb(content) == 10).all()
+        assert abs(to_rgb(content).astype(int) - 10).max() <= 1
         assert "has 3 pages; the first is used" in caplog.text
 
     @pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WebP"])
@@ -170,6 +170,71 @@ class TestFileFormats:
 def test_other_things_are_rejected_with_what_is_accepted(given, match):
     with pytest.raises(ImageError, match=match):
         to_rgb(given)
+
+
+GARBAGE = {
+    "EXIF of zeros": {"exif": b"Exif\0\0" + bytes(64)},
+    "EXIF of garbage": {"exif": b"Exif\0\0" + b"GARBAGE-" * 8},
+    "EXIF cut off": {"exif": b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0\0\0\x01\0"},
+    "ICC profile of garbage": {"icc_profile": b"garbage" * 30},
+    "XMP of garbage": {"xmp": b"\0<x:xmpmeta" + bytes(range(256))},
+}
+
+
+class TestDamagedMetadata:
+    """Of a file whose pixels every viewer shows, the pixels are used."""
+
+    @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+    @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WebP"])
+    def test_does_not_hide_the_pixels(self, format_, garbage):
+        options = {"lossless": True} if format_ == "WebP" else {}
+        image = Image.fromarray(PIXELS)
+        expected = to_rgb(encoded(image, format_, **options))
+        assert np.array_equal(to_rgb(encoded(image, format_, **options, **garbage)), expected)
+
+    @pytest.mark.parametrize(
+        "kind", [b"zTXt", b"iTXt", b"tEXt", b"iCCP", b"eXIf", b"pHYs", b"gAMA"]
+    )
+    @pytest.mark.parametrize("has_checksum", [True, False])
+    def test_nor_does_a_chunk_of_a_png_file(self, kind, has_checksum):
+        text = b"XML:com.adobe.xmp\0\0" + zlib.compress(b"<x/>" * 2**19)
+        checksum = zlib.crc32(kind + text) if has_checksum else 0
+        chunk = struct.pack(">I", len(text)) + kind + text + struct.pack(">I", checksum)
+        content = encoded(Image.fromarray(PIXELS), "PNG")
+        assert np.array_equal(to_rgb(content[:33] + chunk + content[33:]), PIXELS)
+
+    def test_is_warned_of(self):
+        garbage = GARBAGE["EXIF of garbage"]
+        decoded = decode(encoded(Image.fromarray(PIXELS), "PNG", **garbage))
+        assert "has damaged EXIF data: it is not turned upright" in decoded.warnings[0]
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_rounding_error_of_floats_is_clipped(kind):
+    values = (PIXELS / 255).astype(kind)
+    beyond = values.copy()
+    beyond[0, :2] = [1.0005, 1.0001, 1], [-1e-8, -0.0005, 0]
+    expected = to_rgb(values)
+    expected[0, :2] = [255] * 3, [0] * 3
+    assert np.array_equal(to_rgb(beyond), expected)
+    with pytest.raises(ImageError, match=r"from 0 to 1\.01"):
+        to_rgb(np.array([[0, 1.01]]))
+
+
+def test_alpha_of_zero_everywhere_is_ignored_with_a_warning():
+    decoded = decode(np.dstack([PIXELS, np.zeros((5, 7), np.uint8)]))
+    assert np.array_equal(decoded.rgb, PIXELS)
+    assert "is transparent everywhere" in decoded.warnings[0]
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "BMP", "GIF", "PPM"])
+def test_truncated_files_are_rejected_though_a_program_lets_pillow_load_them(format_, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise), format_)
+    assert to_rgb(content).shape == (64, 64, 3)
+    with pytest.raises(ImageError, match="could not be decoded"):
+        to_rgb(content[: len(content) // 2])
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WebP"])

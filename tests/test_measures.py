@@ -15,7 +15,7 @@ from support.drawn import vessels
 import vesselseg
 from vesselseg import MissingExtraError, OptionError, Segmentation, measure
 
-pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
+pytest.importorskip("skan", reason="needs the extra measure")
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "measures.py"
 _spec = importlib.util.spec_from_file_location("drawn_shapes", SCRIPT)
@@ -219,5 +219,5 @@ class TestArguments:
 
     def test_a_missing_extra_is_named(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "skan", None)
-        with pytest.raises(MissingExtraError, match=r'pip install "vesselseg\[measure\]"'):
+        with pytest.raises(MissingExtraError, match=r"pip install .*\[measure\]"):
             measure(np.zeros((4, 4), bool))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vesselseg
-from vesselseg.backends import BACKENDS
+from vesselseg.choices import BACKENDS
 
 PACKAGE = Path(vesselseg.__file__).parent
 
@@ -57,11 +57,12 @@ def test_every_error_has_the_base_and_a_builtin():
 
 # A module may import those on the lines above its own, and no other.
 ORDER = """
-errors _version
-formats
-spec files sliding opencv_resize unet dicom
+_version choices
+errors
+formats telemetry process
+spec files sliding opencv_resize unet dicom tiff color
 registry fov safe_load metrics
-images weights measures
+content images weights measures
 result preprocess familiarity cache.sidecar
 cache.transfer
 cache
@@ -73,15 +74,17 @@ backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api finetune.jpeg finetune.resampling
-batch.places batch.engine evaluation.datasets finetune.losses finetune.augmentation
-batch.jobs batch.table evaluation.scores finetune.state finetune.windows
-batch.work finetune.trainer evaluation.report finetune.photographs finetune.scores
-batch.folder finetune.card app.server
+batch.places batch.engine evaluation.statistics finetune.losses finetune.augmentation
+batch.search
+batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
+batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores
+batch.folder finetune.card evaluation.figures app.server
+evaluation.report
 ray finetune.training napari.layers
 finetune napari napari.widget
-cli.arguments
-cli.collection
-cli.app cli.doctor cli.evaluate cli.measure cli.models cli.segment cli.train
+cli.arguments cli.parser cli.streams
+cli.collection cli.models
+cli.app cli.doctor cli.evaluate cli.measure cli.segment cli.train
 cli
 __main__
 """

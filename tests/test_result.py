@@ -1,6 +1,7 @@
 """Overlays and files of a result."""
 
 import io
+import random
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vesselseg import OptionError, OutputError, Segmentation
-from vesselseg.result import read_provenance
+from vesselseg.result import is_whole, read_provenance
 
 
 @pytest.fixture
@@ -87,7 +88,9 @@ class TestSave:
     def test_holds_the_provenance(self, ending, result, tmp_path):
         file = tmp_path / f"saved{ending}"
         result.save(file, "fov")
-        assert read_provenance(file) == {"kind": "fov", **result.provenance}
+        provenance = read_provenance(file)
+        assert isinstance(provenance.pop("crc32", 0), int)  # of the pixels, in a TIFF file
+        assert provenance == {"kind": "fov", **result.provenance}
         with Image.open(file) as image:
             texts = image.text if ending == ".png" else image.tag_v2
             assert "vesselseg 9.9" in (texts.get("Software"), texts.get(305))
@@ -111,6 +114,27 @@ class TestSave:
     def test_a_stream_needs_a_format(self, option, result):
         with pytest.raises(OptionError, match="format='png', 'tiff' or 'npy', which a stream"):
             result.save(io.BytesIO(), **option)
+
+    @pytest.mark.parametrize(
+        ("name", "format"),
+        [("a.tif", "png"), ("a.png", "tiff"), ("a.NPY", "png"), ("a.png", "npy"), ("a.jpg", "png"),
+         ("a.dcm", "png")],
+    )  # fmt: skip
+    def test_an_ending_that_contradicts_the_format_is_rejected(
+        self, name, format, result, tmp_path
+    ):
+        with pytest.raises(OptionError, match=f"ends in .*, but format is '{format}'"):
+            result.save(tmp_path / name, format=format)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_format_goes_with_its_own_ending_and_with_unknown_ones(self, result, tmp_path):
+        for name in ("a.TIF", "a.tiff", "a.part", "a"):
+            result.save(tmp_path / name, format="tiff")
+            assert (tmp_path / name).read_bytes()[:2] in (b"II", b"MM")
+
+    def test_a_dicom_object_is_not_named_like_a_picture(self, result, tmp_path):
+        with pytest.raises(OptionError, match=r"name of a picture, which save\(\) writes"):
+            result.save_dicom(tmp_path / "mask.png", b"")
 
     def test_same_result_same_bytes(self, result, tmp_path):
         for name in ("a.png", "b.png"):
@@ -154,6 +178,29 @@ class TestSave:
 
 
 class TestArray:
+    @pytest.mark.parametrize("dtype", [None, bool, np.bool_, "?", np.dtype(bool)])
+    def test_an_array_that_shares_its_memory_is_shared_or_copied_as_asked(self, dtype, result):
+        assert np.shares_memory(result.__array__(dtype, copy=False), result.mask)
+        assert np.shares_memory(np.asarray(result, dtype=dtype), result.mask)
+        copied = np.array(result, dtype=dtype, copy=True)
+        assert not np.shares_memory(copied, result.mask)
+        assert np.array_equal(copied, result.mask)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, float, "int64"])
+    def test_an_array_of_another_type_is_a_copy(self, dtype, result):
+        with pytest.raises(ValueError, match="without a copy"):
+            result.__array__(dtype, copy=False)
+        for copy in (True, None):
+            values = result.__array__(dtype, copy=copy)
+            assert values.dtype == np.dtype(dtype)
+            assert np.array_equal(values, result.mask)
+
+    @pytest.mark.skipif(np.__version__ < "2", reason="copy=False had another meaning")
+    def test_numpy_gets_no_copy_where_it_asks_for_none(self, result):
+        assert np.shares_memory(np.array(result, dtype=bool, copy=False), result.mask)
+        with pytest.raises(ValueError, match="without a copy"):
+            np.array(result, dtype=np.uint8, copy=False)
+
     def test_is_the_mask(self, result):
         assert np.asarray(result) is result.mask
         assert result.shape == (6, 8)
@@ -188,3 +235,28 @@ class TestNotebook:
         assert "&lt;script&gt;" in page
         assert "a &lt; b" in page
         assert "6 pixels across" in page
+
+
+@pytest.mark.parametrize("kind", ["mask", "probability", "overlay", "fov"])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_damage_to_a_file_is_seen_unless_its_pixels_are_right(kind, ending, result, tmp_path):
+    file = tmp_path / f"saved{ending}"
+    result.save(file, kind)
+    whole = file.read_bytes()
+    with Image.open(file) as opened:
+        right = np.asarray(opened)
+    assert is_whole(file)
+    chance = random.Random(0)
+    for number in range(150):
+        content = bytearray(whole)
+        place = chance.randrange(len(whole))
+        if number % 3 == 0:
+            del content[place:]
+        elif number % 3 == 1:
+            content[place] ^= 1 << chance.randrange(8)
+        else:
+            content[place : place + 20] = bytes(len(content[place : place + 20]))
+        file.write_bytes(content)
+        if is_whole(file):
+            with Image.open(file) as opened:
+                assert np.array_equal(np.asarray(opened), right)

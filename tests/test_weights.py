@@ -1,8 +1,15 @@
 """Weights files: both layouts, complete or rejected, and never executed."""
 
+import argparse
 import dataclasses
+import datetime
 import os
+import pathlib
 import pickle
+import subprocess
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +97,54 @@ class TestPublishedLayout:
         assert same(network, network_of(state_of(), tmp_path))
         assert set(torch.serialization.get_safe_globals()) == allowed
 
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+    def test_whole_checkpoints_of_a_training_are_read(self, zipped, tmp_path, monkeypatch):
+        """As mmengine 1.x writes them; neither it nor NumPy is imported or called for it."""
+        with monkeypatch.context() as patch:
+            content = training_checkpoint(patch)
+            torch.save(content, tmp_path / "iter_40000.pth", _use_new_zipfile_serialization=zipped)
+        allowed = set(torch.serialization.get_safe_globals())
+        with monkeypatch.context() as patch:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "numpy"]:
+                patch.setitem(sys.modules, name, None)  # importing it fails
+            file = weights.read(tmp_path / "iter_40000.pth")
+        network = weights.build_network(file, NARROW)
+        assert same(network, network_of(state_of(), tmp_path))
+        assert set(torch.serialization.get_safe_globals()) == allowed
+        assert "mmengine" not in sys.modules
+
+
+def training_checkpoint(monkeypatch):
+    """Weights beside the log, the optimizer and objects that only the framework can make."""
+    for name in ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    module = sys.modules["mmengine.logging.history_buffer"]
+    module.HistoryBuffer = HistoryBuffer
+    monkeypatch.setattr(HistoryBuffer, "__module__", module.__name__)
+    HistoryBuffer.mean.__module__ = module.__name__
+    log = {"train/loss": HistoryBuffer()}
+    return {
+        "meta": {
+            "iter": np.int64(40000), "when": datetime.datetime(2024, 1, 1), "cfg": "model = dict()",
+            "work_dir": pathlib.PurePosixPath("work"), "args": argparse.Namespace(seed=np.int32(3)),
+        },
+        "state_dict": state_of(),
+        "message_hub": {"log_scalars": log, "runtime_info": {"names": np.array(["a", b"b"])}},
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{}]},
+        "param_schedulers": [{"last_step": 3, "base_values": [0.01], "type": np.dtype("float32")}],
+    }  # fmt: skip
+
+
+class HistoryBuffer:
+    """Arrays, and functions by their names, as in the class of mmengine."""
+
+    def __init__(self):
+        self._log_history, self._count_history = np.arange(3.0), np.ones(3, np.float32)
+        self._statistics_methods = {"mean": HistoryBuffer.mean}
+
+    def mean(self):
+        raise AssertionError("it was called")
+
 
 BIAS = "decode_head.conv_seg.bias"
 
@@ -156,11 +211,11 @@ class TestOurLayout:
         target = tmp_path / "saved.pth"
         target.write_bytes(b"older")
 
-        def full(_, stream):
-            stream.write(b"half")
+        def full(path, _):
+            path.touch()
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(torch, "save", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(OutputError, match="No space left"):
             weights.save(target, network, NARROW)
         assert target.read_bytes() == b"older"
@@ -176,6 +231,8 @@ class Gadget:
     def __reduce__(self):
         return self.call
 
+    __call__ = __reduce__  # what is called when it is unpickled must be callable
+
 
 class TestHostile:
     @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -186,13 +243,22 @@ class TestHostile:
             lambda mark: Gadget(eval, f"open({str(mark)!r}, 'w')"),
             lambda mark: Gadget(pickle.loads, pickle.dumps(Gadget(os.mkdir, str(mark)))),
             lambda mark: [np.float64(1), Gadget(os.mkdir, str(mark))],
+            lambda mark: Gadget(Gadget(getattr, pathlib.Path, "touch"), pathlib.Path(mark)),
+            lambda mark: Gadget(subprocess.check_call, ["touch", str(mark)]),
         ],
-        ids=["os.system", "eval", "nested pickle", "beside a NumPy scalar"],
+        ids=[
+            "os.system",
+            "eval",
+            "nested pickle",
+            "beside a NumPy scalar",
+            "getattr",
+            "subprocess",
+        ],
     )
     def test_nothing_is_executed(self, gadget, zipped, tmp_path):
         mark = tmp_path / "executed"
         content = {"state_dict": state_of(), "meta": gadget(mark)}
-        with pytest.raises(CheckpointError, match="could execute code"):
+        with pytest.raises(CheckpointError, match=r"could execute code|is damaged"):
             network_of(content, tmp_path, _use_new_zipfile_serialization=zipped)
         assert not mark.exists()
 

@@ -71,7 +71,7 @@ def evaluate(
     model: vesselseg.Segmenter, sources: list[Source], *, mask: bool, reduce: float | None
 ) -> Evaluation:
     """The counts of each photograph, and the curves over all photographs."""
-    results, tally = [], Tally()
+    results = []
     for source in sources:
         image, label = read(source, reduce)
         result = model(image)
@@ -81,19 +81,16 @@ def evaluate(
         found = probability > np.float32(0.5)
         counts = metrics.confusion(found, label)
         skeletons = metrics.skeleton_counts(found, label)
-        results.append(Result(source.name, counts, counts, *skeletons, auc=float("nan")))
-        tally.add(probability[label], probability[~label])
+        tally = Tally.count(probability[label], probability[~label])
+        results.append(Result(source.name, counts, counts, *skeletons, tally.auc, tally=tally))
         print(f"{source.name:20} Dice {metrics.dice(counts):.4f}", flush=True)
-    return Evaluation(
-        sources[0].dataset, tuple(results), float("nan"), model.spec, {},
-        tally.curve(), tally.reliability(),
-    )  # fmt: skip
+    return Evaluation(sources[0].dataset, tuple(results), model.spec, {})
 
 
 def to_figures(evaluation: Evaluation) -> dict[str, Any]:
     """Pooled figures, the curve over thresholds, and the reliability curve."""
     total = evaluation.total
-    best_threshold, best_dice = evaluation.best_threshold
+    best_threshold, best_dice = total.best_threshold
     width, observer_width = total.widths
     pooled = {
         "dice": metrics.dice(total.whole),
@@ -105,13 +102,13 @@ def to_figures(evaluation: Evaluation) -> dict[str, Any]:
         "centreline_recall": total.centreline_recall,
         "width": width,
         "observer_width": observer_width,
-        "calibration_error": evaluation.calibration_error,
+        "calibration_error": total.calibration_error,
     }
-    curve = zip(THRESHOLDS, evaluation.curve, strict=True)
+    curve = zip(THRESHOLDS, total.tally.curve, strict=True)
     return {
         "pooled": {name: round(value, 4) for name, value in pooled.items()},
         "dice_at": {f"{threshold:.2f}": round(metrics.dice(c), 4) for threshold, c in curve},
-        "reliability": [bin._asdict() for bin in evaluation.reliability],
+        "reliability": [bin._asdict() for bin in total.tally.reliability],
     }
 
 

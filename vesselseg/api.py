@@ -18,10 +18,12 @@ from typing import Any, TypeAlias, Union
 import torch
 
 from . import cache
-from .backends import BackendName, Precision, choose_backend
-from .errors import CheckpointError, OptionError
-from .files import sha256
+from .backends import choose_backend
+from .choices import BackendName, Precision, canonical_device, canonical_precision
+from .errors import CheckpointError, OptionError, UnknownModelError, did_you_mean
+from .files import exists, is_file, sha256
 from .images import MAX_PIXELS, ImageLike
+from .process import check_fork
 from .registry import EMBEDDED, REGISTRY, find_spec
 from .result import Segmentation
 from .segmenter import Segmenter
@@ -45,6 +47,7 @@ def load_model(
     stride: int | None = None,
     batch_size: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    progress: bool = True,
 ) -> Segmenter:
     """Load a model for repeated use.
 
@@ -61,7 +64,8 @@ def load_model(
     precision : {"float32", "bfloat16", "float16", "int8", "auto"}, optional
         None means float32, or int8 for a file that was exported in int8, which runs in no other
         precision. "auto" is the fastest precision that the device computes natively: bfloat16 or
-        float32 on a CPU, float16 on a GPU.
+        float32 on a CPU, float16 on a GPU. Short words such as "bf16", "fp16" and "half" are
+        understood.
     backend : {"torch", "onnxruntime", "openvino"}, optional
         The program that runs the network. None means PyTorch, or ONNX Runtime for an ONNX file.
         OpenVINO runs on CPUs, in float32 and bfloat16, and int8 files. ONNX Runtime runs ONNX
@@ -75,6 +79,8 @@ def load_model(
         Larger photographs, and scales that would enlarge one further, are rejected; by default
         those of more than 200 million pixels. This guards against files that unpack to more than
         the memory holds.
+    progress : bool
+        Show a bar while weights are downloaded, if standard error is a terminal.
 
     Returns
     -------
@@ -89,7 +95,8 @@ def load_model(
     DownloadError
         If the weights cannot be downloaded.
     DeviceError
-        If the device, or the precision on it, is not available.
+        If the device, or the precision on it, is not available, or this process was forked from
+        one that had used vesselseg.
     MissingExtraError
         If a package that the backend needs is not installed.
     OptionError
@@ -102,6 +109,7 @@ def load_model(
     >>> model.spec.fov_diameter
     1000
     """
+    device, precision = canonical_device(device), canonical_precision(precision)
     spec, file = resolve_model(model, weights)
     kind = choose_backend(backend, file)
     if file is not None and file.suffix.lower() in kind.suffixes:
@@ -110,11 +118,13 @@ def load_model(
                 f"{str(file)!r} holds both its network and its model spec. Pass it alone: "
                 f"load_model({str(file)!r})."
             )
+        check_fork(torch.device("cpu"), kind.name)
         loaded = kind.from_file(file, device, precision)
         spec, digest = loaded.spec, sha256(file)
     else:
         chosen = kind.choose(device, precision)  # before any download
-        network, spec, digest = obtain_network(spec, file)
+        check_fork(chosen[0], kind.name)
+        network, spec, digest = obtain_network(spec, file, progress=progress)
         loaded = kind.from_network(network, spec, *chosen)
     if stride is not None:
         spec = dataclasses.replace(spec, stride=stride)
@@ -187,13 +197,13 @@ def segment(
     ((1411, 1411), dtype('float32'))
     >>> result.save("vessels.png")
     """
-    choices = {"device": device, "precision": precision, "backend": backend}
+    choices: dict[str, Any] = {"device": device, "precision": precision, "backend": backend}
     if isinstance(model, Segmenter):
         loaded = load_or_check(model, **choices)
     else:
         spec, file = resolve_model(model, None)
         file_state = None
-        if file is not None and file.exists():
+        if file is not None and is_file(file):
             stat = file.stat()  # a file that was replaced is loaded again
             file_state = (file.resolve(), stat.st_mtime_ns, stat.st_size)
         key = (spec, file, file_state, *map(str, choices.values()))
@@ -201,15 +211,20 @@ def segment(
     return loaded(image, scale=scale, threshold=threshold, bits=bits)
 
 
-def load_or_check(model: Model | Segmenter | None, **choices: Any) -> Segmenter:
+def load_or_check(
+    model: Model | Segmenter | None, *, progress: bool = True, **choices: Any
+) -> Segmenter:
     """Load a model with choices of :func:`load_model`, of which those that are None do not count.
 
     A loaded model is returned if they are its own; else OptionError says which is not.
     """
     choices = {name: value for name, value in choices.items() if value is not None}
     if not isinstance(model, Segmenter):
-        return load_model(model, **choices)
+        return load_model(model, progress=progress, **choices)
     own = {**vars(model), "stride": model.spec.stride}
+    for name, canonical in (("device", canonical_device), ("precision", canonical_precision)):
+        if name in choices:
+            choices[name] = canonical(choices[name])
     for name, value in choices.items():
         if not (value == own[name] or value == "auto" or _is_same_device(value, own[name])):
             raise OptionError(
@@ -363,7 +378,13 @@ def _to_spec(model: Model) -> ModelSpec:
     if isinstance(model, ModelSpec):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return find_spec(str(model))
+        try:
+            return find_spec(str(model))
+        except UnknownModelError as error:
+            if not exists(model):
+                raise
+            hint = f"To load what is called so here, pass its path: './{model}'."
+            raise UnknownModelError(f"{error} {hint}") from None
     raise OptionError(
         f"model is of type {type(model).__name__}; it must be a name, a path or a ModelSpec."
     )
@@ -375,14 +396,19 @@ def _is_path(model: PathLike) -> bool:
         return True
     if model in REGISTRY:
         return False
-    return Path(model).suffix in _SUFFIXES or Path(model).exists()
+    if Path(model).suffix.lower() in _SUFFIXES or Path(model).name != model:
+        return True
+    # A folder or file that is called like a data set does not make a path of a name.
+    return is_file(model) and not did_you_mean(model, REGISTRY)
 
 
-def obtain_network(spec: ModelSpec | None, file: Path | None) -> tuple[UNet, ModelSpec, str]:
+def obtain_network(
+    spec: ModelSpec | None, file: Path | None, *, progress: bool = True
+) -> tuple[UNet, ModelSpec, str]:
     """The network, its model spec and the SHA-256 of its weights file."""
     if file is None:
         assert spec is not None
-        cached = cache.obtain(spec, _verify)
+        cached = cache.obtain(spec, _verify, progress=progress)
         network = cached.content or _verify(cached.path, spec)
         return network, spec, cached.sha256
     content = read_weights(file)

@@ -1,4 +1,4 @@
-"""Photographs stored as DICOM, and DICOM Segmentation objects: ``pip install "vesselseg[dicom]"``.
+"""Photographs stored as DICOM, and DICOM Segmentation objects (extra ``dicom``).
 
 What a header says about a patient goes into Segmentation objects and nowhere else. Messages here
 quote no header, and what pydicom says about a damaged one is not passed on.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ImageError, require
-from .formats import is_dicom, open_picture
+from .formats import check_local, dicom_start, is_dicom, open_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,8 @@ _LUT = "PaletteColorLookupTable"
 _PIXEL_ELEMENTS = [
     "SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows",
     "Columns", "NumberOfFrames", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "ICCProfile",
+    "OpticalPathSequence",
     *(f"{color}{_LUT}{part}" for color in _CHANNELS for part in ("Data", "Descriptor")),
     *(f"Segmented{color}{_LUT}Data" for color in _CHANNELS),
 ]  # fmt: skip
@@ -88,6 +89,7 @@ class _Photograph:
     width: int
     height: int
     pages: int
+    color_profile: bytes
 
 
 def open_photograph(stream: IO[bytes], label: str) -> _Photograph:
@@ -96,7 +98,6 @@ def open_photograph(stream: IO[bytes], label: str) -> _Photograph:
     from pydicom import dcmread
 
     try:
-        stream.seek(132)
         transfer_syntax = _text(_read_meta(stream), "TransferSyntaxUID")
         if transfer_syntax == _DEFLATED:  # pydicom would unpack it whole, to whatever size
             raise ImageError(
@@ -104,7 +105,11 @@ def open_photograph(stream: IO[bytes], label: str) -> _Photograph:
                 f"example with dcmconv of DCMTK."
             )
         stream.seek(0)
-        header = dcmread(stream, specific_tags=[*_PIXEL_ELEMENTS])
+        header = dcmread(stream, force=True, specific_tags=[*_PIXEL_ELEMENTS])
+        if not transfer_syntax:  # a file that begins with group 8 does not say it
+            transfer_syntax = (
+                "1.2.840.10008.1.2" if header.is_implicit_VR else "1.2.840.10008.1.2.1"
+            )
         sop_class = _text(header, "SOPClassUID")
         if sop_class and sop_class not in _PHOTOGRAPHS:
             kind = "with a segmentation" if sop_class == _SEGMENTATION else "of another kind"
@@ -118,6 +123,7 @@ def open_photograph(stream: IO[bytes], label: str) -> _Photograph:
             width=header.Columns,
             height=header.Rows,
             pages=int(_text(header, "NumberOfFrames") or 1),
+            color_profile=_find_color_profile(header),
         )
         _check_pixels(photograph, label)
     except ImageError:
@@ -130,10 +136,21 @@ def open_photograph(stream: IO[bytes], label: str) -> _Photograph:
 
 
 def _read_meta(stream: IO[bytes]) -> Dataset:
-    """The file meta information, after the first 132 bytes (PS3.10, 7.1)."""
+    """The file meta information (PS3.10, 7.1)."""
     from pydicom.filereader import read_dataset
 
+    stream.seek(0)
+    stream.seek(dicom_start(stream.read(132)) or 0)
     return read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+
+
+def _find_color_profile(header: Dataset) -> bytes:
+    """The ICC profile of colours, or b"" (PS3.3, C.11.15)."""
+    for dataset in (header, *header.get("OpticalPathSequence", ())):
+        profile = dataset.get("ICCProfile")
+        if profile:
+            return bytes(profile)
+    return b""
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
@@ -222,20 +239,30 @@ def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
     return pixel_array(header, index=0, decoding_plugin=decoder)
 
 
-def read_source(source: str | os.PathLike[str] | bytes | IO[bytes]) -> tuple[bytes, str]:
+def read_source(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes],
+) -> tuple[bytes, str]:
     """The content of the DICOM file that a Segmentation object is to refer to, and its label."""
-    if isinstance(source, bytes):
-        content, label = source, "The source"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        content, label = bytes(source), "The source"
     elif isinstance(source, (str, os.PathLike)):
         label = repr(os.fspath(source))
+        check_local(source)
         try:
             content = Path(source).read_bytes()
         except FileNotFoundError as error:
             raise FileNotFoundError(f"There is no image {label}.") from error
         except OSError as error:
             raise ImageError(f"{label} cannot be opened: {error.strerror or error}.") from error
+    elif hasattr(source, "read"):
+        if hasattr(source, "seekable") and source.seekable():
+            source.seek(0)  # it may be the one that was segmented
+        content, label = bytes(source.read()), "The source"
     else:
-        content, label = source.read(), "The source"
+        raise ImageError(
+            f"The source of a Segmentation object is the DICOM file of the photograph: a path, its "
+            f"bytes or a binary file object, not {type(source).__name__}."
+        )
     if not is_dicom(content[:132]):
         raise ImageError(
             f"{label} is no DICOM file. A Segmentation object refers to the DICOM file of the "
@@ -278,7 +305,7 @@ def _segmentation_object(
     from pydicom import config, dcmread
     from pydicom.uid import generate_uid
 
-    header = dcmread(io.BytesIO(content), stop_before_pixels=True)
+    header = dcmread(io.BytesIO(content), force=True, stop_before_pixels=True)
     attributes = _copy_valid(header)
     laterality = _text(header, "ImageLaterality") or _text(header, "Laterality")
     spacing = attributes.get("PixelSpacing")
@@ -414,6 +441,14 @@ def read_provenance(path: Path) -> dict[str, Any]:
     [algorithm] = segment.SegmentationAlgorithmIdentificationSequence
     provenance: dict[str, Any] = json.loads(algorithm.AlgorithmParameters)
     return provenance
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a Segmentation object that vesselseg wrote has all of its pixels, of a bit each."""
+    from pydicom import dcmread
+
+    header = dcmread(path)
+    return bool(8 * len(header.PixelData) >= header.Rows * header.Columns)
 
 
 def is_photograph(path: Path) -> bool:

@@ -22,8 +22,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from typing import Any
+
+from ._version import __version__
 
 __all__ = [
     "CheckpointError",
@@ -84,6 +87,14 @@ class MissingExtraError(VesselsegError, ImportError):
     """An optional dependency is not installed."""
 
 
+def redact(text: object) -> str:
+    """A text with addresses as it may be shown: without passwords and the queries of addresses."""
+    shown = re.sub(r"//[^/\s,'\"]*@", "//***@", str(text))
+    shown = re.sub(r"(?<![\w/])[^\s/\\@,:='\"]+:[^\s/\\@,'\"]*@", "***@", shown)  # of proxies
+    shown = re.sub(r"(\w://[^\s?#,'\"]*)[?#][^\s,'\"]*", r"\1", shown)
+    return re.sub(r"\?[^\s?=,'\"]+=[^\s,'\")]*", "", shown)
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """A question such as `` Did you mean 'unet_s5-d16_drive'?``, or "" if no name is similar."""
     names, word = list(allowed), str(word).lower()
@@ -93,12 +104,29 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
 
 
+def install_command(extra: str) -> str:
+    """The command that installs an optional extra: from the repository until a release."""
+    if ".dev" in __version__:
+        return f'pip install -c constraints.txt ".[{extra}]"'
+    return f'pip install "vesselseg[{extra}]"'
+
+
+def how_to_install(extra: str) -> str:
+    """The sentence that says how to install an optional extra, for messages."""
+    where = ", in the top folder of the repository" if ".dev" in __version__ else ""
+    return f"Install it{where}: {install_command(extra)}."
+
+
+def missing_extra(module: str, extra: str, reason: object) -> MissingExtraError:
+    """The error for a module of an optional extra that cannot be imported."""
+    return MissingExtraError(
+        f"This needs {module}, which cannot be imported here ({reason}). {how_to_install(extra)}"
+    )
+
+
 def require(module: str, extra: str) -> Any:
     """Import a module of an optional extra; raise MissingExtraError if that fails."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(
-            f"This needs {module}, which cannot be imported here ({error}). "
-            f'Install it: pip install "vesselseg[{extra}]".'
-        ) from error
+        raise missing_extra(module, extra, error) from error

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import MissingExtraError, OptionError
+from .errors import MissingExtraError, OptionError, require
 from .metrics import to_bool
 from .spec import is_factor, plain
 
@@ -222,10 +222,8 @@ def check_mm_per_pixel(mm_per_pixel: float | None) -> float | None:
 def require_skan() -> None:
     """Raise MissingExtraError unless what measures are made with can be imported."""
     try:
-        import skan  # noqa: F401
-        import skimage  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError('Measures need skan: pip install "vesselseg[measure]".') from error
+        require("skan", "measure")
+        require("skimage", "measure")
     except RuntimeError as error:  # of Numba, which keeps what it compiles
         raise MissingExtraError(
             f"skan cannot be imported: {error}. If neither its folder nor your home can be "

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import MissingExtraError, OptionError
+from .errors import OptionError, require
 
 __all__ = [
     "Confusion",
@@ -239,14 +239,7 @@ def cldice_of_counts(mask_skeleton: Confusion, label_skeleton: Confusion) -> flo
 
 def require_skeletons() -> Callable[[Mask], Mask]:
     """The function that computes skeletons, or MissingExtraError."""
-    try:
-        from skimage.morphology import skeletonize
-    except ImportError as error:
-        raise MissingExtraError(
-            "clDice needs scikit-image for skeletons, which is not installed. Install it: "
-            "pip install 'vesselseg[eval]'"
-        ) from error
-    return cast("Callable[[Mask], Mask]", skeletonize)
+    return cast("Callable[[Mask], Mask]", require("skimage.morphology", "eval").skeletonize)
 
 
 def _to_masks(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None) -> tuple[Mask, Mask, Mask]:

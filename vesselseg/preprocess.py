@@ -108,7 +108,8 @@ def resize(image: RGB, size: tuple[int, int]) -> RGB:
     A few values are off by 1 from Pillow's. PyTorch is faster, since it computes uint8 with
     vector instructions.
     """
-    pixels = torch.tensor(image).permute(2, 0, 1)[None]  # a copy, since images may be read-only
+    copied = torch.tensor(image, device="cpu")  # since images may be read-only
+    pixels = copied.permute(2, 0, 1)[None]
     scaled = F.interpolate(pixels, size, mode="bilinear", antialias=True)
     return np.asarray(scaled[0].permute(1, 2, 0).contiguous())
 

@@ -1,4 +1,4 @@
-"""Collections that outgrow one machine, on Ray: ``pip install "vesselseg[ray]"``.
+"""Collections that outgrow one machine, on Ray (extra ``ray``).
 
 ::
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from . import dicom
 from .api import Model, load_or_check
-from .backends import BackendName, Precision, find_backend
+from .backends import find_backend
 from .batch.folder import (
     OnError,
     OnOutcome,
@@ -37,6 +37,7 @@ from .batch.jobs import Job, names_file, plan_jobs
 from .batch.places import join, parent
 from .batch.table import Row
 from .batch.work import Work
+from .choices import BackendName, Precision, canonical_device, canonical_precision
 from .errors import DeviceError, OptionError, VesselsegError, require
 from .result import Style
 from .segmenter import Segmenter
@@ -164,6 +165,7 @@ def segment_dataset(
     """
     for module in ("ray", "pyarrow"):
         require(module, "ray")
+    device, precision = canonical_device(device), canonical_precision(precision)
     places, target = to_places(inputs), os.fspath(out)
     if "-" in places:
         raise OptionError("Standard input stays on this machine. Pass files or folders.")
@@ -181,7 +183,7 @@ def segment_dataset(
     def load() -> Segmenter:
         return load_or_check(
             model, backend=backend, stride=stride, batch_size=batch_size, max_pixels=max_pixels,
-            device=None if isinstance(model, Segmenter) else "cpu",
+            device=None if isinstance(model, Segmenter) else "cpu", progress=progress,
         )  # fmt: skip
 
     return run_with_bar(

@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 
 from .errors import OptionError
 from .files import whole_file
-from .formats import open_picture
+from .formats import endings, open_picture
 from .images import RGB
 from .spec import is_tuple, plain
 
@@ -141,7 +141,7 @@ class Segmentation:
         kind : {"mask", "probability", "overlay", "fov"}
             What to write; the table below has the values.
         format : {"png", "tiff", "npy"}, optional
-            None goes by the path's ending; a stream needs it.
+            None goes by the path's ending, which it must not contradict; a stream needs it.
         style : {"tint", "outline"}
             Style of the overlay: vessels coloured, or only their border.
         color : (int, int, int)
@@ -159,7 +159,8 @@ class Segmentation:
         Notes
         -----
         PNG and TIFF files are compressed without loss and hold the provenance as JSON, in the
-        text chunk ``vesselseg`` and in the image description.
+        text chunk ``vesselseg`` and in the image description; in TIFF files also the ``crc32`` of
+        the pixels.
 
         ============  ========================  ==================  =====================
         kind          PNG                       TIFF                NPY
@@ -169,8 +170,15 @@ class Segmentation:
         overlay       uint8 RGB                 uint8 RGB           uint8 RGB, (H, W, 3)
         ============  ========================  ==================  =====================
         """
-        if format is None and isinstance(target, (str, os.PathLike)):
-            format = FORMATS.get(PurePath(target).suffix.lower())
+        if isinstance(target, (str, os.PathLike)):
+            ending = PurePath(target).suffix.lower()
+            if format is None:
+                format = FORMATS.get(ending)
+            elif ending in (*FORMATS, *endings()) and FORMATS.get(ending) != format:
+                raise OptionError(
+                    f"{str(target)!r} ends in {ending}, but format is {format!r}. Leave format "
+                    f"out, or choose another ending: {', '.join(FORMATS)}."
+                )
         if format is None or format not in FORMATS.values():
             raise OptionError(
                 f"{str(target)!r} must end in {', '.join(FORMATS)}; or pass format='png', 'tiff' "
@@ -183,7 +191,7 @@ class Segmentation:
             drawn = {"style": style, "color": color, "opacity": opacity}
         _write(target, self._encode(kind, format, drawn))
 
-    def save_dicom(self, target: Target, source: Target | bytes) -> None:
+    def save_dicom(self, target: Target, source: Target | bytes | bytearray | memoryview) -> None:
         """Write the mask as a DICOM Segmentation object that refers to its photograph.
 
         Parameters
@@ -191,7 +199,8 @@ class Segmentation:
         target : path or binary file object
             A file is written whole or not at all; an existing one is replaced.
         source : path, bytes or binary file object
-            The DICOM file of the photograph.
+            The DICOM file of the photograph. A file object that was read before is read again
+            from its start.
 
         Raises
         ------
@@ -199,6 +208,8 @@ class Segmentation:
             If `source` does not exist, is damaged, or is no DICOM photograph of this size.
         OutputError
             If the file cannot be written. What a stream raises is passed on.
+        OptionError
+            If `target` ends as pictures do.
         MissingExtraError
             If the extra ``vesselseg[dicom]`` is not installed.
 
@@ -211,6 +222,11 @@ class Segmentation:
         """
         from . import dicom
 
+        if isinstance(target, (str, os.PathLike)) and PurePath(target).suffix.lower() in FORMATS:
+            raise OptionError(
+                f"{str(target)!r} is the name of a picture, which save() writes. Choose another "
+                f"ending, such as .dcm."
+            )
         content, label = dicom.read_source(source)
         _write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
 
@@ -232,7 +248,9 @@ class Segmentation:
             np.save(stream, values, allow_pickle=False)
             return stream.getvalue()
         software = f"vesselseg {self.provenance['vesselseg']}"
-        provenance = json.dumps({"kind": kind, **drawn, **self.provenance})
+        # A PNG file has checksums of its own.
+        crc = {"crc32": _checksum(values)} if format == "tiff" else {}
+        provenance = json.dumps({"kind": kind, **drawn, **crc, **self.provenance})
         picture = Image.fromarray(values)
         if format == "tiff":
             picture.save(
@@ -297,9 +315,12 @@ class Segmentation:
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         # np.asarray(result) is the mask.
-        if copy is False and dtype not in (None, np.bool_, bool):
+        if copy:
+            return np.array(self.mask, dtype=dtype)
+        values = self.mask if dtype is None else self.mask.astype(dtype, copy=False)
+        if copy is False and values is not self.mask:
             raise ValueError(f"The mask is bool; it cannot become {dtype} without a copy.")
-        return np.array(self.mask, dtype=dtype) if copy or dtype is not None else self.mask
+        return values
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -398,6 +419,34 @@ def read_provenance(source: Target) -> dict[str, Any]:
         return {}
     is_ours = isinstance(provenance, dict) and "vesselseg" in provenance
     return provenance if is_ours else {}
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a file that vesselseg wrote is neither cut off nor damaged, by all that it has.
+
+    PNG files have a checksum of every part, and TIFF files one of their pixels. Of NPY and DICOM
+    files only the length is known.
+    """
+    try:
+        if PurePath(path).suffix.lower() == ".npy":
+            np.load(path, mmap_mode="r", allow_pickle=False)
+            return True
+        if PurePath(path).suffix.lower() == ".dcm":
+            from . import dicom
+
+            return dicom.is_whole(Path(path))
+        with Path(path).open("rb") as stream, open_picture(stream, ("PNG", "TIFF")) as opened:
+            if opened.format == "PNG":
+                opened.verify()
+                return True
+            return _checksum(np.asarray(opened)) == int(read_provenance(path)["crc32"])
+    except Exception:  # a damaged file can make a decoder raise anything
+        return False
+
+
+def _checksum(values: NDArray[Any]) -> int:
+    """CRC-32 of the pixels of a picture, their type and their shape."""
+    return zlib.crc32(values.tobytes(), zlib.crc32(f"{values.dtype} {values.shape}".encode()))
 
 
 def _read_from_picture(stream: IO[bytes]) -> Any:

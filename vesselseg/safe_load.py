@@ -7,26 +7,24 @@ import re
 import threading
 import zipfile
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import torch
 
 from .errors import CheckpointError
 
-# The meta data of a published file may hold NumPy scalars. They are not needed, so an inert object
-# takes the place of their constructors instead of allowing those to run.
-_NUMPY_SCALARS = (
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-    *(f"numpy.dtypes.{kind}DType" for kind in
-      ("Bool", "Int32", "Int64", "Float32", "Float64", "Str", "Bytes")),
-)  # fmt: skip
+# Checkpoints of a training hold more than weights: the scalars and arrays of a log, and objects of
+# the framework. They are not needed, so an inert object takes the place of what would make them.
+_NOT_NEEDED = re.compile(
+    r"(?:numpy|mmengine|mmcv|mmseg|argparse|datetime|pathlib)\..+|(?:builtins\.)?getattr"
+)
+_MOST_STAND_INS = 100
 _SAFE_GLOBALS_LOCK = threading.Lock()
 
 
 class _Inert:
-    """Takes the place of a NumPy scalar: accepts any arguments and state, and does nothing."""
+    """Takes the place of a class or function: accepts any arguments and state, does nothing."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -38,27 +36,23 @@ def safe_load(path: Path) -> Any:
 
     Raises CheckpointError if it is damaged, is not a PyTorch file, or would need code to be read.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"There is no weights file {str(path)!r}.")
-    if not path.is_file():
-        raise CheckpointError(f"{str(path)!r} is not a file; a weights file (.pth) is needed.")
     try:
+        if not S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{str(path)!r} is not a file; a weights file (.pth) is needed.")
         _check_container(path)
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            if not any(name in str(error) for name in _NUMPY_SCALARS):
-                raise
-        inert: list[Any] = [(_Inert, name) for name in _NUMPY_SCALARS]
-        with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return _load(path)
     except CheckpointError:
         raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no weights file {str(path)!r}.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{str(path)!r} cannot be read: {reason}.") from error
     except Exception as error:  # the bytes of a file can provoke anything
-        rejected = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and rejected:
+        rejected = _rejected_name(error)
+        if rejected:
             raise CheckpointError(
-                f"{str(path)!r} was not read: it needs {rejected[1]}, which could execute code. "
+                f"{str(path)!r} was not read: it needs {rejected}, which could execute code. "
                 f"Whole training checkpoints often hold more than weights. Ask its author to save "
                 f'the weights alone: torch.save({{"state_dict": model.state_dict()}}, '
                 f'"weights.pth").'
@@ -68,6 +62,26 @@ def safe_load(path: Path) -> Any:
             f"{str(path)!r} is damaged or not a PyTorch weights file ({reason}). Get it again, and "
             f"compare its length or digest with the original's."
         ) from error
+
+
+def _load(path: Path) -> Any:
+    """The content of a file, with stand-ins for what is not needed."""
+    stand_ins: list[Any] = []
+    while True:
+        try:
+            with _SAFE_GLOBALS_LOCK, torch.serialization.safe_globals(stand_ins):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            name = _rejected_name(error)
+            if not _NOT_NEEDED.fullmatch(name) or len(stand_ins) == _MOST_STAND_INS:
+                raise
+            stand_ins.append((_Inert, "builtins.getattr" if name == "getattr" else name))
+
+
+def _rejected_name(error: Exception) -> str:
+    """The class or function that PyTorch did not allow, or ""."""
+    found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+    return found[1] if found and isinstance(error, pickle.UnpicklingError) else ""
 
 
 def _check_container(path: Path) -> None:

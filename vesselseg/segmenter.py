@@ -16,12 +16,25 @@ from torch import Tensor
 
 from . import weights
 from ._version import __version__
-from .backends import Backend, Precision, check_batch_size
+from .backends import Backend, check_batch_size
+from .choices import Precision, canonical_device, canonical_precision
+from .content import find_faults
 from .errors import OptionError
 from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness
 from .fov import FieldOfView, find_field_of_view
-from .images import MAX_PIXELS, RGB, ImageLike, check_bits, check_max_pixels, is_single, to_rgb
+from .images import (
+    MAX_PIXELS,
+    RGB,
+    Decoded,
+    ImageLike,
+    check_bits,
+    check_max_pixels,
+    decode,
+    is_single,
+    log_warnings,
+)
 from .preprocess import NetworkInput, check_scale, preprocess
+from .process import check_fork, progress_bar
 from .result import Segmentation, check_threshold
 from .sliding import Stitcher, WindowQueue, restore, slide
 from .spec import ModelSpec, Scale
@@ -45,6 +58,7 @@ class _Photograph(NamedTuple):
     fov: FieldOfView
     seen: NetworkInput
     pixels: Tensor  # of `seen`, uint8 (3, h, w) on the device
+    warnings: list[str]
 
 
 class Segmenter:
@@ -137,6 +151,8 @@ class Segmenter:
         OptionError
             If `scale`, `threshold` or `bits` is outside what is described here, or the
             photograph has more than 100,000 windows at that scale.
+        DeviceError
+            If this process was forked from one that had used vesselseg.
         """
         options = self._check_options(scale, threshold, bits)
         photograph = self._preprocess(image, options)
@@ -228,10 +244,8 @@ class Segmenter:
         results = self._segment_each(images, options, on_error)
         if not progress:
             return results
-        from tqdm import tqdm
-
         count = len(images) if isinstance(images, Sized) else None
-        return iter(tqdm(results, total=count, unit="image"))
+        return iter(progress_bar(anywhere=True, iterable=results, total=count, unit="image"))
 
     def _segment_each(
         self, images: Iterable[ImageLike], options: _Options, on_error: str
@@ -422,8 +436,8 @@ class Segmenter:
         """
         return Segmenter(
             self._backend.to(
-                self.device if device is None else device,
-                self.precision if precision is None else precision,
+                self.device if device is None else canonical_device(device),
+                self.precision if precision is None else canonical_precision(precision),
             ),
             self.spec,
             sha256=self.sha256,
@@ -447,16 +461,22 @@ class Segmenter:
         return self._backend.network
 
     def _check_options(self, scale: Scale | None, threshold: float, bits: int | None) -> _Options:
+        check_fork(self.device, self.backend)
         return _Options(check_scale(scale, self.spec), check_threshold(threshold), check_bits(bits))
 
-    def _preprocess(self, image: ImageLike, options: _Options) -> _Photograph:
-        rgb = to_rgb(image, self.max_pixels, options.bits)
+    def _preprocess(self, image: ImageLike | Decoded, options: _Options) -> _Photograph:
+        decoded = decode(image, self.max_pixels, options.bits)
+        log_warnings(decoded, logger)
+        rgb = decoded.rgb
         fov = find_field_of_view(rgb)
         seen = preprocess(rgb, fov, options.scale, self.spec, self.max_pixels)
-        if seen.warning:
-            logger.warning("%s", seen.warning)
+        doubts = filter(None, [fov.warning, *find_faults(rgb, fov), seen.warning])
+        warnings = [*decoded.warnings]
+        for doubt in doubts:
+            logger.warning("%s", doubt)
+            warnings.append(doubt)
         pixels = _to_device(torch.from_numpy(np.ascontiguousarray(seen.pixels)), self.device)
-        return _Photograph(rgb, fov, seen, pixels.permute(2, 0, 1))
+        return _Photograph(rgb, fov, seen, pixels.permute(2, 0, 1), warnings)
 
     def _window_options(self, options: _Options) -> dict[str, Any]:
         """What `slide` and `WindowQueue` take besides the network."""
@@ -477,20 +497,19 @@ class Segmenter:
     def _to_segmentation(
         self, photograph: _Photograph, copy: _HostCopy, options: _Options
     ) -> Segmentation:
-        rgb, fov, seen, _ = photograph
+        rgb, fov, seen, _, warnings = photograph
         probability = copy.wait()
         sharpness = None
         if self.spec.least_sharpness is not None:
             sharpness = measure_sharpness(seen.scaled, fov.mask)
         familiar = familiarity(probability, fov.mask, sharpness, self.spec)
-        warning = seen.warning
         if familiar is not None and familiar < FAMILIARITY_LIMIT:
             doubt = (
                 f"The photograph is unlike those that model {self.spec.name!r} was trained on "
                 f"(familiarity {familiar:.2f} of 1): look at the overlay."
             )
             logger.warning("%s", doubt)
-            warning = f"{warning} {doubt}".strip()
+            warnings = [*warnings, doubt]
         provenance: dict[str, Any] = {
             "vesselseg": __version__,
             "torch": str(torch.__version__),
@@ -511,7 +530,7 @@ class Segmenter:
             "precision": self.precision,
             "threshold": options.threshold,
             "familiarity": None if familiar is None else round(familiar, 3),
-            "warning": warning,
+            "warning": " ".join(warnings),
         }
         mask = probability > np.float32(options.threshold)
         return Segmentation(mask, probability, fov.mask, provenance, rgb)

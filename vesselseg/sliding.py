@@ -102,7 +102,7 @@ class Stitcher:
         self.window_size = windows[0].size
         self.missing = len(windows)
         self.error: Exception | None = None  # of the network, if it failed on this image
-        self.sums = torch.empty(0, 0, 0)
+        self.sums = torch.empty(0, 0, 0, device="cpu")
 
     @property
     def is_finished(self) -> bool:
@@ -129,7 +129,7 @@ class Stitcher:
         assert not self.missing
         # How many windows cover a pixel is a product of rows and columns.
         for axis, ends in ((1, {w[:2] for w in self.windows}), (2, {w[2:] for w in self.windows})):
-            counts = torch.zeros(self.sums.shape[axis], dtype=torch.float32)
+            counts = torch.zeros(self.sums.shape[axis], dtype=torch.float32, device="cpu")
             for first, last in ends:
                 counts[first:last] += 1
             shape = [len(counts) if i == axis else 1 for i in range(3)]

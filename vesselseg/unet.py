@@ -116,7 +116,7 @@ class PSPHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]
         for bins, unit in zip(POOL_SCALES, self.pyramid, strict=True):
-            maps.append(_enlarge(unit(F.adaptive_avg_pool2d(x, bins)), x))
+            maps.append(_enlarge(unit(_pool(x, bins)), x))
         logits: Tensor = self.classifier(self.bottleneck(*maps))
         return logits
 
@@ -219,6 +219,13 @@ def fold_batch_norm(state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
 def _two_units(channels: int, out: int, norm: bool) -> nn.Sequential:
     """The two 3x3 convolutions of a block."""
     return nn.Sequential(ConvUnit(channels, out, norm=norm), ConvUnit(out, out, norm=norm))
+
+
+def _pool(x: Tensor, bins: int) -> Tensor:
+    """The means of a map over `bins` x `bins` parts: (N, C, H, W) -> (N, C, bins, bins)."""
+    # Others than these, such as Apple's GPUs, may lack parts of unequal size.
+    on_cpu = x.device.type not in ("cpu", "cuda") and any(side % bins for side in x.shape[2:])
+    return F.adaptive_avg_pool2d(x.cpu() if on_cpu else x, bins).to(x.device)
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ four entries; docs/reference/weights-files.md says how the model spec changes wi
 
 from __future__ import annotations
 
+import io
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ def load_network(path: StrPath, spec: ModelSpec) -> UNet:
     return build_network(read(path), spec)
 
 
+@torch.inference_mode(mode=False)  # so that they can be trained, wherever they are read
 def read(path: StrPath) -> WeightsFile:
     """Read a weights file of either layout without executing anything in it.
 
@@ -90,6 +92,7 @@ def read(path: StrPath) -> WeightsFile:
     return WeightsFile(path, state, spec)
 
 
+@torch.inference_mode(mode=False)
 def build_network(file: WeightsFile, spec: ModelSpec) -> UNet:
     """Build the network of `spec`, batch norms folded, and fill it completely from `file`.
 
@@ -118,8 +121,10 @@ def save(
     """Write a folded network and its model spec in our own layout; whole or not at all."""
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in network.state_dict().items()}
     content = {"format": _FORMAT, "version": _VERSION, "spec": spec.to_dict(), "state_dict": state}
-    with whole_file(path) as part, part.open("wb") as stream:
-        torch.save(content, stream)  # to a path, it would write that path into the file
+    stream = io.BytesIO()
+    torch.save(content, stream)  # to a path, it would write that path into the file
+    with whole_file(path) as part:
+        part.write_bytes(stream.getbuffer())
 
 
 def published_name(key: str, spec: ModelSpec) -> str:

@@ -412,8 +412,9 @@ def test_dicom_photographs_are_segmented_like_others(url, photograph):
 
 
 def test_warnings_of_the_library_are_returned(url):
-    (warning,) = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))["warnings"]
-    assert warning.startswith("No field of view was found")
+    warnings = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))["warnings"]
+    assert any(warning.startswith("No field of view was found") for warning in warnings)
+    assert any("is flat" in warning for warning in warnings)
 
 
 def test_significant_bits_of_a_16_bit_photograph_can_be_chosen(url, photograph):

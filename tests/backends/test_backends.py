@@ -15,13 +15,12 @@ from support.models import NARROW
 import vesselseg
 from vesselseg import DeviceError, OptionError, cli
 from vesselseg.backends import (
-    BACKENDS,
-    BackendName,
     check_batch_size,
     choose_backend,
     choose_batch_size,
     find_backend,
 )
+from vesselseg.choices import BACKENDS, BackendName
 from vesselseg.registry import find_spec
 from vesselseg.sliding import windows
 

@@ -1,22 +1,26 @@
 """Devices and precisions."""
 
+import contextlib
+import dataclasses
+import pickle
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
+from support.apple import AppleGpu
 from support.models import NARROW
 
-from vesselseg import DeviceError, OptionError, ResourceError
+from vesselseg import DeviceError, OptionError, ResourceError, Segmenter
 from vesselseg.backends import onednn
 from vesselseg.backends.pytorch import (
     TorchBackend,
     choose_device,
     choose_precision,
-    ieee_convolutions,
+    copy_network,
     native_precisions,
 )
+from vesselseg.unet import HEADS
 
 CPU = torch.device("cpu")
 CUDA = torch.cuda.is_available()
@@ -50,12 +54,23 @@ class TestDevice:
 
 
 class TestPrecision:
-    def test_auto_is_bfloat16_where_a_cpu_has_it(self, monkeypatch):
-        ops = torch.ops.mkldnn
-        monkeypatch.setattr(ops, "_is_mkldnn_bf16_supported", lambda: True)
-        assert choose_precision("auto", CPU) == "bfloat16"
-        monkeypatch.setattr(ops, "_is_mkldnn_bf16_supported", lambda: False)
-        assert choose_precision("auto", CPU) == "float32"
+    @pytest.mark.parametrize(
+        ("avx512_bf16", "amx", "onednn_says", "expected"),
+        [
+            (True, True, True, "bfloat16"),
+            (True, False, True, "bfloat16"),
+            (False, True, True, "bfloat16"),
+            (False, False, True, "float32"),  # oneDNN would emulate it
+            (True, True, False, "float32"),
+        ],
+    )
+    def test_auto_is_bfloat16_where_a_cpu_has_instructions_for_it(
+        self, avx512_bf16, amx, onednn_says, expected, monkeypatch
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn_says)
+        assert choose_precision("auto", CPU) == expected
 
     def test_what_the_device_cannot_do_is_rejected_by_name(self, monkeypatch):
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False)
@@ -103,6 +118,15 @@ class TestPrecision:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             inside = backend(windows)
         assert torch.equal(inside, backend(windows))
+
+
+class Own(TorchBackend):
+    """As a user derives it."""
+
+
+def test_a_copy_in_another_process_keeps_its_class(network):
+    copy = pickle.loads(pickle.dumps(Own(network, NARROW, CPU, "float32")))
+    assert type(copy) is Own
 
 
 class TestOutOfMemory:
@@ -183,18 +207,70 @@ def test_cuda_float32_equals_the_cpu_and_leaves_tf32_as_the_host_has_it(network,
     torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
 
 
-def test_tf32_of_the_host_is_off_in_every_thread_and_comes_back():
-    setting = torch.backends.cudnn.conv
-    before = setting.fp32_precision
-    barrier = threading.Barrier(4)
+def test_cuda_convolutions_have_settings_of_their_own_and_leave_the_hosts_alone(
+    network, random_windows, monkeypatch
+):
+    """On a machine without CUDA, where a function takes the place of cuDNN."""
+    settings = []
 
-    def inside(_):
-        barrier.wait()
-        with ieee_convolutions():
-            return setting.fp32_precision
+    def convolve(x, weight, padding, stride, dilation, groups, **given):
+        settings.append((given, torch.backends.cudnn.conv.fp32_precision))
+        assert x.dtype == weight.dtype
+        return torch.nn.functional.conv2d(x, weight, None, stride, padding, dilation, groups)
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(inside, range(4))) == 4 * ["ieee"]
-    with pytest.raises(KeyError), ieee_convolutions():
-        raise KeyError
-    assert setting.fp32_precision == before
+    cudnn = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision
+    monkeypatch.setattr(torch, "cudnn_convolution", convolve)
+    monkeypatch.setattr(cudnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
+    placed = copy_network(network, torch.device("cuda"), torch.float32)
+    monkeypatch.undo()
+    x = random_windows(1, 32, 48).float() / 255
+    monkeypatch.setattr(torch, "cudnn_convolution", convolve)
+    with torch.inference_mode():
+        torch.testing.assert_close(placed(x), network(x), rtol=1e-5, atol=1e-5)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    exact = {"benchmark": False, "deterministic": True, "allow_tf32": False}
+    assert settings == len(convolutions) * [(exact, before)]
+
+
+def test_without_onednn_a_cpu_computes_in_float32(network, random_windows, monkeypatch):
+    """As PyTorch is built for macOS."""
+    windows = random_windows(2, 64, 64)
+    expected = TorchBackend(network, NARROW, CPU, "auto").to(CPU, "float32")(windows)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(onednn, "_OPS", object())
+    assert native_precisions(CPU) == ["float32"]
+    backend = TorchBackend(network, NARROW, CPU, "auto")
+    assert backend.precision == "float32"
+    torch.testing.assert_close(backend(windows), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(DeviceError, match="'cpu' cannot compute in float16"):
+        TorchBackend(network, NARROW, CPU, "float16")
+
+
+@contextlib.contextmanager
+def float64():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+def test_apples_gpus_get_nothing_that_they_lack(head, size, random_network, monkeypatch):
+    """They have no float64, which may be the host's default, and no means over unequal parts."""
+    monkeypatch.setattr("vesselseg.backends.pytorch.choose_device", torch.device)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    spec = dataclasses.replace(NARROW, head=head)
+    network = random_network(spec)
+    with AppleGpu(), float64():
+        for precision in ("float32", "float16"):
+            backend = TorchBackend(network, spec, "meta", precision)
+            model = Segmenter(backend, spec, sha256="0" * 64, batch_size=2)
+            image = np.zeros((*size, 3), np.uint8)
+            assert model(image, scale=1.5).shape == size
+            assert len(list(model.segment_many([image, image]))) == 2

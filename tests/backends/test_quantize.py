@@ -125,6 +125,7 @@ class TestErrors:
             ({"bits": 12}, "is for the images of a calibration"),
             ({"precision": "int8", "calibration": []}, "has no images"),
             ({"precision": "int8", "calibration": "a.jpg"}, "takes several images"),
+            ({"precision": "int8", "calibration": bytearray(b"a")}, "takes several images"),
         ],
     )
     def test_options_that_do_not_fit(self, options, message, model, tmp_path):
@@ -139,12 +140,25 @@ class TestErrors:
         with pytest.raises(ImageError):
             model.export(tmp_path / "a.onnx", precision="int8", calibration=[tmp_path / "text.jpg"])
 
+    def test_its_process_has_a_home_folder_if_the_user_has_none(self, model, monkeypatch, tmp_path):
+        given = {}
+
+        def run(*_, env, **__):
+            given.update(env)
+            return SimpleNamespace(returncode=1, stderr="stopped here")
+
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr(subprocess, "run", run)
+        with pytest.raises(ResourceError, match="stopped here"):
+            model.export(tmp_path / "int8.onnx", precision="int8")
+        assert given["HOME"]
+
     def test_where_it_cannot_be_quantised(self, model, monkeypatch, tmp_path):
         def export():
             model.export(tmp_path / "int8.onnx", precision="int8")
 
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-        with pytest.raises(MissingExtraError, match=r'needs nncf.*pip install "vesselseg\[openv'):
+        with pytest.raises(MissingExtraError, match=r"needs nncf.*pip install .*\[openv"):
             export()
         monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
         failed = SimpleNamespace(returncode=1, stderr="Traceback\nMemoryError: 7 GB\n")

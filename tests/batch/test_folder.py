@@ -173,6 +173,14 @@ class TestEveryFault:
         assert summary.segmented + summary.failed == len(rows) == 2
 
 
+def pixels_equal(path: Path, content: bytes) -> bool:
+    """Whether a file can be read, and its pixels are those of the content."""
+    if path.suffix == ".npy":
+        return bool(path.read_bytes() == content)
+    with Image.open(io.BytesIO(content)) as opened:
+        return bool(np.array_equal(pixels(path), np.asarray(opened)))
+
+
 class TestResuming:
     """Done is what agrees in everything that decides its content."""
 
@@ -222,7 +230,7 @@ class TestResuming:
     def test_adds_measures_to_masks_that_are_there(
         self, tmp_path: Path, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
+        pytest.importorskip("skan", reason="needs the extra measure")
         out, options = tmp_path / "out", {"model": vesselseg.load_model(model, device="cpu")}
         segment_folder(folder, out, manifest=tmp_path / "whole.csv", measure=True, **options)
         before = tree(out)
@@ -236,6 +244,33 @@ class TestResuming:
         whole, later = rows_of(tmp_path / "whole.csv"), rows_of(tmp_path / "later.csv")
         assert whole["a.png"]["density"] > 0
         assert [{**row, "seconds": None} for row in whole.values()] == list(later.values())
+
+    @pytest.mark.parametrize("ending", [".png", ".tif", ".npy"])
+    @pytest.mark.parametrize("damage", ["cut", "cut by a byte", "empty", "zeros", "a flipped bit"])
+    def test_repeats_what_is_damaged(
+        self, tmp_path: Path, folder: Path, model: Path, ending: str, damage: str
+    ) -> None:
+        if ending == ".npy" and damage == "a flipped bit":
+            pytest.skip("NPY files have no checksum")
+        out = tmp_path / f"vessels{ending}"
+        options: dict[str, Any] = {
+            "model": vesselseg.load_model(model, device="cpu"), "resume": True,
+            "manifest": tmp_path / "m.jsonl",
+        }  # fmt: skip
+        segment_folder(folder / "a.png", out, **options)
+        whole = out.read_bytes()
+        assert segment_folder(folder / "a.png", out, **options).skipped == 1
+        middle = len(whole) // 2
+        out.write_bytes({
+            "cut": whole[:middle],
+            "cut by a byte": whole[:-1],
+            "empty": b"",
+            "zeros": bytes(len(whole)),
+            "a flipped bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        }[damage])  # fmt: skip
+        summary = segment_folder(folder / "a.png", out, **options)
+        assert (summary.segmented, summary.skipped) == (1, 0) or pixels_equal(out, whole)
+        assert pixels_equal(out, whole)
 
     def test_is_not_stopped_by_a_mask_that_cannot_be_described(
         self, tmp_path: Path, folder: Path, model: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_a_dicom_segmentation_is_named_after_the_photograph_or_is_the_mask() -> 
     [
         (["a.jpg", "b.jpg"], "out.png", "takes the result of a single photograph"),
         (["folder"], "out.png", "takes the result of a single photograph"),
-        (["a.jpg"], "x.jpg", r"OUT is 'x.jpg', but results are written as .png, .tif"),
+        (["a.jpg"], "x.jpg", r"'x.jpg' cannot be written: results are .png, .tif"),
         (["a.jpg", "folder/a.jpg"], "out", r"'a.jpg' and 'folder/a.jpg' would both write 'out/a"),
         (["folder"], "out", r"'folder/a.jpg' and 'folder/a.tif' would both write 'out/a.png'"),
         (["nonsense://bucket/eye.png"], "out", "not an address that can be opened"),
@@ -190,16 +191,128 @@ def test_one_empty_folder_among_others_is_reported(caplog: pytest.LogCaptureFixt
     assert "no photographs in 'empty'" in caplog.text
 
 
-def test_a_folder_that_cannot_be_read_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    photographs(Path("p"), ["eye.jpg"])
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    photographs(Path("p"), ["eye.jpg", "closed/other.jpg"])
+    closed, listed = Path("p"), Path.iterdir
 
-    def walk(folder: Path, onerror: object) -> list[object]:
-        onerror(PermissionError(13, "Permission denied", str(folder)))  # type: ignore[operator]
-        return []
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder == closed:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
 
-    monkeypatch.setattr("os.walk", walk)
+    monkeypatch.setattr(Path, "iterdir", iterdir)
     with pytest.raises(ImageError, match=r"folder 'p' cannot be read: Permission denied"):
         plan_jobs(["p"], "out")
+    closed = Path("p/closed")
+    assert list(planned("p", recursive=True)) == ["p/eye.jpg"]
+    assert "1 left out of 'p': 1 unreadable, Permission denied ('closed')" in caplog.text
+
+
+class TestLeftOut:
+    """Every run says how many files it leaves out, and why."""
+
+    def test_is_said_with_the_reasons(self, caplog: pytest.LogCaptureFixture) -> None:
+        photographs(Path("p"), ["eye.jpg", "sub/.hidden.jpg"])
+        for name in ("a.heic", "b.svg", "c.nii.gz", "d.txt", "ct.dcm"):
+            Path("p", name).touch()
+        Path("p/ct.dcm").write_bytes(content(dataset(photograph(1), SOPClassUID="1.2.3")))
+        os.mkfifo("p/pipe.png")
+        Path("p/link.png").symlink_to("pipe.png")
+        result_of_vesselseg(Path("p/mask.png"))
+        for text in ("p", "p/**/*"):
+            caplog.clear()
+            assert list(planned(text, recursive=True)) == ["p/eye.jpg"]
+            (record,) = caplog.records
+            assert record.levelname == "WARNING"
+            for said in (
+                "4 of another ending ('a.heic', 'b.svg', 'c.nii.gz', ...)",
+                "2 not a file but a pipe or a device",
+                "1 not a photograph by the content ('ct.dcm')",
+                "1 written by vesselseg ('mask.png')",
+            ):
+                assert said in record.message
+
+    def test_is_no_warning_if_it_is_as_usual(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
+        photographs(Path("p"), ["eye.jpg", ".DS_Store.png"])
+        result_of_vesselseg(Path("p/eye.png"))
+        assert list(planned("p")) == ["p/eye.jpg"]
+        (record,) = caplog.records
+        assert (record.levelname, record.message[:18]) == ("INFO", "2 left out of 'p':")
+
+    def test_at_addresses_too(self, caplog: pytest.LogCaptureFixture) -> None:
+        photographs(Path("p"), ["eye.jpg", ".git/x.png"])
+        Path("p/notes.txt").touch()
+        plan_jobs([Path("p").absolute().as_uri()], "out", recursive=True)
+        assert "1 of another ending ('notes.txt')" in caplog.text
+        assert "1 hidden ('x.png')" in caplog.text
+
+
+class TestLinks:
+    def test_to_folders_are_followed_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        photographs(Path("p"), ["x.png", "real/r.png"])
+        photographs(Path("elsewhere"), ["deep/e.png"])
+        for link, target in [
+            ("patient", "../elsewhere"), ("again", "../elsewhere"), ("loop", "."), ("up", ".."),
+            ("a-link", "real"), ("gone", "nowhere"), ("self", "self"), ("real/back", ".."),
+        ]:  # fmt: skip
+            Path("p", link).symlink_to(target)
+        assert list(planned("p", recursive=True)) == [
+            "p/again/deep/e.png", "p/real/r.png", "p/x.png",
+        ]  # fmt: skip
+        for link in ("a-link", "back", "loop", "patient", "up"):
+            assert f"{link!r}" in caplog.text or "..." in caplog.text
+        assert "5 linked to a folder that is searched already" in caplog.text
+
+    def test_of_photographs_are_taken_and_fail_in_their_turn_if_they_lead_nowhere(self) -> None:
+        photographs(Path("p"), ["x.png"])
+        for name, target in (("same.png", "x.png"), ("gone.png", "no"), ("self.png", "self.png")):
+            Path("p", name).symlink_to(target)
+        assert list(planned("p")) == ["p/gone.png", "p/same.png", "p/self.png", "p/x.png"]
+        assert list(planned("p/*")) == list(planned("p"))
+
+    @pytest.mark.parametrize("pattern", ["p/**/*.png", "p/*/*.png", "p/*", "**/*.png", "p/**"])
+    def test_in_loops_end(self, pattern: str) -> None:
+        photographs(Path("p"), ["x.png", "real/r.png"])
+        for link in ("loop", "real/again", "real/and-again"):
+            Path("p", link).symlink_to(Path("p").absolute())
+        found = planned(pattern, recursive=pattern == "p/*")
+        assert {*found} - {"p/x.png"} == {"p/real/r.png"}
+
+
+@pytest.mark.parametrize(
+    "name", ["scan [2024]", "[abc]", "a*b", "what?", "[", "**", "x[!y]", "[[]", "{a,b}"]
+)
+def test_folders_may_have_names_that_look_like_patterns(name: str) -> None:
+    photographs(Path("top", name), ["1.jpg", "sub [x]/2.jpg"])
+    assert list(planned(f"top/{name}/*.jpg")) == [f"top/{name}/1.jpg"]
+    assert list(planned(f"top/{name}/sub [x]/*.jpg")) == [f"top/{name}/sub [x]/2.jpg"]
+    assert planned(f"top/{name}") == {f"top/{name}/1.jpg": "out/1.png"}
+
+
+def test_a_pattern_without_a_match_says_how_to_write_a_bracket() -> None:
+    Path("scan").mkdir()
+    with pytest.raises(OptionError, match=r"\[\[\] means the character"):
+        plan_jobs(["scan/*[2]/*.jpg"], "out")
+
+
+@pytest.mark.parametrize("inputs", [[], [""], ["p", ""]])
+def test_no_input_and_empty_text_are_errors_not_the_working_directory(inputs: list[str]) -> None:
+    photographs(Path(), ["eye.jpg", "p/eye.jpg"])
+    with pytest.raises(OptionError, match=r"nothing to segment|empty text"):
+        plan_jobs(inputs, "out")
+    with pytest.raises(OptionError, match="empty text"):
+        plan_jobs(["p"], "")
+
+
+def test_an_empty_folder_does_not_change_what_out_means() -> None:
+    photographs(Path(), ["eye.jpg"])
+    Path("empty").mkdir()
+    for inputs in (["eye.jpg", "empty"], ["empty", "eye.jpg"]):
+        (job,) = plan_jobs(inputs, "x.png")
+        assert job.outputs["mask"] == "x.png"
 
 
 # Addresses
@@ -264,7 +377,7 @@ def test_pipes_in_folders_are_left_out(here: Path, caplog: pytest.LogCaptureFixt
     photographs(here / "p", ["eye.jpg"])
     os.mkfifo(here / "p" / "pipe.jpg")
     assert planned("p") == {"p/eye.jpg": "out/eye.png"}
-    assert "is left out: it is a pipe or a device" in caplog.text
+    assert "1 left out of 'p': 1 not a file but a pipe or a device ('pipe.jpg')" in caplog.text
 
 
 @pytest.mark.parametrize("scheme", ["file", "local"])

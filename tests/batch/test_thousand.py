@@ -20,45 +20,58 @@ RUN = f"""
 import torch
 from support.faults import FailingBackend
 from vesselseg import Segmenter, segment_folder, weights
+from vesselseg.ray import segment_dataset
 torch.set_num_threads(1)
 content = weights.read("tiny.pth")
 spec = content.spec
 backend = FailingBackend(weights.build_network(content, spec), spec, "cpu", "float32")
 model = Segmenter(backend, spec, sha256="0" * 64, max_pixels={MOST})
-print("begun", flush=True)
-print(segment_folder("in", "out", model=model, manifest="m.csv", resume=True,
-                     progress=False), flush=True)
+print(FUNCTION("in", "out", model=model, manifest="m.csv", resume=True, progress=False))
 """
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, function: str) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN], cwd=folder, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    (folder / "home").mkdir(exist_ok=True)  # Ray writes to it
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN.replace("FUNCTION", function)], cwd=folder,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={
+            **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(folder / "home"),
+        },
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    return process
+
+
+def written(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.glob("*.png"))
 
 
 @pytest.mark.slow
-def test_every_fault_has_its_row_and_the_rest_is_written_after_ten_kills(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "function", ["segment_folder", pytest.param("segment_dataset", marks=pytest.mark.cluster)]
+)
+def test_every_fault_has_its_row_and_the_rest_is_written_after_ten_kills(
+    function: str, tmp_path: Path
+) -> None:
+    if function == "segment_dataset":
+        pytest.importorskip("ray", reason="Ray is not installed: pip install 'vesselseg[ray]'")
     count, kills = 1000, 10
     chance = random.Random(0)
     tiny_weights(tmp_path / "tiny.pth")
-    failing = faulty_folder(tmp_path / "in", tmp_path / "out", count)
+    out = tmp_path / "out"
+    failing = faulty_folder(tmp_path / "in", out, count)
     assert len(failing) == 20
-    done = 0
     for _ in range(kills):
-        process = start(tmp_path)
-        time.sleep(chance.uniform(0.1, 1.5))
+        done = written(out)
+        process = start(tmp_path, function)
+        while written(out) == done and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.1))
         process.kill()
         process.communicate()
-        found = len(list((tmp_path / "out").glob("*.png")))
-        assert found >= done  # what is done stays
-        done = found
-    process = start(tmp_path)
+        assert process.returncode < 0  # it was not finished
+        assert written(out) > done  # what is done stays
+    process = start(tmp_path, function)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert f"failed={len(failing)}, manifest='m.csv'" in said

@@ -15,6 +15,7 @@ from support.servers import File, sha256, sidecar_of
 
 import vesselseg
 from vesselseg import CheckpointError, DownloadError, OptionError, Source, cache
+from vesselseg.cli import main
 from vesselseg.registry import EMBEDDED
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -33,6 +34,23 @@ class TestFolder:
         assert cache.cache_folder() == tmp_path / "here"
         monkeypatch.setenv("VESSELSEG_HOME", "~/there")
         assert cache.cache_folder() == Path.home() / "there"
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("home", ["", "~", "~/weights"])
+    def test_without_a_home_folder_nothing_needs_one_but_a_download(self, home, monkeypatch):
+        """As in containers, whose user often has neither a home nor a name."""
+        for name in [name for name in os.environ if name.startswith(("XDG_", "VESSELSEG_"))]:
+            monkeypatch.delenv(name)
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
+        monkeypatch.setenv("VESSELSEG_HOME", home)
+        monkeypatch.setenv("VESSELSEG_MIRROR", "~/mirror")
+        with pytest.raises(DownloadError, match=r"no home folder\. Set .* VESSELSEG_HOME"):
+            vesselseg.download("unet_s5-d16_drive")
+        assert vesselseg.find_cached("unet_s5-d16_drive") is None
+        assert vesselseg.load_model(device="cpu").spec == EMBEDDED
+        for words, code in ((["models"], 0), (["cache"], 1), (["doctor"], 0)):
+            assert main(words) == code
 
     def test_files_have_ordinary_permissions_and_a_sidecar_with_the_origin(
         self, spec, home, content

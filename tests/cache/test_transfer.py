@@ -15,7 +15,7 @@ from support.models import NARROW
 from support.servers import File, Status
 
 import vesselseg
-from vesselseg import DownloadError, Source
+from vesselseg import CheckpointError, DownloadError, Source
 from vesselseg.cache import transfer
 
 CHUNK = transfer.CHUNK
@@ -238,6 +238,11 @@ class TestWrong:
 
         return rejected
 
+    def test_a_part_that_was_not_asked_for_is_rejected(self, rejected):
+        rejected(
+            Status(206, {"Content-Range": "bytes 4-7/8"}), "206 with a part of the file, unask"
+        )
+
     def test_a_page_instead_of_the_file_is_rejected(self, rejected, server, home, content):
         page = File(b"\n<!DOCTYPE html><title>This domain is for sale</title>")
         rejected(page, "a page of text")
@@ -303,10 +308,45 @@ class TestTls:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         assert vesselseg.download(at(url)) == home / "a.pth"
 
+    def test_the_systems_certificates_are_trusted(
+        self, server, home, content, certificate, monkeypatch
+    ):
+        url = server.serve("/a.pth", File(content))
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert vesselseg.download(at(url)) == home / "a.pth"
+
     def test_a_missing_certificate_bundle_is_reported(self, monkeypatch):
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/certificates.pem")
         with pytest.raises(DownloadError, match=r"a\.pth\n .*invalid path: /nowhere/cert"):
             vesselseg.download(at("https://127.0.0.1:9/a.pth"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError("my socket"), TimeoutError(), RuntimeError(), requests.Timeout(),
+     CheckpointError("of another file"), SystemExit()],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["address", "folder"])
+def test_what_a_progress_function_raises_passes_unchanged(
+    place, error, server, home, content, tmp_path, monkeypatch
+):
+    spec = at(server.serve("/a.pth", File(content)))
+    if place == "folder":
+        (tmp_path / "a.pth").write_bytes(content)
+        monkeypatch.setenv("VESSELSEG_MIRROR", str(tmp_path))
+
+    def progress(received, _):
+        if received:
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        vesselseg.download(spec, progress=progress)
+    assert caught.value is error
+    assert vesselseg.download(spec, progress=False) == home / "a.pth"
+    assert len(server.requests) <= 2  # it was not taken for a fault of the transfer
 
 
 def test_eight_threads_download_a_file_once(server, home, content):

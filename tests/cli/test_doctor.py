@@ -14,7 +14,7 @@ import torch
 import vesselseg
 from vesselseg import Source, registry, weights
 from vesselseg.backends.pytorch import TorchBackend
-from vesselseg.cli import main
+from vesselseg.cli import doctor, main
 from vesselseg.unet import UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,7 +47,9 @@ def report(capsys):
 
 
 def test_versions_devices_threads_and_folders(report, cache):
-    (cache / "some.pth").write_bytes(bytes(2_000_000))
+    filename = registry.find_spec("unet_s5-d16_drive").filename
+    (cache / filename).write_bytes(bytes(2_000_000))
+    (cache / "somebody's.pth").touch()
     found = report()
     versions = found["versions"]
     assert versions.pop("python")
@@ -59,7 +61,16 @@ def test_versions_devices_threads_and_folders(report, cache):
     }
     assert found["threads"]["torch"] == torch.get_num_threads()
     assert "cpu" in found["devices"]
-    assert found["cache"] == {"folder": str(cache), "weights": 1, "megabytes": 2.0}
+    assert found["cache"] == {"folder": str(cache), "files": 1, "megabytes": 2.0}
+
+
+@pytest.mark.parametrize(("quota", "shown"), [(0.5, 0.5), (None, "no limit")])
+def test_the_quota_of_a_container(quota, shown, report, monkeypatch):
+    monkeypatch.setattr("vesselseg.process.cpu_quota", lambda: quota)
+    monkeypatch.setattr(doctor, "cpu_quota", lambda: quota)
+    threads = report()["threads"]
+    assert threads["processors allowed by the container"] == shown
+    assert threads["processors usable"] >= 1
 
 
 def test_each_precision_is_compared_with_float32(report):

@@ -48,8 +48,8 @@ def test_the_test_split_is_evaluated_and_named(tmp_path, weights, run):
     assert code == 0
     first, *lines = out.splitlines()
     assert first == "CHASE_DB1, test split: 8 of 8 images"
-    assert sum(line.startswith("tiny ") for line in lines) == 4
-    assert sum(line.startswith("second observer ") for line in lines) == 4
+    assert sum(line.startswith("tiny ") for line in lines) == 5
+    assert sum(line.startswith("second observer ") for line in lines) == 6
     assert "training" not in out
 
 
@@ -58,7 +58,7 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
     arguments = [folder, "--dataset", "chase_db1", "--model", weights]
 
     code, out, err = run(*arguments)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "4 training images of CHASE_DB1, which are not a test" in err
     assert "--split train" in err
 
@@ -66,7 +66,7 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
     code, out, err = run(*arguments, "--split", "train", *files)
     assert code == 0
     assert out.startswith("CHASE_DB1, training images, not a test: 4 of 20 images")
-    assert out.count("training images, not a test") == 5  # and in the heading of each table
+    assert out.count("training images, not a test") == 7  # and in the heading of each table
     assert json.loads((tmp_path / "figures.json").read_text())["training_images"] is True
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "Training images, not a test." in html
@@ -77,7 +77,7 @@ def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
 
     code, out, _ = run(
         *pairs, "--model", weights, "--device", "cpu", "--json", tmp_path / "figures.json",
-        "--csv", tmp_path / "figures.csv", "--report", page.parent,
+        "--table", tmp_path / "figures.csv", "--report", page.parent,
     )  # fmt: skip
 
     assert code == 0
@@ -88,8 +88,12 @@ def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
     assert [float(row["dice"]) for row in rows] == images
     pooled = f"{100 * result['inside_field_of_view']['pooled']['dice']:.2f}"
     assert pooled in out
-    assert f"<td>{pooled}</td>" in page.read_text(encoding="utf-8")
+    assert f"<td>{pooled}<small>" in page.read_text(encoding="utf-8")
     assert out.endswith(f"Report: {page}\n")
+    beside = page.parent / "evaluation.csv"
+    assert beside.read_text() == (tmp_path / "figures.csv").read_text()
+    run = json.loads((page.parent / "evaluation.json").read_text())["run"]
+    assert run["command"].startswith("vesselseg ")
 
 
 def test_several_models_stand_in_one_table(tmp_path, weights, run, pairs):
@@ -100,10 +104,53 @@ def test_several_models_stand_in_one_table(tmp_path, weights, run, pairs):
 
     assert code == 0
     names = [line.split()[0] for line in out.splitlines() if line.startswith(("tiny ", "other "))]
-    assert names == ["tiny", "other"] * 4
+    assert names == ["tiny", "other"] * 5 + ["other"]  # and its differences from the first
     html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     for caption in ("Photograph", "Label", "tiny", "other"):
         assert html.count(f"<figcaption>{caption}</figcaption>") == 3
+
+
+def test_two_models_of_one_name_are_told_apart(tmp_path, weights, run, pairs):
+    second = models.tiny_weights(tmp_path / "second.pth", seed=1)
+
+    code, out, _ = run(*pairs, "--model", weights, "--model", second)
+
+    assert code == 0
+    assert f"tiny ({weights})" in out
+    assert f"tiny ({second})" in out
+
+
+def test_subjects_are_named_by_a_pattern(tmp_path, weights, run):
+    folder = drawn.pairs(tmp_path / "data", names=("anna_L", "anna_R", "ben_L"))
+    arguments = [folder, "--dataset", "pairs", "--model", weights, "--table", tmp_path / "rows.csv"]
+
+    code, out, _ = run(*arguments, "--group", "(.+)_[LR]")
+
+    assert code == 0
+    assert "over 2 subjects (3 photographs)" in out
+    with (tmp_path / "rows.csv").open(newline="") as stream:
+        assert [row["subject"] for row in csv.DictReader(stream)] == ["anna", "anna", "ben"]
+    code, out, err = run(*arguments, "--group", "carl")
+    assert (code, out) == (2, "")
+    assert "'carl' finds no subject in the file name 'anna_L.png'" in err
+
+
+def test_figures_for_a_paper(tmp_path, weights, run, pairs):
+    code, _, _ = run(*pairs, "--model", weights, "--report", tmp_path / "page", "--figures", "pdf")
+
+    assert code == 0
+    files = {path.name for path in (tmp_path / "page" / "figures").iterdir()}
+    assert {"roc.svg", "roc.pdf", "agreement-density.svg", "agreement-density.pdf"} <= files
+
+
+def test_without_matplotlib_nothing_is_computed_in_vain(tmp_path, weights, run, pairs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(Segmenter, "segment_many", None)
+
+    code, _, err = run(*pairs, "--model", weights, "--report", tmp_path / "page")
+
+    assert code == 2
+    assert "vesselseg[eval]" in err
 
 
 def test_pairs_may_lie_in_any_two_folders(tmp_path, weights, run):
@@ -138,13 +185,13 @@ def test_options_reach_the_model(weights, run, pairs):
     assert "scale 0.75, bfloat16 on cpu, threshold 0.25" in out
 
 
-def test_failures_are_said_in_a_line_and_exit_with_1(tmp_path, weights, run, pairs):
+def test_without_a_data_set_or_a_model_nothing_is_done(tmp_path, weights, run, pairs):
     for arguments, message in [
         ([tmp_path / "nowhere", *pairs[1:], "--model", weights], "There is no folder"),
         ([*pairs, "--weights", weights, "--model", "unet_s5-d16_drive"], "tiny.pth"),
     ]:
         code, out, err = run(*arguments)
-        assert (code, out) == (1, "")
+        assert (code, out) == (2, "")
         assert message in err
 
 
@@ -185,7 +232,10 @@ def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
     ("arguments", "message"),
     [
         ("", "--dataset"),
-        ("x --dataset retina", "invalid choice: 'retina'"),
+        (
+            "x --dataset hfr",
+            "'hfr' is not one of drive, stare, chase_db1, hrf, pairs. Did you mean",
+        ),
         ("--dataset drive", "FOLDER is missing"),
         ("x --dataset drive --images y", "--images is for --dataset pairs"),
         ("x --dataset pairs --split test", "--split is for the published data sets"),
@@ -194,8 +244,11 @@ def test_what_a_model_cannot_do_is_found_before_the_first_photograph(
         ("x --dataset pairs --scale big", "'big' is neither fit, native, fov"),
         ("x --dataset pairs --scale -1", "'-1' is neither fit, native, fov"),
         ("x --dataset pairs --threshold 50", "'50' is not a number from 0 to 1"),
+        ("x --dataset pairs --table x.parquet", "--table needs a file ending in .csv"),
         ("x --dataset pairs --json no/where.json", "folder of no/where.json does not"),
         ("x --dataset pairs --report file", "is a file"),
+        ("x --dataset drive --group y", "--group is for --dataset pairs"),
+        ("x --dataset pairs --figures pdf", "--figures needs --report"),
     ],
 )
 def test_wrong_usage_exits_with_2_before_any_work(tmp_path, monkeypatch, run, arguments, message):
@@ -221,7 +274,7 @@ def test_help_names_every_option_and_loads_no_torch():
 
     options = (
         "dataset split images labels masks model weights device precision scale threshold json "
-        "csv report"
+        "table report group figures"
     )
     assert all(f"--{option} " in out for option in options.split())
     assert out.endswith("set()\n")

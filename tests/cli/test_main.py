@@ -5,67 +5,178 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.drawn import photographs
+from support.models import tiny_weights
 
 import vesselseg
-from vesselseg import OptionError, OutputError, UnknownModelError
+from vesselseg import MissingExtraError, OptionError, OutputError, UnknownModelError
 from vesselseg.cli import build_parser, main
+from vesselseg.cli.parser import Parser
+from vesselseg.errors import how_to_install
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty folder, and logging as it was."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, and a terminal of 80 columns."""
     monkeypatch.chdir(tmp_path)
-    handlers = list(logging.root.handlers)
-    yield
-    logging.root.handlers[:] = handlers
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
+COMMANDS = {  # each with the fewest words that it takes
+    "segment": "eye.png",
+    "measure": "eye.png -o m.csv",
+    "evaluate": "folder --dataset drive",
+    "train": "images labels -o model.pth",
+    "models": "",
+    "download": "unet_s5-d16_drive",
+    "import": "file.pth --name unet_s5-d16_drive",
+    "cache": "",
+    "export": "-o model.onnx",
+    "app": "",
+    "doctor": "",
+    "help": "",
+}
+
+
+def commands() -> dict[str, Parser]:
     return build_parser()[1]
 
 
-@pytest.mark.parametrize("words", ["--help", "--version", "segment --help", "doctor --help"])
+def run(*words: str) -> int:
+    """The exit code of the command, whether it is returned or raised."""
+    try:
+        return main(words)
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+
+
+# Help
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "segment --help", "help doctor"])
 def test_help_and_version_load_nothing_heavy(words: str) -> None:
     code = (
         "import sys, vesselseg.cli\n"
         "try: vesselseg.cli.main(sys.argv[1:])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
-        "heavy = {'torch', 'numpy', 'PIL', 'requests', 'tqdm'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'requests', 'tqdm', 'argcomplete'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     command = [sys.executable, "-c", code, *words.split()]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for option in ("--version", "--help"):
-        with pytest.raises(SystemExit) as stopped:
-            main([option])
-        assert stopped.value.code == 0
-    version, _, said = capsys.readouterr().out.partition("\n")
-    assert version == f"vesselseg {vesselseg.__version__}"
-    assert "`vesselseg IMAGE... -o OUT` is short for" in said
-    for command in commands():
-        assert command in said
+def test_the_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["help"], ["-h"]):
+        assert run(*words) == 0
+        said = capsys.readouterr().out
+        assert all(f"    {command} " in said for command in COMMANDS)
+    assert list(commands()) == list(COMMANDS)
+    assert run() == 2  # nothing was asked for
+    assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("command", ["segment", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_and_can_be_asked_for_in_two_ways(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("help", command) == run(command, "--help") == 0
+    said = capsys.readouterr().out
+    assert said[: len(said) // 2] == said[len(said) // 2 :]
+    assert max(map(len, said.splitlines())) <= 80
+    assert f"vesselseg {command}" in said.replace("[segment]", "segment")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_documented_with_its_default(command: str) -> None:
     for action in commands()[command]._actions:
         assert action.help
-        if action.option_strings and not isinstance(action, argparse._HelpAction):
-            assert "(default: " in action.help, action.option_strings
-            said = re.split(r"[,;]|\)$", action.help.rpartition("(default: ")[2])[0]
-            if said == "no":
-                assert action.default is False
-            elif isinstance(action.default, str):
-                assert said in ("%(default)s", action.default)
+        if not action.option_strings or action.dest in ("help", "version"):
+            continue
+        if action.required:
+            assert action.help.endswith("(required)")
+            continue
+        assert "(default: " in action.help, action.option_strings
+        said = re.split(r"[,;]|\)$", action.help.rpartition("(default: ")[2])[0]
+        if isinstance(action.default, str) and action.default is not argparse.SUPPRESS:
+            assert said in ("%(default)s", action.default)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_the_help_can_be_parsed(command: str) -> None:
+    parser, known = build_parser()
+    examples = re.findall(r"^  vesselseg (.+)$", known[command].epilog or "", re.MULTILINE)
+    assert examples
+    for example in examples:
+        first, *_ = words = shlex.split(re.split("[<>]", example)[0])
+        parser.parse_args(words if first in known else ["segment", *words])
+
+
+# Options of every command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_common_options_stand_before_or_after_the_name(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[tuple[bool, int, bool]] = []
+    with_run(monkeypatch, lambda o: found.append((o.quiet, o.verbose, o.progress)) or 0)
+    words = [command, *COMMANDS[command].split()]
+    assert run(*words) == run("-q", *words) == run(*words, "--quiet") == 0
+    assert run("-vv", *words) == run(*words, "-v", "--no-progress") == 0
+    assert found == [
+        (False, 0, True), (True, 0, False), (True, 0, False), (False, 2, True), (False, 1, False),
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert run("-V") == run("--version") == run(command, "-V") == 0
+    assert capsys.readouterr().out == f"vesselseg {vesselseg.__version__}\n" * 3
+
+
+def with_run(monkeypatch: pytest.MonkeyPatch, run: Callable[[argparse.Namespace], int]) -> None:
+    """Let every command do this."""
+    parser, known = build_parser()
+    for command in known.values():
+        command.set_defaults(run=run)
+    monkeypatch.setattr("vesselseg.cli.build_parser", lambda: (parser, known))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_verbose_says_what_is_used_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(Path("p"), ["eye.png"])
+    tiny_weights(Path("tiny.pth"))
+    for _ in range(2):
+        assert run("-v", "p", "-o", "p/out", "-r", "--model", "tiny.pth", "--device", "cpu") == 0
+    said = capsys.readouterr().err
+    assert said.count("INFO: Model tiny on cpu in float32, with the backend torch.\n") == 2
+    assert said.count("left out of 'p': 1 written by vesselseg ('eye.png').\n") == 1
+
+
+def test_quiet_and_verbose_choose_what_is_logged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def log(_: argparse.Namespace) -> int:
+        for level in ("debug", "info", "warning", "error"):
+            getattr(logging.getLogger("vesselseg.somewhere"), level)(f"a {level}")
+        return 0
+
+    with_run(monkeypatch, log)
+    before = list(logging.root.handlers), logging.getLogger("vesselseg").level
+    for words, count in (["-q"], 1), ([], 2), (["-v"], 3), (["-vv"], 4):
+        assert run("models", *words) == 0
+        said = capsys.readouterr().err.splitlines()
+        assert (
+            said
+            == ["DEBUG: a debug", "INFO: a info", "WARNING: a warning", "ERROR: a error"][-count:]
+        )
+    assert (list(logging.root.handlers), logging.getLogger("vesselseg").level) == before
 
 
 @pytest.fixture
@@ -100,18 +211,32 @@ def test_commands_win_over_files_of_the_same_name(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "required: COMMAND"),
-        (["docter"], "Did you mean 'doctor'?"),
-        (["eye.jpg", "-o", "x", "--overlya"], "unrecognized: --overlya. Did you mean '--overlay'"),
+        ("docter", "Did you mean 'doctor'?"),
+        ("version", "there is no command and no image 'version'."),
+        ("help docter", "Did you mean 'doctor'?"),
+        ("eye.jpg -o x --overlya", "there is no option --overlya. Did you mean '--overlay'"),
+        ("measure eye.jpg --outptu x.csv", "no option --outptu. Did you mean '--output'?"),
+        ("models --jsno", "Did you mean '--json'?"),
+        ("eye.jpg --executor rai", "--executor: 'rai' is not one of local, ray. Did you mean 'r"),
+        ("evaluate x --dataset chase-db1", "Did you mean 'chase_db1'"),
+        ("eye.jpg -o x --model unet_s5-d16_drvie", "Did you mean 'unet_s5-d16_drive'"),
+        ("eye.jpg -o x --device cdua", "Did you mean 'cuda'"),
+        ("eye.jpg -o x --backend onnx", "Did you mean 'onnxruntime'"),
+        ("eye.jpg -o x --precision bfloat61", "Did you mean 'bfloat16'"),
+        ("export drive -o x.onnx", "Did you mean 'unet_s5-d16_drive'"),
+        ("doctor now", "unrecognized: now. `vesselseg doctor --help` explains."),
+        ("eye.jpg -o", "-o/--output: expected one argument. `vesselseg segment --help` explains."),
     ],
 )
-def test_wrong_words_end_with_2_and_a_suggestion(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_one_line_that_says_what_is_meant(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
+    assert run(*words.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("vesselseg: ")
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
 
 
 def test_a_word_like_a_command_can_be_an_image(segmented: list[list[str]]) -> None:
@@ -121,17 +246,23 @@ def test_a_word_like_a_command_can_be_an_image(segmented: list[list[str]]) -> No
     assert segmented == [["docter"], ["models/*.png"]]
 
 
+# Exit codes
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (OptionError("no such scale"), 2),
         (UnknownModelError("no such model"), 2),
-        (OutputError("no space"), 1),
-        (FileNotFoundError("no file"), 1),
+        (MissingExtraError("no such package"), 2),
+        (OutputError("no space"), 2),
+        (FileNotFoundError("no file"), 2),
         (KeyboardInterrupt(), 130),
     ],
 )
-def test_exit_codes(
+def test_what_ends_a_command_has_the_same_exit_code_in_all(
+    command: str,
     error: BaseException,
     code: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -140,13 +271,100 @@ def test_exit_codes(
     def fail(_: object) -> int:
         raise error
 
-    monkeypatch.setattr("vesselseg.cli.segment.segment", fail)
-    assert main(["eye.jpg"]) == code
+    with_run(monkeypatch, fail)
+    assert run(command, *COMMANDS[command].split()) == code
     said = capsys.readouterr()
     assert said.err == f"vesselseg: {str(error) or 'interrupted'}\n"
     assert said.out == ""
 
 
-def test_part_of_a_model_name_suggests_models(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "drive", "-o", "x.onnx"]) == 2
-    assert "Did you mean 'unet_s5-d16_drive'" in capsys.readouterr().err
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("p/eye.png --model tiny.pth", 0),
+        ("p -o out --model tiny.pth", 0),
+        ("models", 0),
+        ("cache", 0),
+        ("p/eye.png missing.png -o out --model tiny.pth", 1),
+        ("missing.png --model tiny.pth", 1),
+        ("junk.png -o - --model tiny.pth", 1),
+        ("missing.png -o - --model tiny.pth", 1),
+        ("p junk.png -o out --model tiny.pth --on-error stop", 1),
+        ("download unet_s5-d16_drive", 1),
+        ("p -o out --part 2/1", 2),
+        ("p/*.tif -o out", 2),
+        ("p -o out --model missing.pth", 2),
+        ("p -o out --model junk.pth", 2),
+        ("p -o file/out --model tiny.pth", 2),
+        ("p -o out --manifest file/m.csv --model tiny.pth", 2),
+        ("measure p -o file/m.csv --model tiny.pth", 2),
+        ("evaluate nowhere --dataset drive", 2),
+        ("evaluate p --dataset drive --figures file/f.json", 2),
+        ("train nowhere labels -o model.pth", 2),
+        ("train p p -o file/model.pth", 2),
+        ("download drive", 2),
+        ("import missing.pth --name unet_s5-d16_drive", 2),
+        ("import junk.pth --name unet_s5-d16_drive", 2),
+        ("cache --clear drive", 2),
+        ("export tiny.pth -o file/x.onnx", 2),
+        ("export missing.pth -o x.onnx", 2),
+        ("app --model missing.pth --port 0", 2),
+        ("help nothing", 2),
+    ],
+)
+def test_exit_codes(
+    words: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("skan", "skimage", "onnx", "uvicorn", "starlette"):
+        pytest.importorskip(module, reason="not all extras are installed")
+    monkeypatch.setenv("VESSELSEG_HOME", "cache")
+    monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
+    photographs(Path("p"), ["eye.png"])
+    tiny_weights(Path("tiny.pth"))
+    for name in ("junk.png", "junk.pth"):
+        Path(name).write_bytes(b"junk")
+    Path("file").touch()
+    assert run(*words.split()) == code
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if not line.startswith(" ")]
+    assert len(lines) == len(set(lines)), "something is said twice"
+    assert bool(code) <= any(line.startswith("vesselseg: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "extra"),
+    [
+        ("eye.png -o out --measure --manifest m.csv", "skan", "measure"),
+        ("eye.png -o out --dicom", "highdicom", "dicom"),
+        ("eye.png -o out --manifest m.parquet", "pyarrow", "ray"),
+        ("eye.png -o out --backend openvino", "openvino", "openvino"),
+        ("eye.png -o out --model net.onnx", "onnxruntime", "onnx"),
+        ("measure eye.png -o m.csv", "skan", "measure"),
+        ("evaluate pairs --dataset pairs", "skimage.morphology", "eval"),
+        ("export -o x.onnx", "onnx", "onnx"),
+        ("app", "uvicorn", "app"),
+    ],
+)
+def test_a_missing_extra_is_named_in_the_same_words(
+    words: str,
+    module: str,
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    photographs(Path(), ["eye.png"])
+    Path("net.onnx").write_bytes(b"junk")
+    assert run(*words.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"vesselseg: This needs {module}, which cannot be imported here (")
+    assert said.endswith(f"). {how_to_install(extra)}\n")
+    assert said.count("\n") == 1
+
+
+def test_a_folder_without_photographs_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    assert run("empty", "-o", "out") == 2
+    assert capsys.readouterr().err.count("empty") == 1

@@ -1,6 +1,7 @@
 """``vesselseg measure``: tables from photographs and from masks."""
 
 import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ from support.models import tiny_weights
 
 from vesselseg.batch.table import Table
 from vesselseg.cli import main
+from vesselseg.errors import how_to_install
 
-pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
+pytest.importorskip("skan", reason="needs the extra measure")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -45,6 +47,14 @@ def test_measures_photographs(capsys):
     assert 0 <= float(rows[0]["density"]) <= 1
     assert "2 measured, 0 skipped, 0 failed" in (said := capsys.readouterr().err)
     assert "table: out/m.csv" in said
+
+
+def test_measures_standard_input(monkeypatch):
+    content = Path("p/a.png").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["measure", "-", "p/a.png", "-o", "m.csv", "--model", "tiny.pth"]) == 0
+    assert [row["input"] for row in table("m.csv")] == ["-", "p/a.png"]
+    assert measured("m.csv")[0] == measured("m.csv")[1]
 
 
 def test_bits_of_16_bit_photographs():
@@ -134,10 +144,10 @@ def test_wrong_usage(capsys, monkeypatch):
             main(["measure", "p/a.png", "-o", "m.csv", f"--mm-per-pixel={number}"])
         assert f"'{number}' is not a positive number" in capsys.readouterr().err
     assert main(["measure", "p/a.png", "-o", "m.csv", "--segments", "p/../m.csv"]) == 2
-    assert "--out and --segments are both 'm.csv'" in capsys.readouterr().err
+    assert "--output and --segments are both 'm.csv'" in capsys.readouterr().err
     assert not Path("m.csv").exists()
     monkeypatch.setitem(sys.modules, "skan", None)
     Image.fromarray(vessels(0)).save("mask.png")
-    assert main(["measure", "mask.png", "-o", "other.csv", "--masks"]) == 1
-    assert 'pip install "vesselseg[measure]"' in capsys.readouterr().err
+    assert main(["measure", "mask.png", "-o", "other.csv", "--masks"]) == 2
+    assert how_to_install("measure") in capsys.readouterr().err
     assert not Path("other.csv").exists()

@@ -1,8 +1,8 @@
 """``vesselseg models``, ``download``, ``import`` and ``cache``."""
 
 import dataclasses
+import io
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import pytest
 
 import vesselseg
 from vesselseg import Source
-from vesselseg.cli import main
+from vesselseg.cli import main, models
 from vesselseg.registry import EMBEDDED, REGISTRY, list_models
 
 NAME = "narrow"
@@ -19,15 +19,11 @@ NAME = "narrow"
 
 @pytest.fixture(autouse=True)
 def known(home, spec, monkeypatch):
-    """The narrow model has a name; logging stays as it was."""
+    """The narrow model has a name."""
     assert home.parent.exists()
     known = {EMBEDDED.name: EMBEDDED, spec.name: spec}
     for module in ("cache", "registry"):
         monkeypatch.setattr(f"vesselseg.{module}.REGISTRY", known)
-    handlers, level = list(logging.root.handlers), logging.getLogger("vesselseg.cache").level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.getLogger("vesselseg.cache").setLevel(level)
 
 
 class TestModels:
@@ -92,6 +88,18 @@ class TestDownload:
             assert main(["download", NAME, "--force"]) == 0
         assert len(server.requests) == 2
 
+    @pytest.mark.parametrize("option", ["--no-progress", "--quiet", "-v"])
+    def test_bars_and_the_log_are_as_for_every_command(self, option, monkeypatch, home):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        monkeypatch.setattr("sys.stderr", Terminal())
+        assert main(["download", NAME, option]) == 0
+        said = sys.stderr.getvalue()
+        assert ("%|" in said) == (option == "-v")
+        assert (f"{home / 'current.pth'} was obtained from" in said) == (option == "-v")
+
     def test_failure(self, capsys, monkeypatch):
         monkeypatch.setenv("VESSELSEG_OFFLINE", "1")
         assert main(["download", NAME]) == 1
@@ -126,7 +134,7 @@ class TestImport:
         monkeypatch.setattr("vesselseg.registry.REGISTRY", {NAME: doubtful})
         (tmp_path / "usb.pth").write_bytes(content)
         command = ["import", str(tmp_path / "usb.pth"), "--name", NAME]
-        assert main(command) == 1
+        assert main(command) == 2
         assert "should begin with 0badc0de" in capsys.readouterr().err
         assert main([*command, "--force"]) == 0
         assert main(["models"]) == 0
@@ -134,9 +142,9 @@ class TestImport:
 
     def test_refuses_another_one(self, capsys, tmp_path):
         (tmp_path / "usb.pth").write_text("rubbish")
-        assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 1
+        assert main(["import", str(tmp_path / "usb.pth"), "--name", NAME]) == 2
         assert "was not imported" in capsys.readouterr().err
-        assert main(["import", str(tmp_path / "absent.pth"), "--name", NAME]) == 1
+        assert main(["import", str(tmp_path / "absent.pth"), "--name", NAME]) == 2
         assert "There is no file" in capsys.readouterr().err
 
 
@@ -152,6 +160,27 @@ class TestCache:
             "  current.pth: 1.9 MB",
             "  current.pth.0123456789ab.part: 0.3 MB, part of a download that can be resumed",
         ]
+
+    def test_a_file_that_is_not_the_models_is_called_rejected(self, capsys, home, spec):
+        home.mkdir(parents=True)
+        (home / "current.pth").write_bytes(b"rubbish")
+        for command in ("models", "cache"):
+            assert main([command]) == 0
+            line = capsys.readouterr().out.splitlines()[-1]
+            assert line.endswith("rejected")
+            assert NAME in line or "current.pth" in line
+        vesselseg.download(spec, progress=False)
+        assert main(["cache"]) == 0
+        assert "rejected" not in capsys.readouterr().out
+
+    def test_doctor_says_the_same(self, capsys, home, spec):
+        vesselseg.download(spec)
+        (home / "current.pth.0123456789ab.part").write_bytes(bytes(1 << 20))
+        (home / "notes.txt").write_text("not ours")
+        assert main(["cache"]) == 0
+        assert capsys.readouterr().out.startswith(f"{home}: 2 files, 2.9 MB\n")
+        found = models.describe_cache()
+        assert found == {"folder": str(home), "files": 2, "megabytes": 2.9}
 
     @pytest.mark.parametrize("names", [[], [NAME]])
     def test_clear(self, names, capsys, home, spec):

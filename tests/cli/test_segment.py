@@ -67,6 +67,47 @@ def test_a_photograph_in_a_mask_out(model: str, short: bool) -> None:
         }  # fmt: skip
 
 
+def test_without_an_output_results_go_to_the_working_folder(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(Path("p"), ["eye.jpg", "sub/b.png"])
+    (Path("p") / "1.2.840.10008").write_bytes(dicom_file(photograph(0)))
+    for words, results in [
+        (["p/eye.jpg"], {"eye_vessels.png"}),
+        (["p/sub/b.png", "--fov"], {"b_vessels.png", "b_vessels_fov.png"}),
+        (["p/eye.jpg", "--keep-endings"], {"eye.jpg_vessels.png"}),
+        (["p/1.2.840.10008"], {"1.2.840.10008_vessels.png"}),
+        (["p/", "-r"], {f"p_vessels/{x}.png" for x in ("eye", "sub/b", "1.2.840.10008")}),
+    ]:
+        before = set(tree(Path()))
+        assert main([*words, "--model", model]) == 0
+        assert set(tree(Path())) - before == results
+        said = capsys.readouterr().err
+        assert any(f"results: {result.partition('/')[0]}\n" in said for result in results)
+
+
+def test_without_an_output_nothing_is_replaced(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs(Path("p"), ["eye.jpg"])
+    for words, place in (["p/eye.jpg"], "eye_vessels.png"), (["p"], "p_vessels/eye.png"):
+        command = [*words, "--model", model]
+        assert main(command) == 0
+        mask = Path(place).read_bytes()
+        for content in (mask, b"precious"):
+            Path(place).write_bytes(content)
+            assert main(command) == 2
+            assert f"{place!r} exists already. Nothing was done. Pass -o" in capsys.readouterr().err
+            assert Path(place).read_bytes() == content
+        assert main([*command, "--resume"]) == 2  # it is nothing of ours
+        Path(place).write_bytes(mask)
+        assert main([*command, "--resume"]) == 0
+        assert "0 segmented, 1 skipped" in capsys.readouterr().err
+        Path(place).write_bytes(b"precious")
+        assert main([*command, "-o", place.partition("/")[0]]) == 0  # named, it is replaced
+        assert Path(place).read_bytes() == mask
+
+
 def test_unusual_names(model: str) -> None:
     names = ["with space", "größe 血管", "-dash", "two.dots", "x" * 251]
     paths = photographs(Path(), [f"{name}.jpg" for name in names])
@@ -133,7 +174,7 @@ def test_weights_are_read_with_the_windows_of_the_named_model(
 ) -> None:
     photographs(Path(), ["eye.jpg"])
     named = ["--model", "unet_s5-d16_drive", "--weights", model]
-    assert main(["eye.jpg", "-o", "out", *named]) == 1  # a narrow network is not that one
+    assert main(["eye.jpg", "-o", "out", *named]) == 2  # a narrow network is not that one
     assert "tiny.pth" in capsys.readouterr().err
     assert main(["eye.jpg", "-o", "out", "--weights", model]) == 0
 
@@ -153,6 +194,13 @@ def test_a_bar_is_drawn_on_a_terminal_only(model: str, monkeypatch: pytest.Monke
             said[kind] = sys.stderr.getvalue()  # type: ignore[attr-defined]
         assert "There is no image 'missing.png'" in said[kind]
     assert "3/3" in said[Terminal]
+    for option in ("--no-progress", "--quiet"):
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", Terminal())
+            assert main(["p", "missing.png", "-o", "out", "--model", model, option]) == 1
+            alone, *rest = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert "There is no image 'missing.png'" in alone
+        assert len(rest) == (option == "--no-progress")  # the line at the end
     assert len(said[io.StringIO].splitlines()) == 2  # the failure and the line at the end
 
 
@@ -266,8 +314,10 @@ def test_a_pipe(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a/eye.png"], "There is no place for the results"),
-        (["a/eye.png", "-o", "x.jpg"], "results are written as .png"),
+        (["a/eye.png", "b/eye.png"], "Several photographs need a folder for their results"),
+        (["a/eye.png", "out.png"], "To write 'out.png', pass -o out.png."),
+        (["a/*.png"], "Several photographs need a folder for their results"),
+        (["a/eye.png", "-o", "x.jpg"], "'x.jpg' cannot be written: results are .png"),
         (["s3://bucket/a.png", "-o", "out"], "Addresses need Ray: --executor ray"),
         (["a/eye.png", "b/eye.png", "-o", "out"], "'a/eye.png' and 'b/eye.png' would both write"),
         (["a", "-o", "a"], "'a/eye.png' would be overwritten"),
@@ -330,6 +380,22 @@ def test_unreadable_images_are_reported_and_the_rest_goes_on(
     ]
 
 
+def test_the_first_failure_can_end_a_run(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(Path("p"), [f"{i}.png" for i in range(40)])
+    Path("p/1.png").write_bytes(b"no image")
+    command = ["p", "-o", "out", "--model", model, "--manifest", "m.jsonl"]
+    assert main([*command, "--on-error", "stop"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("'p/1.png' could not be decoded") == 1
+    assert "0 skipped, 1 failed" in said
+    inputs = [line["input"] for line in lines("m.jsonl")]
+    assert inputs[:2] == ["p/0.png", "p/1.png"]
+    assert len(inputs) < 40
+    photographs(Path("p"), ["1.png"])
+    assert main([*command, "--resume"]) == 0
+    assert len(lines("m.jsonl")) == 40
+
+
 def test_warnings_name_their_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_weights(tmp_path / "wide.pth", replace(TINY, fov_diameter=600.0))
     photographs(Path("p"), ["100%s.png", "b.png"])
@@ -339,6 +405,8 @@ def test_warnings_name_their_image(tmp_path: Path, capsys: pytest.CaptureFixture
         "WARNING: p/100%s.png:",
         "WARNING: p/b.png:",
     ]
+    assert main(["p", "-o", "out", "--model", "wide.pth", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_resuming_leaves_out_what_is_complete(
@@ -560,5 +628,5 @@ def test_a_place_that_cannot_be_written_is_reported_before_the_model_is_loaded(
 ) -> None:
     photographs(Path("p"), ["1.png"])
     Path("file").touch()
-    assert main(["p", "-o", "file/out", "--model", "missing.pth"]) == 1
+    assert main(["p", "-o", "file/out", "--model", "missing.pth"]) == 2
     assert "The folder 'file/out' cannot be created" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
 
@@ -48,15 +50,34 @@ def test_train_prints_each_measurement_and_the_files_it_wrote(run, tmp_path):
     assert "| held_out | `0.5` |" in (tmp_path / "model.md").read_text()
 
 
-def test_failures_print_one_line_and_exit_with_1(run, tmp_path):
+def test_between_measurements_a_bar_or_the_log_says_how_far_it_is(run, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for option, is_shown in ("--restart", True), ("--no-progress", False), ("--quiet", False):
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", Terminal())
+            code, out, _ = run("--force", option)
+            said = sys.stderr.getvalue()
+        assert code == 0
+        assert ("iteration     2: Dice" in out) == (option != "--quiet")
+        for words in ("reading:   0%", "measuring:  50%", "training:  50%", "2/4", "Dice "):
+            assert (words in said) == is_shown
+    code, _, err = run("--force", "--iterations", "10", "--patience", "9", "-v")
+    assert code == 0
+    assert re.fullmatch(r"INFO: Iteration 10 of 10: loss \d\.\d{4}\n", err)
+
+
+def test_failures_print_one_line_and_exit_with_2(run, tmp_path):
     (tmp_path / "data" / "labels" / "anna_L.png").unlink()
     code, out, err = run()
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "have no label" in err
 
     (tmp_path / "model.pth").write_text("precious")
     code, _, err = run()
-    assert code == 1
+    assert code == 2
     assert "--force" in err
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import drawn
 
 from vesselseg import DatasetError, OptionError
-from vesselseg.evaluation.datasets import LAYOUTS, read_dataset
+from vesselseg.evaluation.datasets import LAYOUTS, read_dataset, read_label
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,41 @@ def test_files_of_a_photograph(tmp_path, name, options, sample, files):
     (found,) = (entry for entry in dataset.samples if entry.name == sample)
     paths = [found.image, found.label, found.second, found.fov]
     assert paths == [file and tmp_path / file for file in files]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_data_sets_that_mmsegmentation_converted(tmp_path, name, split):
+    layout = LAYOUTS[name]
+    for half, names in (("training", layout.train), ("validation", layout.test)):
+        for seed, stem in enumerate(names):
+            drawn.write(tmp_path / "images" / half / f"{stem}.png", drawn.photograph(seed))
+            for pattern in filter(None, (layout.label, layout.second)):
+                label = Path(pattern.format(stem)).with_suffix(".png")
+                values = drawn.vessels(seed).astype(np.uint8)  # 0 and 1
+                drawn.write(tmp_path / "annotations" / half / label, values)
+
+    dataset = read_dataset(tmp_path, name, split=split)
+
+    assert [sample.name for sample in dataset.samples] == list(getattr(layout, split))
+    half = "validation" if split == "test" else "training"
+    for seed, sample in enumerate(dataset.samples):
+        assert sample.image == tmp_path / "images" / half / f"{sample.name}.png"
+        assert sample.label.parent == tmp_path / "annotations" / half
+        assert sample.label.stem == Path(layout.label.format(sample.name)).stem
+        assert (sample.second is None) == (not layout.second)
+        assert np.array_equal(read_label(sample.label), drawn.vessels(seed))
+
+
+def test_pipes_and_loops_of_links_among_the_files_end_nothing(tmp_path):
+    drawn.chase_db1(tmp_path / "data", numbers=range(11, 15))
+    os.mkfifo(tmp_path / "data" / "Image_01L.jpg")
+    for link in ("loop", "data/loop", "data/again"):
+        (tmp_path / link).symlink_to(tmp_path)
+
+    assert len(read_dataset(tmp_path, "chase_db1").samples) == 8
+    with pytest.raises(DatasetError, match="no image of CHASE_DB1, split 'train'"):
+        read_dataset(tmp_path, "chase_db1", split="train")
 
 
 def test_the_folder_above_the_data_set_will_do(tmp_path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
+
 import pytest
 from support import drawn
 
 from vesselseg import DatasetError
-from vesselseg.evaluation.datasets import read_pairs
+from vesselseg.evaluation.datasets import LAYOUTS, read_pairs
+from vesselseg.formats import endings
 
 
 def read(folder):
@@ -37,6 +41,112 @@ def test_a_label_may_say_more_after_the_stem(tmp_path):
     assert second_eye.label.name == "eye_2_vessels.png"
     assert eye.fov == tmp_path / "masks" / "eye.tif"  # the stem alone goes first
     assert second_eye.fov == tmp_path / "masks" / "eye_2_mask.tif"
+
+
+@pytest.mark.parametrize("more", ["_vessels", ".ah", "-mask", " (2)", "_1stHO", "__x", ".label.v2"])
+@pytest.mark.parametrize("in_one_folder", [False, True])
+def test_more_begins_with_a_character_that_is_no_letter_or_digit(tmp_path, more, in_one_folder):
+    for name in ("eye", "eye1", "eye10"):
+        drawn.write(tmp_path / "images" / f"{name}.png", drawn.photograph(0))
+        folder = "images" if in_one_folder else "labels"
+        drawn.write(tmp_path / folder / f"{name}{more}.png", drawn.vessels(0))
+
+    dataset = read_pairs(tmp_path / "images", tmp_path / folder)
+
+    found = {sample.name: sample.label.name for sample in dataset.samples}
+    assert found == {name: f"{name}{more}.png" for name in ("eye", "eye1", "eye10")}
+    assert all(sample.image.stem == sample.name for sample in dataset.samples)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("in_one_folder", [False, True])
+def test_the_names_of_published_data_sets_go_together(tmp_path, name, in_one_folder):
+    layout = LAYOUTS[name]
+    stems = (layout.test[0], layout.train[-1])
+    for stem in stems:
+        drawn.write(tmp_path / "images" / f"{stem}.png", drawn.photograph(0))
+        for folder, pattern in [
+            ("labels", layout.label), ("labels", layout.second), ("masks", layout.fov),
+        ]:  # fmt: skip
+            partner = pattern.format(stem).rpartition(".")[0]
+            if partner and not (in_one_folder and partner == stem):
+                place = "images" if in_one_folder else folder
+                drawn.write(tmp_path / place / f"{partner}.png", drawn.vessels(0))
+    if in_one_folder and name == "hrf":
+        return  # its labels have the names of its photographs
+
+    masks = {False: tmp_path / "masks", True: tmp_path / "images"}[in_one_folder]
+    samples = read_pairs(
+        tmp_path / "images",
+        tmp_path / ("images" if in_one_folder else "labels"),
+        masks if layout.fov else None,
+    ).samples
+
+    assert [sample.name for sample in samples] == sorted(stems)
+    for sample in samples:
+        assert sample.label.stem == layout.label.format(sample.name).rpartition(".")[0]
+        if layout.fov:
+            assert sample.fov.stem == layout.fov.format(sample.name).rpartition(".")[0]
+
+
+def test_no_file_is_two_things(tmp_path):
+    for name in ("a", "b"):
+        drawn.write(tmp_path / "images" / f"{name}.png", drawn.photograph(0))
+
+    with pytest.raises(DatasetError, match=r"2 of 2 images .* have no label"):
+        read_pairs(tmp_path / "images", tmp_path / "images")
+
+    (tmp_path / "labels").symlink_to("images")
+    with pytest.raises(DatasetError, match=r"2 of 2 images .* have no label"):
+        read_pairs(tmp_path / "images", tmp_path / "labels")
+
+    (tmp_path / "linked").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "linked" / f"{name}.png").symlink_to(tmp_path / "images" / f"{name}.png")
+    with pytest.raises(DatasetError, match=r"2 of 2 images .* have no label"):
+        read_pairs(tmp_path / "images", tmp_path / "linked")
+
+    data = drawn.pairs(tmp_path / "data")
+    with pytest.raises(DatasetError, match="One file is meant to be two"):
+        read_pairs(data / "images", data / "labels", data / "labels")
+
+
+def test_what_is_left_out_is_said_and_nothing_else_is(tmp_path, caplog):
+    data = drawn.pairs(tmp_path, names=("a", "b", "c"))
+    read(data)
+    assert not caplog.text
+    (data / "images" / "d.heic").touch()
+    os.mkfifo(data / "images" / "e.png")
+    (data / "labels" / "a.nii.gz").touch()
+    drawn.write(data / "labels" / "z.png", drawn.vessels(0))
+
+    assert len(read(data).samples) == 3
+    images, labels = caplog.messages
+    assert "2 left out of" in images
+    assert "1 of another ending ('d.heic')" in images
+    assert "1 not a file but a pipe or a device ('e.png')" in images
+    assert "1 of another ending ('a.nii.gz')" in labels
+    assert "1 of no photograph by the name ('z.png')" in labels
+
+
+def test_every_ending_that_is_read_is_taken_and_links_to_nothing_too(tmp_path):
+    for number, ending in enumerate(endings()):
+        path = tmp_path / "images" / f"eye{number}{ending}"
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to("nowhere")
+        drawn.write(tmp_path / "labels" / f"eye{number}.png", drawn.vessels(0))
+
+    assert len(read(tmp_path).samples) == len(endings())
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_names_go_together_in_every_form_of_unicode(tmp_path, forms):
+    image, label = (unicodedata.normalize(form, "größe é") for form in forms)
+    drawn.write(tmp_path / "images" / f"{image}.png", drawn.photograph(0))
+    drawn.write(tmp_path / "labels" / f"{label}_vessels.png", drawn.vessels(0))
+
+    (sample,) = read(tmp_path).samples
+    assert sample.label.name == f"{label}_vessels.png"
 
 
 def test_training_images_of_known_data_sets_are_called_so_by_their_names(tmp_path):

@@ -1,9 +1,11 @@
-"""The HTML page: what stands in it, that it stands alone, and that a browser shows it."""
+"""The HTML page: what stands in it and beside it, and that a browser shows, sorts and prints it."""
 
 from __future__ import annotations
 
-import base64
-import io
+import csv
+import dataclasses
+import json
+import math
 import re
 import shutil
 import subprocess
@@ -12,14 +14,17 @@ from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 from support import drawn, models
 
+import vesselseg
 from vesselseg import OutputError
 from vesselseg.evaluation import report
 from vesselseg.evaluation.datasets import Sample, read_dataset, read_pairs
+from vesselseg.evaluation.figures import draw_figures
 from vesselseg.evaluation.report import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, percent
 from vesselseg.evaluation.scores import Case, evaluate, evaluate_other_observer
 
@@ -27,40 +32,49 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Page(HTMLParser):
-    """Headings, cells, pictures and captions of a page, in its order."""
+    """Headings, cells, rows of photographs, pictures and captions of a page, in its order."""
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
+        self.folder = path.parent
+        self.html = path.read_text(encoding="utf-8")
         self.texts: dict[str, list[str]] = {}
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.pictures: dict[str, Image.Image] = {}
+        self.pictures: dict[str, np.ndarray] = {}
         self._open: list[str] = []
-        self.feed(html)
+        self.feed(self.html)
+
+    @property
+    def photographs(self) -> list[list[str]]:
+        """The cells of the table of photographs, a list for each row."""
+        table = re.search(r'<table class="sortable">.*?<tbody>(.*?)</tbody>', self.html, re.DOTALL)
+        rows = re.findall(r"<tr.*?>(.*?)</tr>", table[1], re.DOTALL)
+        cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+        return [[re.sub(r"<.*?>", "", cell) for cell in row] for row in cells]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.tags.append((tag, values))
         self._open.append(tag)
         self.texts.setdefault(tag, [])
-        if tag == "img":
-            start, _, data = values["src"].partition(",")
-            assert start == "data:image/jpeg;base64"
-            self.pictures[values["alt"]] = Image.open(io.BytesIO(base64.b64decode(data)))
+        if tag == "img" and values["src"].startswith("pictures/"):
+            self.pictures[values["alt"]] = drawn.pixels(self.folder / values["src"])
 
     def handle_data(self, data: str) -> None:
         if self._open and data.strip():
             self.texts[self._open[-1]].append(data.strip())
 
 
-def make(tmp_path, dataset, *, second=None, threshold=0.5):
-    """Evaluate the narrow model and write the page: its path, its content, the evaluation."""
-    pictures = {}
-    keep = partial(report.add_pictures, pictures, "tiny")
+def make(tmp_path, dataset, *, second=None, threshold=0.5, **options):
+    """Evaluate the tiny model and write the page: its path, its content, the evaluation."""
+    pictures = report.Pictures(tmp_path / "report")
     model = models.tiny_model(tmp_path)
+    keep = partial(pictures.add, "tiny")
     evaluation = evaluate(model, dataset.samples, threshold=threshold, on_case=keep)
     evaluations = [evaluation, second] if second else [evaluation]
-    path = report.write_page(tmp_path / "report", dataset, evaluations, pictures)
-    return path, Page(path.read_text(encoding="utf-8")), evaluation
+    run = report.describe_run(evaluations, "vesselseg evaluate here")
+    path = report.write_page(tmp_path / "report", dataset, evaluations, pictures, run, **options)
+    return path, Page(path), evaluation
 
 
 def pairs(tmp_path, **options):
@@ -68,46 +82,56 @@ def pairs(tmp_path, **options):
     return read_pairs(folder / "images", folder / "labels")
 
 
-def test_images_come_worst_first_with_their_figures(tmp_path):
-    path, page, evaluation = make(tmp_path, pairs(tmp_path))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The page of three pairs, which tests only read: its path, its content, the evaluation."""
+    folder = tmp_path_factory.mktemp("made")
+    return make(folder, pairs(folder))
 
-    assert path == tmp_path / "report" / "index.html"
+
+def test_images_come_worst_first_with_their_figures(made):
+    path, page, evaluation = made
+
+    assert path == path.parent / "index.html"
     worst = sorted(evaluation.images, key=lambda image: image.figures.dice)
     assert page.texts["h3"] == [image.name for image in worst]
-    cells = page.texts["td"]
-    for image, start in zip(worst, range(len(cells) - 18, len(cells), 6), strict=True):
-        assert cells[start : start + 6] == [percent(value) for value in image.figures]
-    assert percent(evaluation.total.figures.dice) in cells
+    assert page.photographs == [
+        [image.name, image.subject, *map(percent, image.figures)] for image in worst
+    ]
+    assert percent(evaluation.total.figures.dice) in page.texts["td"]
     assert page.texts["h1"] == ["Vessels of 3 pairs"]
 
 
+@pytest.mark.slow
 def test_an_image_without_defined_dice_comes_last(tmp_path):
     drawn.pairs(tmp_path)
-    drawn.write(tmp_path / "masks" / "a.png", np.zeros_like(drawn.disc()))
+    corner = np.zeros_like(drawn.disc())
+    corner[0, 0] = True  # without a vessel
+    drawn.write(tmp_path / "masks" / "a.png", corner)
     for name in "bc":
         drawn.write(tmp_path / "masks" / f"{name}.png", drawn.disc())
     dataset = read_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "masks")
 
-    _, page, _ = make(tmp_path, dataset)
+    _, page, _ = make(tmp_path, dataset, threshold=1.0)
 
     assert page.texts["h3"][-1] == "a"
-    assert page.texts["td"][-6:] == ["-"] * 6
+    assert page.photographs[-1] == ["a", "a", "-", "-", "100.00", "100.00", "-", "-"]
 
 
-def test_each_image_has_its_photograph_and_an_overlay(tmp_path):
-    dataset = pairs(tmp_path)
-    _, page, _ = make(tmp_path, dataset)
+def test_each_image_has_its_photograph_and_an_overlay(made):
+    _, page, _ = made
 
     kinds = ["Photograph", "Label", "tiny"]
     assert set(page.pictures) == {f"{n}: {kind}" for n in "abc" for kind in kinds}
     for seed, name in enumerate("abc"):
-        shown = np.asarray(page.pictures[f"{name}: Photograph"]).astype(int)
+        shown = page.pictures[f"{name}: Photograph"].astype(int)
         assert abs(shown - drawn.photograph(seed)).mean() < 6  # JPEG is not exact
-        label = np.asarray(page.pictures[f"{name}: Label"].convert("L")) > 127
+        label = page.pictures[f"{name}: Label"] > 127
         assert (label != drawn.vessels(seed)).mean() < 0.02
-    assert page.texts["figcaption"][2:] == kinds * 3
+    assert page.texts["figcaption"][-9:] == kinds * 3
 
 
+@pytest.mark.slow
 def test_the_second_observer_has_figures_but_no_place_in_the_order(tmp_path):
     dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1")
     second = evaluate_other_observer(dataset)
@@ -116,23 +140,64 @@ def test_the_second_observer_has_figures_but_no_place_in_the_order(tmp_path):
 
     worst = sorted(evaluation.images, key=lambda image: image.figures.dice)
     assert page.texts["h3"] == [image.name for image in worst]
-    assert page.texts["th"].count("second observer") == 4 + 8  # tables, images
+    figures = {image.name: image.figures for image in second.images}
+    for name, _, *cells in page.photographs:
+        assert cells[6:] == list(map(percent, figures[name]))
     assert not any("second observer" in name for name in page.pictures)
     assert "warning" not in str(page.tags)
 
 
-def test_curves_over_the_threshold_and_of_reliability_are_drawn(tmp_path):
-    _, page, evaluation = make(tmp_path, pairs(tmp_path))
+def test_intervals_stand_under_the_figures(made):
+    _, page, evaluation = made
 
-    lines = [values["points"] for tag, values in page.tags if tag == "polyline"]
-    assert len(lines) == 5  # Dice, sensitivity and precision; vessels and the ideal
-    dice = [tuple(map(float, point.split(","))) for point in lines[0].split()]
-    assert dice[50] == pytest.approx((50, 100 - 100 * evaluation.total.figures.dice), abs=0.01)
-    names = ["tiny: threshold", "tiny: reliability"]
-    assert page.texts["figcaption"][:2] == names
-    assert [values["aria-label"] for tag, values in page.tags if tag == "svg"] == names
+    interval = evaluation.intervals()["dice"]
+    assert f"{percent(interval.low)} to {percent(interval.high)}" in page.texts["small"]
+    assert any("over 3 subjects (3 photographs)" in text for text in page.texts["p"])
+    assert any("not reliable" in text for text in page.texts["p"])
 
 
+@pytest.mark.slow
+def test_figures_are_files_beside_the_page(tmp_path):
+    dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1")
+    second = evaluate_other_observer(dataset)
+
+    path, page, _ = make(tmp_path, dataset, second=second, formats=("svg", "pdf"))
+
+    names = [
+        "precision-recall", "roc", "threshold", "reliability", "agreement-density",
+        "agreement-width",
+    ]  # fmt: skip
+    sources = [values["src"] for tag, values in page.tags if tag == "img"]
+    assert sources[:6] == [f"figures/{name}.svg" for name in names]
+    for name in names:
+        svg = (path.parent / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert "<svg" in svg
+        assert (path.parent / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert f'href="figures/{name}.pdf"' in page.html
+
+
+def test_the_page_says_what_made_it(made):
+    _, page, evaluation = made
+
+    said = " ".join(page.texts["dd"])
+    for text in ("vesselseg evaluate here", vesselseg.__version__, evaluation.data_digest):
+        assert text in said
+    assert evaluation.provenance["sha256"] in page.html
+    assert evaluation.provenance["spec"] in page.html
+
+
+def test_the_data_are_beside_the_page(made):
+    path, page, evaluation = made
+
+    links = {values["href"] for tag, values in page.tags if tag == "a"}
+    assert {"evaluation.csv", "evaluation.json"} <= links
+    with (path.parent / "evaluation.csv").open(newline="") as stream:
+        assert [row["image"] for row in csv.DictReader(stream)] == ["a", "b", "c"]
+    written = json.loads((path.parent / "evaluation.json").read_text())
+    assert written["run"]["data_sha256"] == evaluation.data_digest
+
+
+@pytest.mark.slow
 def test_training_images_are_called_so_in_large_letters(tmp_path):
     dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1", split="train")
 
@@ -144,23 +209,59 @@ def test_training_images_are_called_so_in_large_letters(tmp_path):
     assert "Training images, not a test." in page.texts["p"]
 
 
-def test_the_page_stands_alone(tmp_path):
-    path, page, _ = make(tmp_path, pairs(tmp_path))
+def test_the_page_needs_its_folder_alone(made):
+    path, page, _ = made
 
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in page.tags}
     sources = ("src", "href", "srcset", "action")
     links = [values[name] for _, values in page.tags for name in sources if name in values]
-    assert len(links) == 9
-    assert all(link.startswith("data:") for link in links)
-    assert not re.search(r"https?://|@import|url\(", path.read_text(encoding="utf-8"))
-    assert sorted(p.name for p in path.parent.iterdir()) == ["index.html"]
+    for link in links:
+        assert link.startswith("#") or (path.parent / link).is_file()
+    assert not re.search(r"https?://|@import|url\(", page.html)
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "evaluation.csv", "evaluation.json", "figures", "index.html", "pictures"
+    ]  # fmt: skip
 
 
+def test_pictures_are_loaded_when_they_are_scrolled_to(made):
+    _, page, _ = made
+
+    pictures = [values for tag, values in page.tags if tag == "img" and "width" in values]
+    assert len(pictures) == 9
+    for values in pictures:
+        assert values["loading"] == "lazy"
+        assert (int(values["width"]), int(values["height"])) == (drawn.WIDTH, drawn.HEIGHT)
+
+
+@pytest.mark.slow
 def test_names_of_files_are_text_not_html(tmp_path):
     _, page, _ = make(tmp_path, pairs(tmp_path, names=("<img src=x>", "a&b", '"c"')))
 
     assert set(page.texts["h3"]) == {"<img src=x>", "a&b", '"c"'}
     assert len(page.pictures) == 9
+
+
+def test_figures_of_a_single_empty_mask_and_an_odd_name(tmp_path):
+    dataset = pairs(tmp_path, names=("a",))
+    evaluation = evaluate(models.tiny_model(tmp_path), dataset.samples, threshold=1)
+    odd = dataclasses.replace(evaluation, name="_odd $x^ name")
+
+    before = dict(matplotlib.rcParams)
+    drawings = draw_figures(tmp_path, [odd])
+
+    assert dict(matplotlib.rcParams) == before
+    assert math.isnan(odd.total.widths[0])
+    for drawing in drawings:
+        assert (tmp_path / f"{drawing.name}.svg").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_names_that_are_alike_in_addresses_keep_their_own_pictures(tmp_path):
+    _, page, _ = make(tmp_path, pairs(tmp_path, names=("a b", "a&b", "a_b")))
+
+    for seed, name in enumerate(("a b", "a&b", "a_b")):
+        shown = page.pictures[f"{name}: Photograph"].astype(int)
+        assert abs(shown - drawn.photograph(seed)).mean() < 6
 
 
 def test_overlay_colours_say_what_is_right_and_wrong():
@@ -207,26 +308,34 @@ def test_colours_differ_for_the_colour_blind(kind):
     assert least > 10  # 1 is just noticeable side by side
 
 
-def test_large_photographs_are_shown_reduced():
+def test_large_photographs_are_shown_reduced(tmp_path):
     big = np.zeros((1600, 2400, 3), dtype=np.uint8)
     nothing = np.zeros((1600, 2400), dtype=bool)
-    pictures = {}
+    pictures = report.Pictures(tmp_path)
     case = Case(Sample("a", "", Path("a"), Path("a")), big, nothing, nothing, ~nothing)
-    report.add_pictures(pictures, "tiny", case)
+    pictures.add("tiny", case)
 
-    assert len(pictures["a"]) == 3
-    for _, uri in pictures["a"]:
-        (shown,) = Page(f'<img src="{uri}" alt="">').pictures.values()
-        assert shown.size == (1200, 800)
+    files = list((tmp_path / "pictures").iterdir())
+    assert len(files) == 3
+    for file in files:
+        with Image.open(file) as shown:
+            assert shown.size == (1200, 800)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    dataset = pairs(tmp_path)
-    evaluation = evaluate(models.tiny_model(tmp_path), dataset.samples)
 
     with pytest.raises(OutputError, match="cannot be created"):
-        report.write_page(tmp_path / "file" / "report", dataset, [evaluation], {})
+        report.Pictures(tmp_path / "file" / "report")
+
+
+@pytest.mark.slow
+def test_a_page_whose_pictures_are_being_replaced_is_removed(tmp_path):
+    path, _, _ = make(tmp_path, pairs(tmp_path))
+
+    report.Pictures(path.parent)
+
+    assert not path.exists()
 
 
 def browse(page, profile, *flags):
@@ -243,19 +352,35 @@ def browse(page, profile, *flags):
 def test_chromium_shows_figures_and_pictures(tmp_path):
     probability = models.tiny_model(tmp_path)(drawn.photograph(0)).probability
     middle = float(np.median(probability))  # so that there are errors of both kinds
-    path, _, evaluation = make(tmp_path, pairs(tmp_path), threshold=middle)
+    path, _, _ = make(tmp_path, pairs(tmp_path), threshold=middle)
 
-    page = Page(browse(path, tmp_path / "profile", "--dump-dom"))
+    shown = browse(path, tmp_path / "profile", "--dump-dom")
 
-    worst = sorted(evaluation.images, key=lambda image: image.figures.dice)
-    assert page.texts["h3"] == [image.name for image in worst]
-    assert page.texts["td"][-6:] == [percent(value) for value in worst[-1].figures]
-    assert len(page.pictures) == 9
+    # The script, which the page allows by its digest, has made buttons of the headings.
+    assert shown.count("<button>") == 2 + 6
+    assert "clDice</button>" in shown
 
     screenshot = tmp_path / "page.png"
-    browse(path, tmp_path / "profile", f"--screenshot={screenshot}", "--window-size=1000,2600")
+    browse(path, tmp_path / "profile", f"--screenshot={screenshot}", "--window-size=1000,6000")
     with Image.open(screenshot) as image:
         shown = np.asarray(image.convert("RGB")).astype(int)
     for color in (FALSE_POSITIVE, FALSE_NEGATIVE):
         pixels = np.count_nonzero(abs(shown - color).max(axis=2) < 25)
         assert pixels > 2000  # a patch of the legend has about 300
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+def test_a_click_on_a_heading_sorts_the_photographs(tmp_path):
+    path, _, _ = make(tmp_path, pairs(tmp_path))
+    click = "document.querySelectorAll('.sortable button')[0].click();"
+    html = path.read_text(encoding="utf-8")
+    script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
+    # A page of our own without the rule on scripts, since the browser has no one to click.
+    clicked = path.with_name("clicked.html")
+    for times, order in ((1, "abc"), (2, "cba")):
+        text = re.sub(r"<meta http-equiv.*?>", "", html).replace(script, script + click * times)
+        clicked.write_text(text, encoding="utf-8")
+        shown = path.with_name("shown.html")
+        shown.write_text(browse(clicked, tmp_path / "profile", "--dump-dom"), encoding="utf-8")
+        assert [row[0] for row in Page(shown).photographs] == list(order)

@@ -230,7 +230,7 @@ def test_without_scikit_image_nothing_is_computed_in_vain(tmp_path, model, monke
     monkeypatch.setitem(sys.modules, "skimage.morphology", None)
     monkeypatch.setattr(type(model), "segment_many", None)
 
-    with pytest.raises(MissingExtraError, match=r"vesselseg\[eval\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[eval\]"):
         evaluate(model, read(drawn.pairs(tmp_path)).samples)
 
 
@@ -269,17 +269,15 @@ def test_the_pooled_area_is_that_of_all_pixels():
     label = rng.random(200_000) < 0.1
     logit = np.where(label, rng.normal(3, 4, label.size), rng.normal(-6, 4, label.size))
     probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
-    tally = Tally()
-    for part in np.array_split(np.arange(label.size), 7):
-        other = Tally()
-        other.add(probability[part][label[part]], probability[part][~label[part]])
-        tally.merge(other)
-    assert tally.auc() == pytest.approx(metrics.auc(probability, label), abs=1e-4)
+    vessel, background = probability[label], probability[~label]
+    assert Tally.count(vessel, background).auc == pytest.approx(
+        metrics.auc(probability, label), abs=1e-4
+    )
 
 
 def test_the_curve_has_the_counts_at_every_threshold(tmp_path, model):
     dataset = read(drawn.pairs(tmp_path))
-    curve = evaluate(model, dataset.samples).curve
+    curve = evaluate(model, dataset.samples).total.tally.curve
     assert len(curve) == len(THRESHOLDS) == 101
     for place in (0, 7, 50, 93, 100):
         threshold = float(THRESHOLDS[place])
@@ -289,8 +287,8 @@ def test_the_curve_has_the_counts_at_every_threshold(tmp_path, model):
 
 def test_the_best_threshold_is_that_of_the_highest_dice(tmp_path, model):
     evaluation = evaluate(model, read(drawn.pairs(tmp_path)).samples)
-    dices = [metrics.dice(counts) for counts in evaluation.curve]
-    threshold, dice = evaluation.best_threshold
+    dices = [metrics.dice(counts) for counts in evaluation.total.tally.curve]
+    threshold, dice = evaluation.total.best_threshold
     assert dice == max(dices)
     assert dices[round(100 * threshold)] == dice
     assert dices[: round(100 * threshold)].count(dice) == 0  # the lowest of equal ones
@@ -307,13 +305,13 @@ def test_reliability_and_its_error_are_those_of_the_pixels_one_by_one(tmp_path, 
     probability, actual = np.concatenate(probability), np.concatenate(actual)
     place = np.ceil(probability.astype(np.float64) * 10).clip(1).astype(int) - 1
     error = 0.0
-    for each, number in zip(evaluation.reliability, np.unique(place), strict=True):
+    for each, number in zip(evaluation.total.tally.reliability, np.unique(place), strict=True):
         here = place == number
         assert each.pixels == here.sum()
         assert each.probability == pytest.approx(probability[here].mean(), rel=1e-5)
         assert each.vessels == actual[here].sum()
         error += abs(actual[here].mean() - probability[here].mean()) * here.mean()
-    assert evaluation.calibration_error == pytest.approx(error, rel=1e-4)
+    assert evaluation.total.calibration_error == pytest.approx(error, rel=1e-4)
 
 
 def test_centrelines_and_widths():
@@ -336,7 +334,7 @@ def test_centrelines_and_widths():
 def test_an_observer_has_no_curve_but_centrelines(tmp_path):
     dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1")
     observer = evaluate_other_observer(dataset)
-    assert observer.curve == observer.reliability == ()
-    assert math.isnan(observer.best_threshold[0])
-    assert math.isnan(observer.calibration_error)
+    assert observer.total.tally.curve == observer.total.tally.reliability == ()
+    assert math.isnan(observer.total.best_threshold[0])
+    assert math.isnan(observer.total.calibration_error)
     assert 0 < observer.total.centreline_precision < 1

@@ -50,14 +50,21 @@ def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, sco
     assert head.splitlines() == [
         "CHASE_DB1, test split: 8 of 8 images",
         "Labels: first observer. Field of view: found in the photographs.",
+        "95 % intervals: percentile bootstrap over 4 subjects (8 photographs), 2000 resamples. "
+        "These intervals are not reliable: with fewer than 10 subjects they are clearly too "
+        "narrow.",
         f"known: weights {evaluation.provenance['sha256'][:8]}, scale native, float32 on cpu, "
         f"threshold 0.5",
     ]
-    whole, inside, each, more = (table.splitlines() for table in tables)
-    title, columns, model, observer = whole
+    whole, inside, each, more, agreement, differences = (table.splitlines() for table in tables)
+    interval = evaluation.intervals()["dice_whole_frame"]
+    title, columns, model, model_interval, observer, _ = whole
     assert "published convention" in title
     assert columns.split() == ["Dice", "published"]
     assert model.split() == ["known", percent(metrics.dice(evaluation.total.whole)), "80.24"]
+    assert model_interval.split() == [
+        "95", "%", "interval", percent(interval.low), "to", percent(interval.high)
+    ]  # fmt: skip
     assert observer.split() == [
         "second",
         "observer",
@@ -68,15 +75,24 @@ def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, sco
     spread = zip(*evaluation.mean_and_std(), strict=True)
     expected = " ".join(f"{100 * mean:.2f} ± {100 * std:.2f}" for mean, std in spread)
     assert each[2].split() == ["known", *expected.split()]
-    total, (threshold, dice) = evaluation.total, evaluation.best_threshold
+    total = evaluation.total
+    threshold, dice = total.best_threshold
     assert more[2].split() == [
         "known", percent(total.centreline_precision), percent(total.centreline_recall),
         *(f"{width:.2f}" for width in total.widths), f"{threshold:.2f}", percent(dice),
-        percent(evaluation.calibration_error),
+        percent(total.calibration_error),
     ]  # fmt: skip
-    assert more[3].split()[-3:] == ["-", "-", "-"]  # an observer has no probabilities
-    for _, *lines in (whole, inside, each, more):
-        assert len({len(line) for line in lines}) == 1  # aligned
+    assert more[4].split()[-3:] == ["-", "-", "-"]  # an observer has no probabilities
+    limits = evaluation.agreement()["density"]
+    assert f"{percent(limits.low)} to {percent(limits.high)}" in agreement[2]
+    compared = second.compare(evaluation).differences["dice"]
+    assert f"{100 * compared.value:+.2f}" in differences[2].split()
+    assert f"{percent(compared.low)} to {percent(compared.high)}" in differences[3]
+    for _, columns, *lines in (whole, inside, each, more, agreement, differences):
+        filled = [
+            line for line in lines if not line.startswith("  95 %")
+        ]  # some end in no interval
+        assert {len(line) for line in filled} == {len(columns)}  # aligned
 
 
 def test_training_images_are_called_so_in_every_table(tmp_path, score):
@@ -85,8 +101,8 @@ def test_training_images_are_called_so_in_every_table(tmp_path, score):
     text = report.to_text(dataset, [score(dataset)])
 
     headings = [block.splitlines()[0] for block in text.split("\n\n")]
-    assert all("training images, not a test" in heading for heading in headings[:5])
-    assert headings[5] == (
+    assert all("training images, not a test" in heading for heading in headings[:6])
+    assert headings[6] == (
         "known: the published figure cannot be compared: it is for the test images, not for "
         "training images."
     )
@@ -139,7 +155,10 @@ def test_a_single_image_has_no_standard_deviation(tmp_path, score):
     drawn.pairs(tmp_path, names=("a",))
     dataset = read_pairs(tmp_path / "images", tmp_path / "labels")
 
-    assert "±" not in report.to_text(dataset, [score(dataset)]).replace("mean ± standard", "")
+    text = report.to_text(dataset, [score(dataset)])
+
+    assert "±" not in text.replace("mean ± standard", "")
+    assert "There are no confidence intervals, since all photographs are of one subject." in text
 
 
 def test_json_has_fractions_and_null_for_what_is_not_defined(tmp_path, score):
@@ -148,7 +167,8 @@ def test_json_has_fractions_and_null_for_what_is_not_defined(tmp_path, score):
     dataset = read_pairs(tmp_path / "images", tmp_path / "labels")
     evaluation = score(dataset)
 
-    report.write_json(tmp_path / "figures.json", dataset, [evaluation])
+    run = report.describe_run([evaluation], "vesselseg evaluate")
+    report.write_json(tmp_path / "figures.json", dataset, [evaluation], run)
 
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["dataset"] == "pairs"
@@ -163,14 +183,23 @@ def test_json_has_fractions_and_null_for_what_is_not_defined(tmp_path, score):
     assert inside["pooled"] == evaluation.total.figures._asdict()
     assert inside["mean"]["auc"] == evaluation.images[0].auc
     assert inside["standard_deviation"]["auc"] is None
-    assert inside["best_dice"] == evaluation.best_threshold[1]
-    assert inside["expected_calibration_error"] == evaluation.calibration_error
+    assert inside["best_dice"] == evaluation.total.best_threshold[1]
+    assert inside["expected_calibration_error"] == evaluation.total.calibration_error
     assert [row["threshold"] for row in inside["thresholds"]] == [n / 100 for n in range(101)]
     assert inside["thresholds"][50]["tp"] == evaluation.total.inside.tp
-    assert inside["reliability"] == [each._asdict() for each in evaluation.reliability]
+    assert inside["reliability"] == [each._asdict() for each in evaluation.total.tally.reliability]
     assert [image["name"] for image in result["images"]] == ["a", "b"]
     assert result["images"][0]["inside_field_of_view"]["tp"] == evaluation.images[0].inside.tp
     assert result["images"][1]["inside_field_of_view"]["auc"] is None
+    assert result["images"][1]["sha256"]["label"] == sha256(tmp_path / "labels" / "b.png")
+    intervals = result["intervals"]
+    assert (intervals["subjects"], intervals["reliable"]) == (2, False)
+    interval = evaluation.intervals()["dice"]
+    assert intervals["figures"]["dice"] == interval._asdict()
+    assert inside["agreement"]["density"] == evaluation.agreement()["density"]._asdict()
+    assert written["run"]["command"] == "vesselseg evaluate"
+    assert written["run"]["data_sha256"] == evaluation.data_digest
+    assert written["differences"] == {"from": "known", "of": {}}
 
 
 def test_csv_has_a_row_for_each_image_and_model(tmp_path, score):
@@ -189,12 +218,34 @@ def test_csv_has_a_row_for_each_image_and_model(tmp_path, score):
     assert float(rows[0]["cldice"]) == evaluation.images[0].figures.cldice
     assert float(rows[0]["dice_whole_frame"]) == metrics.dice(evaluation.images[0].whole)
     assert int(rows[0]["tp"]) == evaluation.images[0].inside.tp
-    assert rows[28]["auc"] == ""
+    assert rows[28]["auc"] == rows[28]["threshold"] == rows[28]["weights_sha256"] == ""
+    first, sample = evaluation.images[0], dataset.samples[0]
+    for name, value in {
+        "subject": "Image_11",
+        "mask_width": first.widths[0],
+        "label_density": first.densities[1],
+        "centreline_recall": first.centreline_recall,
+        "expected_calibration_error": first.calibration_error,
+        "best_threshold": first.best_threshold[0],
+        "threshold": 0.5,
+        "scale": "native",
+        "weights_sha256": evaluation.provenance["sha256"],
+        "spec": evaluation.provenance["spec"],
+        "photograph_sha256": sha256(sample.image),
+        "label_sha256": sha256(sample.label),
+        "fov_sha256": "",
+        "mask_sha256": "",
+    }.items():
+        assert rows[0][name] == str(value)
+    assert rows[28]["mask_sha256"] == sha256(sample.second)
 
 
-@pytest.mark.parametrize("write", [report.write_json, report.write_csv])
-def test_files_that_cannot_be_written(tmp_path, score, write):
+def test_files_that_cannot_be_written(tmp_path, score):
     dataset = read_pairs(drawn.pairs(tmp_path) / "images", tmp_path / "labels")
+    evaluations, path = [score(dataset)], tmp_path / "nowhere" / "figures"
+    run = report.describe_run(evaluations)
 
     with pytest.raises(OutputError, match="folder does not exist"):
-        write(tmp_path / "nowhere" / "figures", dataset, [score(dataset)])
+        report.write_csv(path, dataset, evaluations)
+    with pytest.raises(OutputError, match="folder does not exist"):
+        report.write_json(path, dataset, evaluations, run)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import drawn, models
+from support import drawn, host, models
 from support.fine_tuning import START
 
 import vesselseg
@@ -458,3 +458,13 @@ def test_the_public_names():
     assert set(finetune.__all__) == {"HeldOutScores", "TrainingResult", "train"}
     with pytest.raises(dataclasses.FrozenInstanceError):
         HeldOutScores(0, ()).iteration = 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*host.SETTINGS} - {"oneDNN off"}))  # other last digits
+def test_the_result_does_not_depend_on_the_hosts_settings(name, train, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "score_held_out", rising)
+    expected = train(tmp_path / "before.pth", iterations=2, name="own")
+    with host.SETTINGS[name]():
+        found = train(tmp_path / "within.pth", iterations=2, name="own")
+    assert found.sha256 == expected.sha256

@@ -11,7 +11,7 @@ import vesselseg
 from vesselseg import ImageError, MissingExtraError, Segmentation
 
 # Without napari, "napari" alone would be found: it is this folder.
-pytest.importorskip("napari.layers", reason='needs pip install "vesselseg[napari]"')
+pytest.importorskip("napari.layers", reason="needs the extra napari")
 
 from napari.layers import Image, Layer
 
@@ -20,7 +20,7 @@ from vesselseg.napari.layers import fundus_sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PHOTOGRAPH = photograph(0)
-MISSING = 'Measures need scikit-image: pip install "vesselseg[measure]".'
+MISSING = "Measures need scikit-image."
 
 
 @pytest.fixture(scope="module")

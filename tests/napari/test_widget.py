@@ -12,8 +12,8 @@ from support.models import tiny_weights
 import vesselseg
 from vesselseg import DeviceError, DownloadError, Segmentation, api
 
-pytest.importorskip("napari.layers", reason='needs pip install "vesselseg[napari]"')
-pytest.importorskip("pytestqt", reason='needs pip install "vesselseg[napari-test]"')
+pytest.importorskip("napari.layers", reason="needs the extra napari")
+pytest.importorskip("pytestqt", reason="needs the extra napari-test")
 
 from napari.components import ViewerModel
 from napari.layers import Image

@@ -1,7 +1,7 @@
 """Backends: programs that run the network, each behind the same :class:`Backend` interface.
 
 To add one, write a subclass of :class:`Backend` in a module of its own and name it in
-``BACKENDS``. Nothing else needs to know of it.
+:data:`vesselseg.choices.BACKENDS`. Nothing else needs to know of it.
 """
 
 from __future__ import annotations
@@ -9,25 +9,16 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..choices import BACKENDS
 from ..errors import OptionError, did_you_mean
 from ..sliding import windows
 from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
-
-BACKENDS = {
-    "torch": ".pytorch.TorchBackend",
-    "onnxruntime": ".onnxruntime.OnnxBackend",
-    "openvino": ".openvino.OpenVinoBackend",
-}
-"""Name -> module and class. Of several that run a model, the first is the default."""
-
-BackendName: TypeAlias = Literal["torch", "onnxruntime", "openvino"]  # for type checkers
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "auto"]
 
 EXPORT_INT8 = (
     "A model becomes int8 when it is exported: model.export('net-int8.onnx', precision='int8'). "

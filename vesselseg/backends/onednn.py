@@ -50,10 +50,33 @@ def available() -> bool:
     )
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16 and oneDNN uses them.
+
+    oneDNN itself says yes on every processor with AVX-512: without them it emulates bfloat16,
+    which is slower than float32.
+    """
+    has_instructions = _answer(torch.cpu, "_is_avx512_bf16_supported") or _has_amx()
+    return has_instructions and _answer(_OPS, "_is_mkldnn_bf16_supported")
+
+
+def has_float16() -> bool:
+    """Whether the processor has instructions for float16 and oneDNN uses them."""
+    return _answer(_OPS, "_is_mkldnn_fp16_supported")
+
+
 def _has_amx() -> bool:
     """Whether the processor has matrix units (AMX) and this PyTorch uses them."""
-    is_supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return is_supported is not None and bool(is_supported())
+    return _answer(torch.cpu, "_is_amx_tile_supported")
+
+
+def _answer(module: Any, question: str) -> bool:
+    """What PyTorch answers to a question about the processor; False if it does not know it.
+
+    Wheels without oneDNN, such as those for macOS, lack the questions about oneDNN.
+    """
+    function = getattr(module, question, None)
+    return function is not None and bool(function())
 
 
 def pack(network: UNet, dtype: torch.dtype, *, winograd: bool | None = None) -> UNet:
@@ -72,7 +95,9 @@ def pack(network: UNet, dtype: torch.dtype, *, winograd: bool | None = None) -> 
             is_plain = kernel == 3 and unit.conv.dilation == (1, 1) and unit.relu
             is_wide = min(channels, out) >= _WINOGRAD_CHANNELS
             kind = WinogradUnit if winograd and is_plain and is_wide else PackedUnit
-            packed.set_submodule(name, kind(unit, dtype))
+            packed.set_submodule(name, kind(unit.conv, unit.relu, dtype))
+    classifier = PackedUnit(packed.head.classifier, False, torch.float32)
+    packed.set_submodule("head.classifier", classifier)
     if dtype != torch.float32:
         packed.decoder = nn.ModuleList(_HalfUp(cast(Up, up)) for up in packed.decoder)
     return packed
@@ -188,21 +213,22 @@ def double(x: Tensor, dim: int, out: Tensor) -> Tensor:
 
 
 class PackedUnit(nn.Module):
-    """A folded :class:`ConvUnit` whose weights are packed for the first maps that it gets."""
+    """A folded convolution whose weights are packed for the first maps that it gets."""
 
-    def __init__(self, unit: ConvUnit, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d, relu: bool, dtype: torch.dtype) -> None:
         super().__init__()
-        assert unit.conv.bias is not None
+        assert conv.bias is not None
         self.dtype = dtype
-        self.weight = unit.conv.weight
-        self.bias = unit.conv.bias.detach().to(dtype)
-        self.geometry = ([*unit.conv.padding], [1, 1], [*unit.conv.dilation], 1)
-        self.relu = unit.relu
+        self.weight = conv.weight
+        self.bias = conv.bias.detach().to(dtype)
+        self.geometry = ([*conv.padding], [1, 1], [*conv.dilation], 1)
+        self.relu = relu
         self.packed: list[Tensor] = []  # for each input map
 
     def forward(self, *parts: Tensor) -> Tensor:
         if self.dtype != torch.float32 and len(parts) > 1:  # a partial sum would be rounded
             parts = (torch.cat(parts, dim=1),)
+        parts = tuple(x.to(self.dtype) for x in parts)
         if not self.packed:  # two threads that arrive first both do this, which does no harm
             weight = self.weight.detach().to(self.dtype)
             weights = torch.split(weight, [x.shape[1] for x in parts], dim=1)
@@ -229,8 +255,8 @@ class PackedUnit(nn.Module):
 class WinogradUnit(PackedUnit):
     """A wide 3x3 :class:`PackedUnit`: :mod:`vesselseg.backends.winograd` on maps of even sides."""
 
-    def __init__(self, unit: ConvUnit, dtype: torch.dtype) -> None:
-        super().__init__(unit, dtype)
+    def __init__(self, conv: nn.Conv2d, relu: bool, dtype: torch.dtype) -> None:
+        super().__init__(conv, relu, dtype)
         self.filters: winograd.Filters = []
 
     def forward(self, *parts: Tensor) -> Tensor:

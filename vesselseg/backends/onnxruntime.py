@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DeviceError, OptionError, ResourceError, require
+from ..errors import CheckpointError, DeviceError, OptionError, ResourceError
+from ..telemetry import import_without_telemetry
 from . import Backend, onnx_file, pytorch
 from .onnx_file import OnnxFile
-
-NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
-_IMPORT_LOCK = threading.Lock()
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TENSORS = [
@@ -84,7 +80,7 @@ class OnnxBackend(Backend):
         return OnnxBackend(self.file, device, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnnxBackend, (self.file, self.device, self.precision)
+        return type(self), (self.file, self.device, self.precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
@@ -102,21 +98,12 @@ class OnnxBackend(Backend):
 
 
 def _load_onnxruntime() -> Any:
-    """Import ONNX Runtime without its telemetry, which writes to the home folder and sends events.
-
-    A variable that it reads while it is imported turns that off; it is set for this moment only.
-    """
-    with _IMPORT_LOCK:
-        if sys.modules.get("onnxruntime") is not None:
-            return sys.modules["onnxruntime"]
-        before = os.environ.get(NO_TELEMETRY)
-        os.environ[NO_TELEMETRY] = "1"
-        try:
-            return require("onnxruntime", "onnx")
-        finally:
-            del os.environ[NO_TELEMETRY]
-            if before is not None:
-                os.environ[NO_TELEMETRY] = before
+    """Import ONNX Runtime without its telemetry, which writes to the home folder."""
+    imported = "onnxruntime" in sys.modules
+    runtime = import_without_telemetry("onnxruntime", "onnx")
+    if not imported:
+        runtime.disable_telemetry_events()  # for older builds for Windows
+    return runtime
 
 
 def _choose_device(device: str | torch.device) -> torch.device:

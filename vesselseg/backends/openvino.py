@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,14 +20,14 @@ from ..errors import (
     require,
 )
 from ..spec import ModelSpec
+from ..telemetry import import_without_telemetry
 from ..unet import UNet
-from . import EXPORT_INT8, Backend, onnx_export, onnx_file, pytorch
+from . import EXPORT_INT8, Backend, onednn, onnx_export, onnx_file, pytorch
 from .onnx_file import OnnxFile
 
 _PRECISIONS = ("float32", "bfloat16", "int8", "auto")
 _COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
 _CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
-_IMPORT_LOCK = threading.Lock()
 
 
 class OpenVinoBackend(Backend):
@@ -94,7 +93,7 @@ class OpenVinoBackend(Backend):
         return OpenVinoBackend(self.source, self.spec, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OpenVinoBackend, (self.source, self.spec, self.precision)
+        return type(self), (self.source, self.spec, self.precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
@@ -165,7 +164,9 @@ def _choose_precision(precision: str | None) -> str:
 def _native_precisions() -> tuple[str, ...]:
     """The precisions of networks that the CPU has instructions for, the fastest first."""
     capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("bfloat16", "float32") if "BF16" in capabilities else ("float32",)
+    # On other processors with AVX-512 it emulates bfloat16.
+    is_native = "BF16" in capabilities and onednn.has_bfloat16()
+    return ("bfloat16", "float32") if is_native else ("float32",)
 
 
 def _read_network(network: UNet, spec: ModelSpec) -> Any:
@@ -233,18 +234,5 @@ def _replace(node: Any, new: Any) -> None:
 
 
 def load_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which writes to the home folder and sends events.
-
-    OpenVINO works without the module ``openvino_telemetry``, so that is hidden from it.
-    """
-    name = "openvino_telemetry"
-    with _IMPORT_LOCK:
-        if sys.modules.get("openvino") is not None:
-            return sys.modules["openvino"]
-        before = {name: sys.modules[name]} if name in sys.modules else {}
-        sys.modules[name] = None  # type: ignore[assignment]
-        try:
-            return require("openvino", "openvino")
-        finally:
-            del sys.modules[name]
-            sys.modules.update(before)
+    """Import OpenVINO without its telemetry, which writes to the home folder."""
+    return import_without_telemetry("openvino", "openvino")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import ctypes
 import logging
 import sys
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import DeviceError, OptionError, ResourceError, did_you_mean
 from ..spec import ModelSpec
@@ -25,8 +22,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Maps of ever new shapes leave gaps in the C library's memory, several MB for each shape.
 _TRIM_EVERY = 4
-
-_CUDNN_LOCK = threading.Lock()
 
 
 class TorchBackend(Backend):
@@ -58,7 +53,8 @@ class TorchBackend(Backend):
             torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
         else:
             self.placed = copy_network(network, self.device, self.dtype)
-        self.mean, self.std = torch.tensor([spec.mean, spec.std], device=self.device)
+        colours = [spec.mean, spec.std]
+        self.mean, self.std = torch.tensor(colours, dtype=torch.float32, device=self.device)
         self._warned_of_split = False
         self._shape = torch.Size()  # of the last windows
         self._shape_changes = 0
@@ -78,7 +74,7 @@ class TorchBackend(Backend):
         return TorchBackend(self.network, self.spec, device, precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TorchBackend, (self.network, self.spec, self.device, self.precision)
+        return type(self), (self.network, self.spec, self.device, self.precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError.
@@ -91,9 +87,8 @@ class TorchBackend(Backend):
             if self._shape_changes % _TRIM_EVERY == 0:
                 _release_freed_memory()
         count, _, height, width = windows.shape
-        exact = ieee_convolutions() if self.device.type == "cuda" else contextlib.nullcontext()
         try:
-            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), exact:
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
                 # Whole rows at once are faster than pixels of three values each.
                 rows = windows.to(self.device).permute(0, 2, 3, 1).float().flatten(2)
                 rows.sub_(self.mean.repeat(width)).div_(self.std.repeat(width))
@@ -126,7 +121,42 @@ def copy_network(network: UNet, device: torch.device, dtype: torch.dtype) -> UNe
     copied: Any = copy.deepcopy(network).to(device, dtype)
     copied.head.classifier = copy.deepcopy(network.head.classifier).to(device)
     placed: UNet = copied.to(memory_format=torch.channels_last)
+    cudnn: Any = torch.backends.cudnn  # its functions are not typed
+    if device.type == "cuda" and torch.version.hip is None and cudnn.is_available():
+        for name, module in list(placed.named_modules()):
+            if isinstance(module, nn.Conv2d):
+                placed.set_submodule(name, _CudnnConv(module))
     return placed
+
+
+class _CudnnConv(nn.Module):
+    """A convolution by cuDNN with settings of its own, in place of the host's.
+
+    By default PyTorch lets cuDNN round the inputs of float32 convolutions to TF32, which has 10
+    binary digits. Its switches are those of the whole process, so they are not touched: cuDNN is
+    called with the settings as arguments.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.weight, self.bias = conv.weight, conv.bias
+        self.padding: Any = conv.padding  # two numbers
+        self.dilation = conv.dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.cudnn_convolution(
+            x.to(self.weight.dtype),
+            self.weight,
+            self.padding,
+            (1, 1),
+            self.dilation,
+            1,
+            benchmark=False,
+            deterministic=True,
+            allow_tf32=False,
+        )
+        return out.add_(self.bias[:, None, None])
 
 
 def _release_freed_memory() -> None:
@@ -135,23 +165,6 @@ def _release_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
             trim(0)
-
-
-@contextlib.contextmanager
-def ieee_convolutions() -> Iterator[None]:
-    """Make cuDNN compute float32 convolutions exactly, for one thread at a time.
-
-    By default PyTorch rounds their inputs to TF32, which has 10 binary digits, and it has no
-    switch for a single call. Other threads wait while kernels are queued, not while they run.
-    """
-    cudnn: Any = torch.backends.cudnn  # its attributes are not typed
-    with _CUDNN_LOCK:
-        before = cudnn.conv.fp32_precision
-        cudnn.conv.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            cudnn.conv.fp32_precision = before
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -197,7 +210,9 @@ def choose_precision(precision: str | None, device: torch.device) -> str:
         raise OptionError(EXPORT_INT8)
     if precision not in tuple(DTYPES):
         allowed = ", ".join(map(repr, (*DTYPES, "auto")))
-        raise OptionError(f"precision is {precision!r}; allowed are {allowed}.")
+        raise OptionError(
+            f"precision is {precision!r}; allowed are {allowed}.{did_you_mean(precision, DTYPES)}"
+        )
     raise DeviceError(
         f"Device {str(device)!r} cannot compute in {precision}; it can in {', '.join(native)}."
     )
@@ -207,8 +222,7 @@ def native_precisions(device: torch.device) -> list[str]:
     """The precisions that the device has instructions for."""
     has = {"float32": True, "bfloat16": False, "float16": True}
     if device.type == "cpu":
-        has["bfloat16"] = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        has["float16"] = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+        has["bfloat16"], has["float16"] = onednn.has_bfloat16(), onednn.has_float16()
     if device.type == "cuda":
         has["bfloat16"] = torch.cuda.is_bf16_supported(including_emulation=False)
     return [precision for precision in has if has[precision]]

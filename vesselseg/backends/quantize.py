@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingExtraError, OptionError, ResourceError, require
+from ..errors import OptionError, ResourceError, missing_extra, require
 from ..fov import find_field_of_view
-from ..images import RGB, ImageLike, to_rgb
+from ..images import RGB, ImageLike, is_single, to_rgb
 from ..preprocess import check_scale, preprocess
 from ..sliding import round_up, windows
 from ..spec import ModelSpec
-from .onnxruntime import NO_TELEMETRY
+from ..telemetry import without_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,11 @@ def calibration_windows(
     bits: int | None = None,
 ) -> list[RGB]:
     """Windows (h, w, 3) in the network's scale and colours, spread evenly over all images."""
-    if isinstance(images, (str, bytes, os.PathLike)):
-        raise OptionError(f"calibration takes several images; for one, pass [{images!r}].")
+    if is_single(images):
+        raise OptionError(
+            f"calibration takes several images, not one of type {type(images).__name__}; for one, "
+            f"pass a list of it."
+        )
     images = [_PHOTOGRAPH] if images is None else list(images)
     if not images:
         raise OptionError(
@@ -82,17 +85,14 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
     """
     for package in ("nncf", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(
-                f"To export a model in int8 needs {package}, which is not installed. Install it: "
-                f'pip install "vesselseg[openvino]".'
-            )
+            raise missing_extra(package, "openvino", "it is not installed")
     if not sys.executable or getattr(sys, "frozen", False):
         raise OptionError(
             "To export a model in int8 needs a Python process, which this program cannot start. "
             "Export it with Python; the file can be copied."
         )
     onnx = require("onnx", "openvino")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         onnx.save(model, folder / "float.onnx")
         np.savez(folder / "windows.npz", *calibration)
@@ -100,25 +100,26 @@ def quantize(model: Any, calibration: list[RGB]) -> Any:
             [sys.executable, "-m", __name__, name],
             cwd=folder,  # has no files that could be imported by mistake
             env={
+                "HOME": name,  # libraries ask for a home folder, which a user may not have
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                NO_TELEMETRY: "1",
+                "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path),  # noqa: PTH100
             },
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            encoding="utf-8", errors="replace",
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # of Windows
         )  # fmt: skip
         if finished.returncode:
             logger.debug("%s", finished.stderr)
             reason = finished.stderr.strip().rpartition("\n")[2] or f"code {finished.returncode}"
             raise ResourceError(
-                f"The network could not be quantised: {reason}. There may be too little memory; "
-                f"export it in float32, which needs no quantising."
+                f"The network could not be quantised: {reason}. If memory is short, free some, or "
+                f"export the model in float32, which needs no quantising."
             )
         return onnx.load(folder / "int8.onnx")
 
 
 def _run_nncf(folder: Path) -> None:
     """Quantise the model in `folder`; see the docstring of this module."""
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     onnx, nncf = require("onnx", "openvino"), require("nncf", "openvino")
     with np.load(folder / "windows.npz") as arrays:
         data = [{"image": arrays[name].transpose(2, 0, 1)[None]} for name in arrays.files]
@@ -139,4 +140,5 @@ def _run_nncf(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _run_nncf(Path(sys.argv[1]))
+    with without_telemetry():
+        _run_nncf(Path(sys.argv[1]))

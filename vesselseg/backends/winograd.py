@@ -19,7 +19,9 @@ from torch import Tensor
 _OPS: Any = torch.ops.mkldnn  # oneDNN's matrix products; PyTorch's own use another library
 
 # Three taps of a filter -> four points.
-_G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+_G = torch.tensor(
+    [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float32, device="cpu"
+)
 
 Filters = list[list[Tensor]]  # [column][row] of the 4 x 4 points: (K, C), in oneDNN's layout
 
@@ -30,7 +32,8 @@ def transform_filters(weight: Tensor, tiles: int, dtype: torch.dtype) -> Filters
     columns: Filters = [[], [], [], []]
     for column, filters in enumerate(columns):
         for row in range(4):  # one point at a time, to save memory
-            points = taps @ torch.outer(_G[row], _G[column]).flatten()
+            # Not a matrix product, which the host may have allowed PyTorch to round.
+            points = (taps * torch.outer(_G[row], _G[column]).flatten()).sum(-1)
             filters.append(_OPS._reorder_linear_weight(points.to(dtype), tiles))
     return columns
 

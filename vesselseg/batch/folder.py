@@ -13,12 +13,13 @@ from ..errors import OptionError
 from ..files import remove_abandoned
 from ..images import check_bits
 from ..measures import check_mm_per_pixel, require_skan
-from ..result import Style, check_style, check_threshold, read_provenance
+from ..process import progress_bar
+from ..result import Style, check_style, check_threshold, is_whole, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .engine import run
 from .jobs import KINDS, Job, plan_jobs
-from .places import is_address, make_folder, names_dicom, parent, suffix_of
+from .places import is_address, make_folder, parent, suffix_of
 from .table import Row, Table
 from .work import SEGMENTS, Work
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..api import Model, PathLike
-    from ..backends import BackendName, Precision
+    from ..choices import BackendName, Precision
 
 OnOutcome: TypeAlias = "Callable[[Job, Row | Exception], None]"
 OnError: TypeAlias = Literal["continue", "raise"]
@@ -108,10 +109,10 @@ def segment_folder(
     keep_endings : bool
         Whether to name results after the whole file name, ``eye.jpg.png`` instead of ``eye.png``.
     resume : bool
-        Whether to skip photographs whose results all exist and agree with everything that decides
-        their content: weights, model spec, scale, threshold, bits, precision, backend, style of
-        overlays, and the photograph's file. Others are replaced. NPY files do not say how they
-        were made, so they are skipped only if the manifest does.
+        Whether to skip photographs whose results all exist, are whole, and agree with everything
+        that decides their content: weights, model spec, scale, threshold, bits, precision, backend,
+        style of overlays, and the photograph's file. Others are replaced. NPY files do not say how
+        they were made, so they are skipped only if the manifest does.
     manifest : path, optional
         Table with a row for each photograph, ending in ``.jsonl``, ``.csv`` or ``.parquet``.
     scale : {"fit", "native", "fov"}, float or None
@@ -174,7 +175,7 @@ def segment_folder(
     def load() -> Segmenter:
         return load_or_check(
             model, device=device, precision=precision, backend=backend, stride=stride,
-            batch_size=batch_size, max_pixels=max_pixels,
+            batch_size=batch_size, max_pixels=max_pixels, progress=progress,
         )  # fmt: skip
 
     return run_with_bar(
@@ -200,9 +201,7 @@ def run_with_bar(
     **options: Any,
 ) -> Summary:
     """Run a collection with a bar on standard error, if that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(unit="image", disable=None if progress else True) as bar:
+    with progress_bar(shown=progress, unit="image") as bar:
 
         def advance(row: Row) -> None:
             bar.update()
@@ -410,7 +409,7 @@ def _make_plan(
         if has_row or not is_wanted:
             return "done"
         mask = job.outputs.get("mask", "")
-        is_readable = mask and not is_address(mask) and not names_dicom(mask)
+        is_readable = mask and not is_address(mask) and suffix_of(mask) in (".png", ".tif", ".tiff")
         return "to describe" if is_readable else "to do"
 
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -440,7 +439,7 @@ def _agrees(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def _is_written(
     job: Job, kind: str, wanted: Mapping[str, Any], style: Style, has_row: bool
 ) -> bool:
-    """Whether a file of a job is there and says that it is what is wanted.
+    """Whether a file of a job is there, whole, and says that it is what is wanted.
 
     Of files that cannot say so, NPY and those at addresses, the row says it.
     """
@@ -448,8 +447,8 @@ def _is_written(
     if is_address(place):
         return has_row
     if suffix_of(place) == ".npy":
-        return has_row and Path(place).exists()
+        return has_row and is_whole(place)
     provenance = read_provenance(place)
     if kind == "overlay":
         wanted = {**wanted, "style": style}
-    return _agrees(provenance, wanted)
+    return _agrees(provenance, wanted) and is_whole(place)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import glob
-import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from .. import dicom
-from ..errors import ImageError, OptionError, require
+from ..errors import OptionError, require
+from ..files import exists, is_folder
 from ..formats import endings
 from ..result import FORMATS, read_provenance
 from ..result import KINDS as PICTURES
@@ -24,13 +22,12 @@ from .places import (
     open_filesystem,
     suffix_of,
 )
+from .search import HIDDEN, OTHER_ENDING, OURS, LeftOut, find_files, is_photograph
 
 logger = logging.getLogger(__name__)
 
 KINDS = (*PICTURES, "dicom")
 """What can be written for a photograph: pictures, and a DICOM Segmentation object."""
-
-_WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ class Job:
     @property
     def has_outputs(self) -> bool:
         """Whether all outputs exist, as far as they are on this machine."""
-        return all(not is_address(x) and Path(x).exists() for x in self.outputs.values())
+        return all(not is_address(x) and exists(x) for x in self.outputs.values())
 
 
 def plan_jobs(
@@ -72,22 +69,30 @@ def plan_jobs(
     the whole file name, ``eye.jpg.png``.
     """
     kinds = _check_kinds(kinds)
+    if not all((*inputs, out)):
+        raise OptionError("A path is empty text. For the working directory, pass '.'.")
     found: list[tuple[str, PurePath]] = []  # the photograph, and its place below `out`
+    searched: list[str] = []
     for text in inputs:
         photographs = find_photographs(text, out, recursive)
-        if not photographs:
+        if photographs:
+            searched.append(text)
+        elif len(inputs) > 1:  # without any photograph an error follows
             logger.warning("There are no photographs in %r.", text)
         found += photographs
     if "dicom" in kinds or names_dicom(out):
         require("highdicom", "dicom")
     if not found:
         hint = "" if recursive else " --recursive also searches subfolders."
+        if any("[" in text for text in inputs):
+            hint += " In a pattern, [[] means the character [."
         raise OptionError(
             f"There is nothing to segment in {', '.join(map(repr, inputs))}. From folders and "
             f"patterns these files are taken: {' '.join(endings())}, but none written by "
             f"vesselseg.{hint}"
         )
-    is_single = len(found) == 1 and not Path(inputs[0]).is_dir()
+    # A folder that holds one photograph is a folder; one that holds none does not count.
+    is_single = len(found) == 1 and not any(map(is_folder, searched))
     is_file = names_file(out, is_single=is_single)
     jobs = []
     for name, place in found:
@@ -110,20 +115,20 @@ def _check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def names_file(out: str, *, is_single: bool) -> bool:
-    """Whether OUT is a file rather than a folder; OptionError if it is one that cannot be written.
+    """Whether `out` is a file, not a folder; OptionError if it is one that cannot be written.
 
     A file takes the result of a single photograph, passed by its own name.
     """
-    suffix = "" if Path(out).is_dir() else suffix_of(out)
+    suffix = "" if is_folder(out) else suffix_of(out)
     is_file = suffix in FORMATS or names_dicom(suffix)
     if is_file and not is_single:
         raise OptionError(
-            f"OUT is the file {out!r}, which takes the result of a single photograph. For folders "
+            f"{out!r} is a file, which takes the result of a single photograph. For folders "
             f"and for several photographs, name a folder."
         )
     if suffix in endings() and not is_file:
         raise OptionError(
-            f"OUT is {out!r}, but results are written as {', '.join(FORMATS)}, .dcm. Name such a "
+            f"{out!r} cannot be written: results are {', '.join(FORMATS)} or .dcm. Name such a "
             f"file."
         )
     return is_file
@@ -141,73 +146,25 @@ def _name_outputs(mask: str, kinds: Sequence[str]) -> dict[str, str]:
 
 
 def find_photographs(text: str, out: str, recursive: bool) -> list[tuple[str, PurePath]]:
-    """The photographs that an input means, each with its place below OUT."""
-    if is_address(text):
-        return _find_remote(text, out, recursive)
-    return _find_local(text, recursive)
-
-
-def _find_local(text: str, recursive: bool) -> list[tuple[str, PurePath]]:
-    """The photographs that a path or pattern means, each with its place below OUT."""
+    """The photographs that an input means, each with its place below OUT; log what is left out."""
     if text == "-":
         return [(text, PurePath("stdin"))]
-    return [
-        (str(file), place)
-        for file, place in find_files(text, recursive)
-        if file == Path(text) or _is_photograph(file)
-    ]
-
-
-def find_files(text: str, recursive: bool) -> list[tuple[Path, PurePath]]:
-    """The files that a path or pattern means, each with its place below the folder it is in."""
-    path = Path(text)
-    files: list[Path] = []
-    if path.is_dir():
-        base = path
-        files += _walk(path, recursive)
-    elif path.exists() or _WILDCARDS.isdisjoint(text):
-        return [(path, PurePath(path.name))]  # a missing file is reported in its turn
+    left_out = LeftOut()
+    if is_address(text):
+        found = _find_remote(text, out, recursive, left_out)
     else:
-        base = Path(*itertools.takewhile(_WILDCARDS.isdisjoint, path.parts))
-        for match in map(Path, glob.glob(text, recursive=True)):  # noqa: PTH207
-            if not match.is_dir():
-                files.append(match)
-            elif recursive:
-                files += _walk(match, recursive)
-    return [(file, file.relative_to(base)) for file in files]
+        found = [
+            (str(file), place)
+            for file, place in find_files(text, recursive, left_out)
+            if file == Path(text) or is_photograph(file, left_out)
+        ]
+    left_out.log(text)
+    return found
 
 
-def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
-    """The files in a folder."""
-
-    def fail(error: OSError) -> None:
-        raise ImageError(f"The folder {error.filename!r} cannot be read: {error.strerror}.")
-
-    for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        yield from (Path(parent, name) for name in names)
-
-
-def _is_photograph(path: Path) -> bool:
-    """Whether a file found in a folder is a photograph, and not a result of ours.
-
-    This goes by the name; DICOM files often have none that says so.
-    """
-    suffix = path.suffix.lower()
-    if path.name.startswith("."):
-        return False
-    if path.exists() and not path.is_file():  # reading a pipe could wait for ever
-        logger.warning("%r is left out: it is a pipe or a device, not a file.", str(path))
-        return False
-    if suffix not in endings() or names_dicom(path.name):
-        return path.is_file() and dicom.is_photograph(path)
-    if suffix in FORMATS and read_provenance(path):
-        logger.info("%r was written by vesselseg and is left out.", str(path))
-        return False
-    return True
-
-
-def _find_remote(address: str, out: str, recursive: bool) -> list[tuple[str, PurePath]]:
+def _find_remote(
+    address: str, out: str, recursive: bool, left_out: LeftOut
+) -> list[tuple[str, PurePath]]:
     """The photographs at an address, each with its place below OUT."""
     filesystem, base = open_filesystem(address)
     try:
@@ -222,12 +179,17 @@ def _find_remote(address: str, out: str, recursive: bool) -> list[tuple[str, Pur
     for path in paths:
         place = PurePosixPath(path).relative_to(base)
         name = join(address, *place.parts)
-        is_hidden = any(part.startswith(".") for part in place.parts)
-        if place.suffix.lower() not in endings() or is_hidden:
-            continue
-        if name.startswith(results) and (has_only_results or _is_result(filesystem, path)):
-            continue
-        found.append((name, place))
+        reason = ""
+        if any(part.startswith(".") for part in place.parts):
+            reason = HIDDEN
+        elif place.suffix.lower() not in endings():
+            reason = OTHER_ENDING
+        elif name.startswith(results) and (has_only_results or _is_result(filesystem, path)):
+            reason = OURS
+        if reason:
+            left_out.add(place, reason)
+        else:
+            found.append((name, place))
     return found
 
 
@@ -261,6 +223,6 @@ def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
             if target in readers:
                 raise OptionError(
                     f"{readers[target].name!r} would be overwritten by the result of "
-                    f"{job.name!r}. Nothing was done. Choose another folder for OUT."
+                    f"{job.name!r}. Nothing was done. Choose another folder for the results."
                 )
     return list(unique.values())

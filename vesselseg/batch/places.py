@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
-from ..errors import ImageError, MissingExtraError, OptionError, OutputError
-from ..files import sha256, whole_file
+from ..errors import ImageError, MissingExtraError, OptionError, OutputError, redact
+from ..files import is_file, sha256, whole_file
 
 
 def is_address(place: str) -> bool:
@@ -44,7 +45,12 @@ def identity(place: str) -> str:
     """The same text for all names of a file."""
     if is_address(place) or place == "-":
         return place
-    real = os.path.realpath(place)
+    try:
+        real = os.path.realpath(place)
+    except ValueError:  # a name with a null character, which no file has
+        return place
+    if sys.platform == "darwin":  # é is one file, be it one character or two
+        real = normalize("NFC", real)
     return real.casefold() if sys.platform in ("darwin", "win32") else real
 
 
@@ -57,9 +63,11 @@ def open_filesystem(place: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(place)
     except ImportError as error:
-        raise MissingExtraError(f"{place!r} cannot be opened: {error}.") from error
+        raise MissingExtraError(redact(f"{place!r} cannot be opened: {error}.")) from error
     except ValueError as error:
-        raise OptionError(f"{place!r} is not an address that can be opened: {error}.") from error
+        raise OptionError(
+            redact(f"{place!r} is not an address that can be opened: {error}.")
+        ) from error
     return filesystem, str(path)
 
 
@@ -69,9 +77,9 @@ def read_bytes(address: str) -> bytes:
     try:
         return bytes(filesystem.cat_file(path))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no image {address!r}.") from error
+        raise FileNotFoundError(redact(f"There is no image {address!r}.")) from error
     except Exception as error:  # the library behind an address can raise anything
-        raise ImageError(f"{address!r} cannot be read: {error}.") from error
+        raise ImageError(redact(f"{address!r} cannot be read: {error}.")) from error
 
 
 def write_bytes(place: str, content: bytes) -> None:
@@ -86,7 +94,7 @@ def write_bytes(place: str, content: bytes) -> None:
         filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
         filesystem.pipe_file(path, content)
     except Exception as error:  # the library behind an address can raise anything
-        raise OutputError(f"{place!r} cannot be written: {error}.") from error
+        raise OutputError(redact(f"{place!r} cannot be written: {error}.")) from error
 
 
 def version_of(place: str) -> str | None:
@@ -102,7 +110,7 @@ def version_of(place: str) -> str | None:
         except Exception:  # the library behind an address can raise anything
             return None
     try:
-        return sha256(place) if Path(place).is_file() else None
+        return sha256(place) if is_file(place) else None
     except OSError:
         return None
 

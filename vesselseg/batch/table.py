@@ -10,12 +10,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ..errors import OptionError, OutputError, require
+from ..files import exists, is_file
 from .places import is_address, make_folder, open_filesystem, suffix_of, write_bytes
 
 Row: TypeAlias = "dict[str, Any]"
@@ -31,6 +33,7 @@ _FORMATS: dict[str, Literal["jsonl", "csv", "parquet"]] = {
 }  # fmt: skip
 """Endings, and the formats that they mean."""
 
+_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 _START = '{"input":'  # of each line
 _FLUSH_SECONDS = 10.0  # at an address: what a crash can cost
 
@@ -107,9 +110,9 @@ class _File:
 
     def read(self) -> list[Row] | None:
         """The rows, or None if there is no file."""
-        if not self.path.exists():
+        if not exists(self.path):
             return None
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise ValueError("a folder or a device")
         return _from_json_lines(self.path.read_bytes())
 
@@ -206,17 +209,27 @@ def _columns(rows: Iterable[Row]) -> list[str]:
 
 def _to_csv(rows: list[Row]) -> bytes:
     """Text as it is; numbers, true and false as in JSON; nothing for None and NaN."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
     columns = _columns(rows)
-    writer.writerow(columns)
+    lines = [columns]
     for row in rows:
         values = (row.get(name) for name in columns)
-        writer.writerow(
+        lines.append([
             value if isinstance(value, str) else "" if value is None else json.dumps(value)
             for value in values
-        )
-    return stream.getvalue().encode("utf-8", "surrogateescape")  # of names in another encoding
+        ])  # fmt: skip
+    return encode_csv(lines)
+
+
+def encode_csv(lines: Iterable[Sequence[Any]]) -> bytes:
+    """A CSV file, with names in another encoding as they are."""
+    stream = io.StringIO(newline="")
+    plain = csv.writer(stream, lineterminator="\n")
+    quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for line in lines:
+        # A carriage return ends a line for readers, but is not quoted by writers of "\n".
+        has_return = any("\r" in value for value in line if isinstance(value, str))
+        (quoted if has_return else plain).writerow(line)
+    return stream.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _from_csv(content: bytes) -> list[Row]:
@@ -261,4 +274,9 @@ def _from_parquet(content: bytes) -> list[Row]:
         raise ValueError(str(error)) from error
     if table.column_names[:2] != ["input", "error"]:
         raise ValueError("it has other columns")
-    return list(table.to_pylist())
+    rows: list[Row] = table.to_pylist()
+    for row in rows:
+        for name in row.keys() & set(_TEXTS):
+            if row[name] is not None:  # as it was before it was escaped
+                row[name] = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), row[name])
+    return rows

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from .. import dicom
 from ..errors import ImageError
-from ..evaluation.datasets import read_label
+from ..evaluation.datasets import read_fov, read_label
+from ..files import exists
 from ..fov import find_field_of_view
-from ..images import MAX_PIXELS, RGB, to_rgb
+from ..images import MAX_PIXELS, Decoded, decode, to_rgb
 from ..measures import Measures
 from ..measures import measure as measure_mask
 from ..preprocess import check_scale
@@ -87,12 +88,12 @@ class Work:
         """What tells this version of a job's photograph from another, if that can be found out."""
         return None if job.name == "-" else version_of(self._path(job.name))
 
-    def read(self, job: Job) -> tuple[RGB, str | None]:
+    def read(self, job: Job) -> tuple[Decoded, str | None]:
         """The photograph, and its version."""
         version, source = self.version(job), self._source(job)
         if any(map(names_dicom, job.outputs.values())):
             dicom.read_source(source)  # an error before any work
-        return to_rgb(source, self.max_pixels, self.bits), version
+        return decode(source, self.max_pixels, self.bits), version
 
     def finish(self, job: Job, version: str | None, result: Segmentation, seconds: float) -> Row:
         """Write the files of a job; return its row."""
@@ -194,7 +195,7 @@ class MaskWork(Work):
             raise ImageError(f"{job.name!r} is not a mask: vesselseg wrote it as {kind}.")
         mask = read_label(path)
         fov = path.with_name(f"{path.stem}_fov{path.suffix}")
-        inside = read_label(fov) if fov.exists() else np.ones_like(mask)
+        inside = read_fov(fov) if exists(fov) else np.ones_like(mask)
         return (mask, inside), {**provenance, "input_version": self.version(job)}
 
     def finish(self, job: Job, provenance: Any, masks: Any, seconds: float) -> Row:

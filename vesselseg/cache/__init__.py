@@ -19,7 +19,6 @@ import hashlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,8 +27,9 @@ from urllib.parse import quote
 
 from platformdirs import user_cache_path
 
-from ..errors import CheckpointError, DownloadError, OptionError, OutputError
-from ..files import sha256
+from ..errors import CheckpointError, DownloadError, OptionError, OutputError, redact
+from ..files import replace, sha256
+from ..process import progress_bar
 from ..registry import REGISTRY
 from ..spec import ModelSpec, Source
 from . import transfer
@@ -64,11 +64,21 @@ class CachedFile(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """The folder that holds weights: ``VESSELSEG_HOME``, or one in the user's cache folder."""
+    """The folder that holds weights: ``VESSELSEG_HOME``, or one in the user's cache folder.
+
+    Raises DownloadError if there is neither: in a container the user may have no home folder.
+    """
     home = os.environ.get("VESSELSEG_HOME", "").strip()
-    if home:
-        return Path(home).expanduser().absolute()
-    return user_cache_path("vesselseg", appauthor=False)
+    try:
+        folder = Path(home).expanduser() if home else user_cache_path("vesselseg", appauthor=False)
+    except RuntimeError:
+        folder = Path("~")
+    if folder.parts[:1] == ("~",):  # cannot be expanded
+        raise DownloadError(
+            "There is no cache folder, since this user has no home folder. Set the environment "
+            "variable VESSELSEG_HOME to a folder."
+        )
+    return folder.absolute()
 
 
 def _is_offline() -> bool:
@@ -90,19 +100,24 @@ def obtain(
     cached = find_cached(spec, verify)
     if cached and not force:
         return cached
-    with _locked(spec), _show_progress(progress, spec.name) as on_progress:
-        cached, answers = _search_cache(spec, verify)
-        if cached and not force:
-            return cached  # another process was faster
-        for path, answer in answers:
-            logger.warning("%s: %s It is downloaded again.", path, answer)
-        for source, location in _locations(spec):
-            try:
-                return _bring(location, source, spec, verify, on_progress)
-            except SourceError as error:
-                answers.append((_without_secrets(location), _without_secrets(str(error))))
-                logger.debug("%s: %s", *answers[-1])
-    raise DownloadError(_describe_unavailable(spec, answers))
+    try:
+        with _locked(spec), _show_progress(progress, spec.name) as on_progress:
+            cached, answers = _search_cache(spec, verify)
+            if cached and not force:
+                return cached  # another process was faster
+            for path, answer in answers:
+                logger.warning("%s: %s It is downloaded again.", path, answer)
+            for source, location in _locations(spec):
+                try:
+                    return _bring(location, source, spec, verify, on_progress)
+                except SourceError as error:
+                    answers.append((redact(location), redact(error)))
+                    logger.debug("%s: %s", *answers[-1])
+    except _CallerError as raised:
+        of_caller = raised.error
+    else:
+        raise DownloadError(_describe_unavailable(spec, answers))
+    raise of_caller
 
 
 def find_cached(spec: ModelSpec, verify: Verify) -> CachedFile | None:
@@ -219,7 +234,7 @@ def _locked(spec: ModelSpec) -> Iterator[None]:
         try:
             held = file_lock.acquire(timeout=1)
         except TimeoutError:
-            logger.info("Waiting for another process that downloads %s.", spec.name)
+            logger.warning("Waiting for another process that downloads %s.", spec.name)
             held = file_lock.acquire()
         with held:
             yield
@@ -231,16 +246,28 @@ def _locked(spec: ModelSpec) -> Iterator[None]:
         ) from error
 
 
+class _CallerError(Exception):
+    """What the caller's own function raised; nothing here may take it for a failed download."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 @contextlib.contextmanager
 def _show_progress(progress: bool | OnProgress, name: str) -> Iterator[OnProgress]:
     """The caller's function, or a bar if standard error is a terminal."""
     if callable(progress):
-        yield progress
-        return
-    from tqdm import tqdm
 
-    visible = progress and sys.stderr is not None and sys.stderr.isatty()
-    with tqdm(desc=name, unit="B", unit_scale=True, leave=False, disable=not visible) as bar:
+        def call(received: int, length: int | None) -> None:
+            try:
+                progress(received, length)
+            except Exception as error:
+                raise _CallerError(error) from error
+
+        yield call
+        return
+    with progress_bar(shown=progress, desc=name, unit="B", unit_scale=True, leave=False) as bar:
 
         def on_progress(received: int, length: int | None) -> None:
             bar.total = length
@@ -268,7 +295,7 @@ def _check_packaged(path: Path, spec: ModelSpec) -> CachedFile:
         fault = f"has the SHA-256 {digest}, but the model spec pins {source.sha256}"
     raise DownloadError(
         f"{str(path)!r}, the weights of {spec.name!r}, {fault}. The installation is damaged; "
-        f"repair it: pip install --force-reinstall --no-deps vesselseg"
+        f"install vesselseg again, with pip's option --force-reinstall."
     )
 
 
@@ -281,7 +308,7 @@ def _named_sources(spec: ModelSpec) -> tuple[Source, ...]:
     for source in sources:
         if not re.fullmatch(r"\w[\w .+=@,()-]*", source.filename):
             raise OptionError(
-                f"{_without_secrets(source.url)!r} of the model {spec.name!r} does not end in a "
+                f"{redact(source.url)!r} of the model {spec.name!r} does not end in a "
                 f"file name (letters, digits and . _ - only)."
             )
     return sources
@@ -295,24 +322,24 @@ def _locations(spec: ModelSpec) -> Iterator[tuple[Source, Location]]:
             if re.match(r"[A-Za-z][\w+.-]+://", mirror):
                 yield source, f"{mirror.rstrip('/')}/{quote(source.filename)}"
             else:
-                yield source, Path(mirror).expanduser().absolute() / source.filename
+                folder = os.path.expanduser(mirror)  # noqa: PTH111 (raises nothing if there is no home)
+                yield source, Path(folder).absolute() / source.filename
     for source in spec.sources:
         yield source, source.url
-
-
-def _without_secrets(location: Location) -> str:
-    """A location, or a text with addresses, without passwords and queries, as it may be shown."""
-    text = re.sub(r"//[^/@]*@", "//", str(location))
-    return re.sub(r"(\w://[^\s?#,]*)[?#][^\s,]*", r"\1", text)
 
 
 def _search_cache(
     spec: ModelSpec, verify: Verify
 ) -> tuple[CachedFile | None, list[tuple[str, str]]]:
     """The verified file in the folder, or else what is wrong with each file that is there."""
-    answers = []
-    for source in _named_sources(spec):
-        path = cache_folder() / source.filename
+    answers: list[tuple[str, str]] = []
+    sources = _named_sources(spec)
+    try:
+        folder = cache_folder()
+    except DownloadError:
+        return None, answers
+    for source in sources:
+        path = folder / source.filename
         try:
             if path.is_file():
                 return _check_cached(path, source, spec, verify), []
@@ -371,9 +398,9 @@ def _check_digest(
     sidecars = {str(file): read_sidecar(file) for file in files if isinstance(file, Path)}
     if isinstance(location, str) and location != source.url:
         content = transfer.fetch_sidecar(f"{location}.json")
-        sidecars[_without_secrets(location)] = parse_sidecar(content)
+        sidecars[redact(location)] = parse_sidecar(content)
     # One file may serve several model specs.
-    addresses = [_without_secrets(each.url) for each in _named_sources(spec)]
+    addresses = [redact(each.url) for each in _named_sources(spec)]
     for file, sidecar in sidecars.items():
         if sidecar is None:
             continue
@@ -401,7 +428,7 @@ def _bring(
     key = hashlib.sha256(str(location).encode(errors="backslashreplace")).hexdigest()[:12]
     part = cache_folder() / f"{spec.filename}.{key}.part"
     target = part.with_name(source.filename)
-    origin = _without_secrets(location)
+    origin = redact(location)
     for is_last in (False, True):
         joined = False
         if isinstance(location, Path):
@@ -429,10 +456,11 @@ def _bring(
         )  # fmt: skip
     # The sidecar comes first, so that nobody finds a file without one.
     _new_sidecar(digest, origin, source, spec).write(target, part)
-    part.replace(target)
+    replace(part, target)
     for rest in target.parent.glob(f"{spec.filename}.*.part*"):  # of other addresses too
-        rest.unlink(missing_ok=True)
-    logger.info("%s: SHA-256 %s, from %s", target, digest, origin)
+        with contextlib.suppress(OSError):  # on Windows, of a file that a program has open
+            rest.unlink(missing_ok=True)
+    logger.info("%s was obtained from %s.", target, origin)
     return CachedFile(target, digest, content)
 
 
@@ -441,7 +469,7 @@ def _new_sidecar(digest: str, obtained_from: str, source: Source, spec: ModelSpe
     return Sidecar(
         sha256=digest,
         model=spec.name,
-        address=_without_secrets(source.url),
+        address=redact(source.url),
         obtained_from=obtained_from,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
@@ -467,7 +495,7 @@ def _describe_unavailable(spec: ModelSpec, answers: list[tuple[str, str]]) -> st
     lines += [f"or let vesselseg verify and copy it: {command}", "Environment variables:"]
     for name, meaning in _VARIABLES.items():
         text = os.environ.get(name)
-        value = f"now {_without_secrets(text)!r}" if text else "not set"
+        value = f"now {redact(text)!r}" if text else "not set"
         lines.append(f"  {name} ({value}): {meaning}")
-    lines.append("  HTTPS_PROXY, REQUESTS_CA_BUNDLE: proxy and trusted certificates")
+    lines.append("  HTTPS_PROXY; SSL_CERT_FILE, REQUESTS_CA_BUNDLE: proxy; trusted certificates")
     return "\n".join(lines)

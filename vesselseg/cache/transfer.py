@@ -11,12 +11,14 @@ import json
 import logging
 import os
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from .._version import __version__
+from ..errors import redact
 from .sidecar import sidecar_path
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def fetch(url: str, part: Path, on_progress: OnProgress) -> bool:
     """
     failures = 0
     try:
-        with _open_session() as session:
+        with open_session() as session:
             while True:
                 before = _size_of(part)
                 try:
@@ -68,7 +70,7 @@ def fetch(url: str, part: Path, on_progress: OnProgress) -> bool:
                     if failures > _RETRIES:
                         raise SourceError(f"{error} ({failures} attempts).") from error
                     wait = max(error.wait, _BACKOFF * 2 ** (failures - 1))
-                    logger.debug("%s: %s; trying again in %.1f s", part.name, error, wait)
+                    logger.debug("%s: %s; trying again in %.1f s", part.name, redact(error), wait)
                     time.sleep(min(wait, _LONGEST_WAIT))
     except BaseException:
         if not _read_progress(part)[0]:
@@ -105,7 +107,8 @@ def _attempt(session: requests.Session, url: str, part: Path, on_progress: OnPro
             offset = 0  # the file changed, or the server always sends all of it
             length = _to_integer(response.headers.get("Content-Length", ""))
         elif not offset:
-            raise SourceError(f"HTTP {status} with the encoding {encoding!r}, unasked for.")
+            fault = "a part of the file" if encoding == "identity" else f"the encoding {encoding!r}"
+            raise SourceError(f"HTTP {status} with {fault}, unasked for.")
         elif status != 206 or encoding != "identity" or not _continues(response, offset, length):
             discard(part)
             raise _TemporaryError("It did not continue the file where it broke off")
@@ -172,7 +175,7 @@ def fetch_sidecar(url: str) -> bytes:
     """A small file at `url`; empty if it does not exist or the server does not answer."""
     with (
         contextlib.suppress(OSError, ValueError),  # all exceptions of requests are OSErrors
-        _open_session() as session,
+        open_session() as session,
         session.get(url, stream=True, timeout=_TIMEOUT) as response,
     ):
         if response.status_code == 200:
@@ -180,11 +183,25 @@ def fetch_sidecar(url: str) -> bytes:
     return b""
 
 
-def _open_session() -> requests.Session:
-    """A session of requests, with its proxies and certificates; it does not retry by itself."""
+def open_session() -> requests.Session:
+    """A session of requests, with its proxies; it does not retry by itself.
+
+    It trusts the system's certificates, such as those of a company, beside those of requests.
+    ``SSL_CERT_FILE`` is a way to name them. ``REQUESTS_CA_BUNDLE`` takes the place of both.
+    """
     import requests
 
+    class SystemCertificates(requests.adapters.HTTPAdapter):
+        def init_poolmanager(self, *given: Any, **options: Any) -> None:
+            super().init_poolmanager(*given, ssl_context=ssl.create_default_context(), **options)
+
+        def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
+            context = ssl.create_default_context()
+            return super().proxy_manager_for(proxy, ssl_context=context, **options)
+
     session = requests.Session()
+    if not any(os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
+        session.mount("https://", SystemCertificates())
     session.headers["User-Agent"] = f"vesselseg/{__version__}"
     # A compressed answer has another length and cannot be resumed.
     session.headers["Accept-Encoding"] = "identity"
@@ -215,7 +232,8 @@ def _write_progress(part: Path, response: requests.Response, length: int | None)
     validator = response.headers.get("ETag", "")
     if not validator or validator.startswith("W/"):  # a weak one does not vouch for every byte
         validator = response.headers.get("Last-Modified", "")
-    sidecar_path(part).write_text(json.dumps({"validator": validator, "length": length}))
+    values = json.dumps({"validator": validator, "length": length})
+    sidecar_path(part).write_text(values, encoding="utf-8")
 
 
 def _continues(response: requests.Response, offset: int, length: int | None) -> bool:

@@ -14,7 +14,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtraError, OptionError
+from ..errors import OptionError, missing_extra
 from . import arguments
 
 _DESCRIPTION = """\
@@ -27,6 +27,10 @@ another host. The page offers the model given here, the embedded one, and those 
 download` has put into the cache."""
 
 _EPILOG = """\
+examples:
+  vesselseg app --open
+  vesselseg app --port 8080 --max-upload 200
+
 behind a proxy that serves the page as https://eye.example/vessels/:
   vesselseg app --allow-host eye.example --root-path /vessels"""
 
@@ -36,9 +40,9 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "app",
         help="serve a web page on this machine to try photographs",
+        usage="vesselseg app [--port N] [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("page").add_argument
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at; one other "
@@ -89,10 +93,7 @@ def _app(options: argparse.Namespace) -> int:
 
         from ..app.server import OfferedModels, make_app
     except ImportError as error:
-        raise MissingExtraError(
-            f"The page needs {error.name or 'a package'}, which is not installed. Install it: "
-            f'pip install "vesselseg[app]".'
-        ) from error
+        raise missing_extra(error.name or "a package", "app", error) from error
     host = options.host
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
         try:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
+import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..choices import (
+    BACKENDS,
+    DEVICES,
+    PRECISIONS,
+    canonical_device,
+    canonical_precision,
+)
+from ..process import limit_threads
 from ..spec import SCALES, is_factor
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
 
 
 def add_model_options(
@@ -22,19 +35,26 @@ def add_model_options(
     group = parser.add_argument_group("model")
     add = group.add_argument
     repeat = "; repeat it to compare several" if several else ""
-    add("--model", metavar="NAME", action="append" if several else "store",
-        help=f"a name from `vesselseg models`, or a file saved or exported by vesselseg{repeat} "
-        "(default: the embedded model)")  # fmt: skip
-    add("--weights", metavar="FILE", help="local weights file to read instead of the model's own "
-        "(default: the package's, the cache's, or a download)")  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps "
-        "(default: %(default)s, the best available)")  # fmt: skip
-    add("--precision",
-        help="float32, bfloat16, float16, int8, or auto, the fastest that the device computes "
-        "natively; `vesselseg doctor` compares them (default: int8 for a file that was exported "
-        "in int8, else float32)")  # fmt: skip
-    add("--backend", help="program that runs the network, such as openvino "
-        "(default: torch, or onnxruntime for an .onnx file)")  # fmt: skip
+    complete(
+        add("--model", metavar="MODEL", action="append" if several else "store",
+            help=f"a name from `vesselseg models`, or a file saved or exported by vesselseg"
+            f"{repeat} (default: the embedded model)"),
+        model_names,
+    )  # fmt: skip
+    add_weights(group)
+    add_device(group)
+    complete(
+        add("--precision", type=canonical_precision,
+            help="float32 (or fp32), bfloat16 (bf16), float16 (fp16, half), int8, or auto, the "
+            "fastest that the device computes natively; `vesselseg doctor` compares them "
+            "(default: int8 for a file that was exported in int8, else float32)"),
+        lambda: PRECISIONS,
+    )  # fmt: skip
+    complete(
+        add("--backend", help="program that runs the network: torch, onnxruntime or openvino "
+            "(default: torch, or onnxruntime for an .onnx file)"),
+        lambda: BACKENDS,
+    )  # fmt: skip
     add("--stride", type=positive, metavar="N",
         help="pixels between the starts of the windows; fewer let them overlap more "
         "(default: the model's own)")  # fmt: skip
@@ -43,6 +63,23 @@ def add_model_options(
     add("--max-pixels", type=positive, default=max_pixels, metavar="N",
         help="reject larger images (default: %(default)s)")  # fmt: skip
     return group
+
+
+def add_weights(group: Any) -> None:
+    """Add ``--weights``."""
+    group.add_argument("--weights", metavar="FILE",
+        help="local weights file to read instead of the model's own (default: the package's, the "
+        "cache's, or a download)")  # fmt: skip
+
+
+def add_device(group: Any) -> None:
+    """Add ``--device``."""
+    complete(
+        group.add_argument("--device", type=canonical_device, default="auto",
+            help="auto, cpu, cuda (or gpu), cuda:1 or mps (default: %(default)s, the best "
+            "available)"),
+        lambda: DEVICES,
+    )  # fmt: skip
 
 
 def add_run_options(group: Any) -> None:
@@ -62,14 +99,32 @@ def add_bits(group: Any) -> None:
         "(default: all, with a warning if fewer seem to be used)")  # fmt: skip
 
 
+def complete(action: Any, words: Callable[[], Iterable[str]]) -> None:
+    """Let shells offer these words for an argument; without any that fits they offer files."""
+    action.completer = lambda **_: words()
+
+
+def model_names() -> list[str]:
+    """The names in the registry."""
+    from ..registry import list_models
+
+    return [spec.name for spec in list_models()]
+
+
 def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     """Load the model that the options name; `changes` are arguments of ``load_model``."""
     from ..api import load_model
 
+    limit_threads()
     names = ("model", "weights", "device", "precision", "backend", "stride", "batch_size",
-             "max_pixels")  # fmt: skip
+             "max_pixels", "progress")  # fmt: skip
     arguments = {**{name: getattr(options, name) for name in names}, **changes}
-    return load_model(**{name: value for name, value in arguments.items() if value is not None})
+    model = load_model(**{name: value for name, value in arguments.items() if value is not None})
+    logger.info(
+        "Model %s on %s in %s, with the backend %s.",
+        model.spec.name, model.device, model.precision, model.backend,
+    )  # fmt: skip
+    return model
 
 
 def _scale(text: str) -> str | float:
@@ -113,3 +168,8 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def read_standard_input() -> bytes:
+    """The bytes of standard input; none in a process without a console."""
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError
+from ..errors import OptionError, VesselsegError
+from ..process import progress_bar
 from . import arguments
 
 if TYPE_CHECKING:
@@ -30,10 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "itself) (default: do them again)")  # fmt: skip
     add("--part", type=_part, default=(1, 1), metavar="I/N",
         help="the I-th of N shares of the sorted list, I from 1 to N (default: 1/1)")  # fmt: skip
+    add("--on-error", choices=("continue", "stop"), default="continue",
+        help="what to do if an image fails: go on with the others, or stop "
+        "(default: %(default)s)")  # fmt: skip
     add = parser.add_argument_group("more than one machine").add_argument
     add("--executor", choices=("local", "ray"), default="local",
-        help="ray: on the workers of a Ray cluster; IMAGE and OUT can be addresses such as "
-        "s3://bucket/folder; needs vesselseg[ray] (default: %(default)s)")  # fmt: skip
+        help="ray: on the workers of a Ray cluster; IMAGE and OUTPUT can be addresses such as "
+        "s3://bucket/folder; needs the extra ray (default: %(default)s)")  # fmt: skip
     add("--address", metavar="ADDRESS", help="of the Ray cluster, such as auto or "
         "HOST:6379 (default: RAY_ADDRESS, or else a Ray on this machine for this run)")  # fmt: skip
 
@@ -42,7 +46,7 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise OptionError for options that do not go together."""
     from ..batch.folder import refuse_addresses
 
-    places = [place for place in (options.out, *options.inputs) if place is not None]
+    places = [place for place in (options.output, *options.inputs) if place is not None]
     if options.executor == "ray":
         if "-" in places:
             raise OptionError(
@@ -71,8 +75,6 @@ def run(
     **tables: Any,
 ) -> int:
     """Run a collection; print progress, warnings, errors and a summary; return the exit code."""
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
     from ..batch.folder import run_collection
 
     execute = None
@@ -89,11 +91,11 @@ def run(
     def load() -> Segmenter | None:
         return arguments.load_model(options, **changes) if needs_model else None
 
-    progress = _Progress(verb)
+    progress = _Progress(verb, options)
     warnings = logging.getLogger("vesselseg.segmenter")
     warnings.addFilter(_is_in_table)
     try:
-        with progress.bar, logging_redirect_tqdm([] if progress.bar.disable else None):
+        with progress.bar:
             run_collection(
                 jobs,
                 work,
@@ -104,10 +106,22 @@ def run(
                 execute=execute,
                 **tables,
             )
+    except _Stopped:
+        pass
+    except VesselsegError as error:
+        if progress.begun is None:
+            raise
+        print(f"vesselseg: {error}", file=sys.stderr)
+        return 1
     finally:
         warnings.removeFilter(_is_in_table)
         progress.summarize(where)
     return 1 if progress.failed else 0
+
+
+def printable(name: str) -> str:
+    """A name as a line of a terminal can have it: line breaks and control characters escaped."""
+    return name if name.isprintable() else repr(name)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -123,14 +137,16 @@ def _is_in_table(_: logging.LogRecord) -> bool:
     return False
 
 
+class _Stopped(Exception):  # noqa: N818
+    """Ends a run after the first image that fails, as ``--on-error stop`` asks."""
+
+
 class _Progress:
     """A bar that counts images, their warnings and errors, and a summary at the end."""
 
-    def __init__(self, verb: str) -> None:
-        from tqdm import tqdm
-
-        self.verb = verb
-        self.bar = tqdm(unit="image", disable=None, file=sys.stderr)
+    def __init__(self, verb: str, options: argparse.Namespace) -> None:
+        self.verb, self.options = verb, options
+        self.bar = progress_bar(shown=options.progress, unit="image", file=sys.stderr)
         self.begun: float | None = None
         self.done = self.failed = self.repeated = self.skipped = 0
 
@@ -142,27 +158,30 @@ class _Progress:
 
     def add(self, row: Row) -> None:
         """Count an image that is finished."""
-        error = row.get("error")
+        error, name = row.get("error"), printable(row["input"])
         if error is None:
             self.done += 1
-            if row["warning"]:
-                self.bar.write(f"WARNING: {row['input']}: {row['warning']}", file=sys.stderr)
+            if row["warning"] and not self.options.quiet:
+                self.bar.write(f"WARNING: {name}: {row['warning']}", file=sys.stderr)
         else:
             self.failed += 1
-            named = error if row["input"] in error else f"{row['input']}: {error}"
+            named = error if row["input"] in error else f"{name}: {error}"
             self.bar.write(f"vesselseg: {named}", file=sys.stderr)
         self.bar.update()
+        if error is not None and self.options.on_error == "stop":
+            raise _Stopped
 
     def summarize(self, where: str) -> None:
         """Print the summary of a run that began."""
-        if self.begun is None:
+        if self.begun is None or self.options.quiet:
             return
         seconds = time.perf_counter() - self.begun
         repeated = ""
         if self.repeated:
             repeated = f" ({self.repeated} again, since their settings or files differed)"
+        shown = f"; {where}" if self.done or self.skipped else ""
         print(
             f"vesselseg: {self.done} {self.verb}{repeated}, {self.skipped} skipped, "
-            f"{self.failed} failed, in {seconds:.1f} s; {where}",
+            f"{self.failed} failed, in {seconds:.1f} s{shown}",
             file=sys.stderr,
         )

@@ -8,12 +8,12 @@ import itertools
 import json
 import os
 import platform
-import re
 import timeit
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..errors import DeviceError, VesselsegError
+from ..errors import DeviceError, VesselsegError, redact
+from ..process import cpu_quota, limit_threads, usable_processors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from ..backends import Backend
 
 _VARIABLES = (
-    "CUDA_VISIBLE_DEVICES", "HTTPS_PROXY", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
-    "REQUESTS_CA_BUNDLE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
+    "ALL_PROXY", "CUDA_VISIBLE_DEVICES", "CURL_CA_BUNDLE", "HTTPS_PROXY", "HTTP_PROXY",
+    "MKL_NUM_THREADS", "NO_PROXY", "OMP_NUM_THREADS", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR",
+    "SSL_CERT_FILE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
 )  # fmt: skip
 _EXTRAS = (
-    "highdicom", "napari", "nncf", "onnx", "onnxruntime", "openvino", "pydicom", "ray",
-    "scikit-image", "skan", "starlette", "uvicorn",
+    "argcomplete", "highdicom", "napari", "nncf", "onnx", "onnxruntime", "openvino", "pydicom",
+    "ray", "scikit-image", "skan", "starlette", "uvicorn",
 )  # fmt: skip
 _TIMEOUT = 10.0  # seconds that a host may take to answer
 _REPEATS = 3
@@ -38,6 +39,8 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="show versions and devices, and which precision works well here",
+        usage="vesselseg doctor [--network] [--json]",
+        epilog="examples:\n  vesselseg doctor\n  vesselseg doctor --json > report.json",
         description="Show versions, devices, threads and folders, and compare each precision on "
         "each device with float32 on the CPU, on one window. Nothing is sent anywhere unless "
         "--network is given.",
@@ -54,12 +57,10 @@ def _doctor(options: argparse.Namespace) -> int:
     import torch
 
     from .._version import __version__
-    from ..cache import cache_folder
+    from .models import describe_cache
 
-    folder = cache_folder()
-    sizes = [path.stat().st_size for path in folder.glob("*.pth")]
-    megabytes = round(sum(sizes) / 1e6, 1)
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    limit_threads()
+    quota = cpu_quota()
     report: dict[str, Any] = {
         "versions": {
             "vesselseg": __version__,
@@ -70,17 +71,23 @@ def _doctor(options: argparse.Namespace) -> int:
         "system": platform.platform(),
         "threads": {
             "torch": torch.get_num_threads(),
-            "processors usable": len(affinity(0)) if affinity else os.cpu_count() or 1,
+            "processors usable": usable_processors(),
+            "processors allowed by the container": "no limit" if quota is None else quota,
         },
         "devices": _find_devices(),
-        "cache": {"folder": str(folder), "weights": len(sizes), "megabytes": megabytes},
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "cache": describe_cache(),
+        "variables": {
+            name: os.environ[name]
+            for known in _VARIABLES
+            for name in (known, known.lower())
+            if name in os.environ
+        },
         **_compare_precisions(),
     }
     if options.network:
         report["hosts"] = _ask_hosts()
     text = json.dumps(report, indent=2) if options.json else _to_text(report)
-    print(re.sub(r"//[^/@\n]*@", "//***@", text))  # no passwords, since reports are passed on
+    print(redact(text))  # reports are passed on
     return 0
 
 
@@ -184,6 +191,7 @@ def _ask_hosts() -> dict[str, str]:
     """One address of weights on each host and mirror, with the host's answer."""
     import requests
 
+    from ..cache.transfer import open_session
     from ..registry import list_models
 
     urls = [source.url for spec in list_models() for source in spec.sources]
@@ -193,7 +201,8 @@ def _ask_hosts() -> dict[str, str]:
     answers = {}
     for url in hosts.values():
         try:
-            response = requests.head(url, timeout=_TIMEOUT, allow_redirects=True)
+            with open_session() as session:
+                response = session.head(url, timeout=_TIMEOUT, allow_redirects=True)
             seconds = response.elapsed.total_seconds()
             answers[url] = f"{response.status_code} {response.reason} after {seconds:.1f} s"
         except requests.RequestException as error:

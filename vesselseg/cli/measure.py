@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, install_command
 from . import arguments, collection
 
-_EPILOG = """\
+_EPILOG = f"""\
 examples:
   vesselseg measure photographs/ -o measures.csv
   vesselseg measure vessels/ --masks -o measures.csv --segments segments.csv
 
 The documentation of vesselseg.measure defines the measures. Units are part of their names: _px is
-pixels, _fov the share of the field of view's diameter. Needs the extra:
-pip install "vesselseg[measure]".
+pixels, _fov the share of the field of view's diameter. Images that fail have an error in the
+table.
 
-exit code: 0 done; 1 some images failed, and have an error in the table; 2 wrong usage."""
+needs an extra:
+  {install_command("measure")}"""
 
 
 def add_parsers(commands: Any) -> None:
@@ -29,13 +30,13 @@ def add_parsers(commands: Any) -> None:
         help="measure density, length, branching, width, dimension and tortuosity",
         description="Measure the vessels of photographs, or of masks, over the field of view. The "
         "table has a row for each image.",
+        usage="vesselseg measure IMAGE... -o OUTPUT [options]",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE",
-        help="an image file, a folder, or a pattern in quotes")  # fmt: skip
+        help="an image file, a folder, a pattern in quotes, or - for standard input")  # fmt: skip
     add = parser.add_argument_group("measures").add_argument
-    add("-o", "--out", required=True, metavar="FILE",
+    add("-o", "--output", required=True, metavar="OUTPUT",
         help="table to write, .csv, .parquet or .jsonl (required)")  # fmt: skip
     add("--segments", metavar="FILE",
         help="also write a table with a row for each segment (default: no)")  # fmt: skip
@@ -59,14 +60,18 @@ def _measure(options: argparse.Namespace) -> int:
     from ..measures import require_skan
 
     collection.check_options(options)
-    if options.segments and identity(options.segments) == identity(options.out):
-        raise OptionError(f"--out and --segments are both {options.out!r}. Name two files.")
+    if options.segments and identity(options.segments) == identity(options.output):
+        raise OptionError(f"--output and --segments are both {options.output!r}. Name two files.")
     names: set[str] = set()
     for text in options.inputs:
         if options.masks:
+            if text == "-":
+                raise OptionError("Standard input can be a photograph, but not a mask.")
             names.update(name for name, _ in _find_masks(text, options.recursive))
         else:
-            names.update(name for name, _ in find_photographs(text, options.out, options.recursive))
+            names.update(
+                name for name, _ in find_photographs(text, options.output, options.recursive)
+            )
     if not names:
         hint = ""
         if options.masks:
@@ -88,26 +93,31 @@ def _measure(options: argparse.Namespace) -> int:
             mm_per_pixel=options.mm_per_pixel,
             precision=options.precision if is_on_ray else None,
             folder=folder,
+            stdin=arguments.read_standard_input() if "-" in names else b"",
         )
     return collection.run(
         options,
         collection.take_part([Job(name, {}) for name in sorted(names)], options),
         work,
         verb="measured",
-        where=f"table: {options.out}",
+        where=f"table: {options.output}",
         needs_model=not options.masks,
-        table=options.out,
+        table=options.output,
         segments=options.segments,
     )
 
 
 def _find_masks(text: str, recursive: bool) -> Iterator[tuple[str, Path]]:
     """The masks that a path or pattern means: of a folder, files that vesselseg wrote as masks."""
-    from ..batch.jobs import find_files
+    from ..batch.search import LeftOut, find_files
+    from ..files import is_folder
     from ..result import read_provenance
 
-    is_folder = Path(text).is_dir()
-    for path, place in find_files(text, recursive):
+    left_out = LeftOut()
+    for path, place in find_files(text, recursive, left_out):
         kind = read_provenance(path).get("kind")
-        if path == Path(text) or kind == "mask" or (kind is None and not is_folder):
+        if path == Path(text) or kind == "mask" or (kind is None and not is_folder(text)):
             yield str(path), Path(place)
+        else:
+            left_out.add(path, "not a mask that vesselseg wrote")
+    left_out.log(text)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DownloadError, OptionError
+from ..choices import canonical_precision
+from ..errors import DownloadError, OptionError, install_command
 from . import arguments
 
 if TYPE_CHECKING:
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 _EXPORT_DESCRIPTION = """\
 Write a model as an ONNX file, which runs without Python or PyTorch.
 
-  image    uint8 RGB, 0 to 255, (N, 3, H, W); normalisation is part of the network
+  image    uint8 RGB, 0 to 255, (N, 3, H, W); the network normalises it
   logits   float32 (N, 2, H, W), background and vessel
 
 H and W must be divisible by the "size_divisor" in the file's metadata, which also holds the size
 and stride of the windows, the scale, the licence, the digest of the weights and the whole model
 spec as JSON. examples/onnx_sliding.py shows how windows become a mask."""
 
-_EXPORT_EPILOG = """\
+_EXPORT_EPILOG = f"""\
 examples:
   vesselseg export -o vessels.onnx
   vesselseg export unet_s5-d16_drive -o drive.onnx
   vesselseg eye.jpg --model vessels.onnx -o vessels.png
-  vesselseg export --precision int8 --calibration photographs/*.jpg -o net-int8.onnx
+  vesselseg export --precision int8 --calibration eyes/*.jpg -o net-int8.onnx
   vesselseg eye.jpg --model net-int8.onnx --backend openvino -o vessels.png
 
-Needs the extra: pip install "vesselseg[onnx]"."""
+needs an extra:
+  {install_command("onnx")}"""
 
 
 def add_parsers(commands: Any) -> None:
@@ -43,8 +44,11 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "models",
         help="list the models that can be loaded by name",
+        usage="vesselseg models [--json]",
         description="List the models that can be loaded by name. Dice is the published score in "
-        "percent; windows are given as side / stride in pixels.",
+        "percent; windows are given as side / stride in pixels. A file in the cache that is not "
+        "the model's is rejected.",
+        epilog="examples:\n  vesselseg models\n  vesselseg models --json",
     )
     add = parser.add_argument
     add("--json", action="store_true", help="write everything known as a JSON list (default: no)")
@@ -53,11 +57,14 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "download",
         help="download weights into the cache, for use without a network",
+        usage="vesselseg download NAME... | --all [--force]",
         description="Download weights into the cache, and print the path and SHA-256 of each. "
         "Files that are there already are not downloaded again.",
+        epilog="examples:\n  vesselseg download unet_s5-d16_drive\n  vesselseg download --all",
     )
     add = parser.add_mutually_exclusive_group(required=True).add_argument
-    add("names", metavar="NAME", nargs="*", default=[], help="models to download")
+    names = add("names", metavar="NAME", nargs="*", default=[], help="models to download")
+    arguments.complete(names, arguments.model_names)
     add("--all", action="store_true", help="download every published model (default: no)")
     parser.add_argument("--force", action="store_true", help="download again; a file that differs "
         "from the one there is rejected (default: no)")  # fmt: skip
@@ -66,11 +73,14 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "import",
         help="copy a weights file that you already have into the cache",
+        usage="vesselseg import FILE --name NAME [--force]",
         description="Verify a weights file like a download and copy it into the cache.",
+        epilog="examples:\n  vesselseg import drive.pth --name unet_s5-d16_drive",
     )
     add = parser.add_argument
     add("file", metavar="FILE", help="the weights file")
-    add("--name", required=True, help="the model that it belongs to (required)")
+    name = add("--name", required=True, help="the model that it belongs to (required)")
+    arguments.complete(name, arguments.model_names)
     add("--force", action="store_true", help="import it although its SHA-256 differs from the "
         "published digits, and mark the model as unverified (default: no)")  # fmt: skip
     parser.set_defaults(run=_import_file)
@@ -78,29 +88,32 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "cache",
         help="show or clear the folder of downloaded weights",
+        usage="vesselseg cache [--clear [NAME...]]",
         description="Show where the downloaded weights are and how large, or remove them.",
+        epilog="examples:\n  vesselseg cache\n  vesselseg cache --clear unet_s5-d16_drive",
     )
-    parser.add_argument("--clear", metavar="NAME", nargs="*", help="remove the files of these "
-        "models, or of all if none is named (default: nothing)")  # fmt: skip
+    clear = parser.add_argument("--clear", metavar="NAME", nargs="*", help="remove the files of "
+        "these models, or of all if none is named (default: nothing)")  # fmt: skip
+    arguments.complete(clear, arguments.model_names)
     parser.set_defaults(run=_show_cache)
 
     parser = commands.add_parser(
         "export",
         help="write a model as an ONNX file, for other languages and runtimes",
+        usage="vesselseg export [MODEL] -o OUTPUT [options]",
         description=_EXPORT_DESCRIPTION,
         epilog=_EXPORT_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", nargs="?", metavar="MODEL", help="a name from `vesselseg models`, or a file saved "
-        "by vesselseg (default: the embedded model)")  # fmt: skip
-    add("-o", "--out", metavar="FILE",
-        help="file to write, ending in .onnx (default: none, required)")  # fmt: skip
-    add("--weights", metavar="FILE", help="local weights file to read instead of the model's own "
-        "(default: the package's, the cache's, or a download)")  # fmt: skip
-    add("--precision", choices=("float32", "int8"), default="float32",
+    model = add("model", nargs="?", metavar="MODEL", help="a name from `vesselseg models`, or a "
+        "file saved by vesselseg (default: the embedded model)")  # fmt: skip
+    arguments.complete(model, arguments.model_names)
+    add("-o", "--output", metavar="OUTPUT", required=True,
+        help="file to write, ending in .onnx (required)")  # fmt: skip
+    arguments.add_weights(parser)
+    add("--precision", type=canonical_precision, choices=("float32", "int8"), default="float32",
         help="int8 is for OpenVINO: the file is a quarter as large and runs faster; needs the "
-        "extra vesselseg[openvino] (default: %(default)s)")  # fmt: skip
+        "extra openvino (default: %(default)s)")  # fmt: skip
     add("--calibration", nargs="+", metavar="FILE",
         help="for int8: a few representative photographs to calibrate it with (default: one "
         "that is part of the package)")  # fmt: skip
@@ -139,6 +152,8 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
 
     cached = cache.find_cached(spec, _load_network)
     known: dict[str, Any] = {"state": "not cached", "path": None, "size": None, "sha256": None}
+    if any(map(_is_weights, cache.contents(spec))):
+        known["state"] = "rejected"
     if cached:
         state = "part of the package" if cache.packaged_path(spec) else "cached"
         if not spec.matches(cached.sha256):
@@ -146,6 +161,26 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
         size = cached.path.stat().st_size
         known = {"state": state, "path": str(cached.path), "size": size, "sha256": cached.sha256}
     return asdict(spec) | known
+
+
+def describe_cache() -> dict[str, Any]:
+    """The folder of downloaded weights, how many files of ours it holds, and how large they are."""
+    from .. import cache
+
+    try:
+        folder, paths = cache.cache_folder(), cache.contents()
+    except OSError as error:
+        return {"folder": str(error), "files": 0, "megabytes": 0.0}
+    return {
+        "folder": str(folder),
+        "files": sum(path.suffix != ".json" for path in paths),
+        "megabytes": round(sum(path.stat().st_size for path in paths) / 1e6, 1),
+    }
+
+
+def _is_weights(path: Path) -> bool:
+    """Whether a file in the cache is neither a sidecar nor part of a download."""
+    return path.suffix not in (".json", ".part")
 
 
 def _load_network(path: Path, spec: ModelSpec) -> UNet:
@@ -160,11 +195,10 @@ def _download(options: argparse.Namespace) -> int:
     from .. import cache
     from ..registry import find_spec, list_models
 
-    logging.getLogger("vesselseg.cache").setLevel(logging.INFO)  # says what it waits for
     code = 0
     for spec in list_models() if options.all else [find_spec(name) for name in options.names]:
         try:
-            file = cache.obtain(spec, _load_network, force=options.force)
+            file = cache.obtain(spec, _load_network, progress=options.progress, force=options.force)
             print(f"{file.path}  SHA-256 {file.sha256}")
         except DownloadError as error:
             print(f"vesselseg: {error}", file=sys.stderr)
@@ -186,7 +220,7 @@ def _import_file(options: argparse.Namespace) -> int:
 def _show_cache(options: argparse.Namespace) -> int:
     """Show or clear the cache folder."""
     from .. import cache
-    from ..registry import find_spec
+    from ..registry import find_spec, list_models
 
     folder = cache.cache_folder()
     if options.clear is not None:
@@ -194,12 +228,17 @@ def _show_cache(options: argparse.Namespace) -> int:
         removed = [path for spec in specs or [None] for path in cache.clear(spec)]
         print(f"{len(removed)} files removed from {folder}")
         return 0
-    sizes = {path: path.stat().st_size for path in cache.contents()}
-    files = {path: size for path, size in sizes.items() if path.suffix != ".json"}
-    print(f"{folder}: {len(files)} files, {sum(sizes.values()) / 1e6:.1f} MB")
-    for path, size in files.items():
-        note = ", part of a download that can be resumed" if path.suffix == ".part" else ""
-        print(f"  {path.name}: {size / 1e6:.1f} MB{note}")
+    found = describe_cache()
+    print(f"{folder}: {found['files']} files, {found['megabytes']:.1f} MB")
+    models = map(_describe, list_models())
+    rejected = {model["name"] for model in models if model["state"] == "rejected"}
+    notes = {path: ", rejected" for name in rejected for path in cache.contents(find_spec(name))}
+    for path in cache.contents():
+        if path.suffix == ".part":
+            notes[path] = ", part of a download that can be resumed"
+        if path.suffix != ".json":
+            size = path.stat().st_size / 1e6
+            print(f"  {path.name}: {size:.1f} MB{notes.get(path, '')}")
     return 0
 
 
@@ -207,15 +246,17 @@ def _export(options: argparse.Namespace) -> int:
     """Write an ONNX file."""
     from ..api import load_model
 
-    if not options.out or Path(options.out).suffix.lower() != ".onnx":
+    if Path(options.output).suffix.lower() != ".onnx":
         raise OptionError("Name the file to write, ending in .onnx: -o FILE.onnx.")
-    model = load_model(options.model, weights=options.weights, device="cpu")
+    model = load_model(
+        options.model, weights=options.weights, device="cpu", progress=options.progress
+    )
     model.export(
-        options.out,
+        options.output,
         precision=options.precision,
         calibration=options.calibration,
         bits=options.bits,
     )
-    size = Path(options.out).stat().st_size
-    print(f"{options.out}: {model.spec.name}, {size / 1e6:.1f} MB")
+    size = Path(options.output).stat().st_size
+    print(f"{options.output}: {model.spec.name}, {size / 1e6:.1f} MB")
     return 0

@@ -6,47 +6,53 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError, OutputError
+from ..errors import ImageError, OptionError, OutputError
+from ..files import is_folder
 from ..formats import endings
 from . import arguments, collection
 
+if TYPE_CHECKING:
+    from ..batch.jobs import Job
+
 _DESCRIPTION = """\
 Segment the vessels in fundus photographs. For each IMAGE the mask is written to
-OUT/FOLDER/NAME.png: 0 and 255, one channel, of the photograph's size. FOLDER is the place of the
-image below the folder that you passed; images passed by name go to OUT itself."""
+OUTPUT/FOLDER/NAME.png: 0 and 255, one channel, of the photograph's size. FOLDER is the place of the
+image below the folder that you passed; images passed by name go to OUTPUT itself.
+
+Without -o, the mask of one image is written to NAME_vessels.png in the working folder, and the
+masks of one folder to FOLDER_vessels/ there. Neither replaces anything that exists."""
 
 _EPILOG = """\
 examples:
+  vesselseg eye.jpg
   vesselseg eye.jpg -o vessels.png
   vesselseg photographs/ --recursive -o vessels/ --overlay
   vesselseg 'photographs/*_left.tif' -o vessels/ --manifest vessels/run.jsonl
   vesselseg - < eye.jpg > vessels.png
 
-Files that vesselseg wrote are not taken from folders, so OUT can lie among the photographs. After
-an interruption, rerun with --resume to finish.
-
-exit code: 0 done; 1 some images failed, with a message each; 2 wrong usage, nothing was done;
-130 interrupted, all files that are there are whole."""
+Files that vesselseg wrote are not taken from folders, so OUTPUT can lie among the photographs.
+After an interruption all files that are there are whole; rerun with --resume to finish."""
 
 
 def add_parsers(commands: Any) -> None:
     """Add the parser of ``segment``."""
     parser = commands.add_parser(
         "segment",
-        help="segment photographs; `vesselseg IMAGE... -o OUT` is short for it",
+        help="segment photographs; `vesselseg IMAGE...` is short for it",
+        usage="vesselseg [segment] IMAGE... [-o OUTPUT] [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="IMAGE",
         help="an image file, a folder, a pattern in quotes, or - for standard input. From folders "
         f"these files are taken: {' '.join(endings())}")  # fmt: skip
     add = parser.add_argument_group("results").add_argument
-    add("-o", "--out", metavar="OUT",
+    add("-o", "--output", metavar="OUTPUT",
         help="folder; for a single image also a file ending in .png, .tif, .npy or .dcm; - is "
-        "standard output (default: - if IMAGE is -, else required)")  # fmt: skip
+        "standard output (default: NAME_vessels.png or FOLDER_vessels/ in the working folder, - "
+        "if IMAGE is -)")  # fmt: skip
     add("--probability", action="store_true",
         help="also write NAME_probability.png: 16 bits, 65535 is 1 (default: no)")  # fmt: skip
     add("--overlay", action="store_true",
@@ -57,16 +63,16 @@ def add_parsers(commands: Any) -> None:
         help="also write NAME_fov.png: the field of view, 0 and 255 (default: no)")  # fmt: skip
     add("--dicom", action="store_true",
         help="also write NAME_seg.dcm, a DICOM Segmentation object that refers to its photograph, "
-        "for DICOM photographs; needs vesselseg[dicom] (default: no)")  # fmt: skip
+        "for DICOM photographs; needs the extra dicom (default: no)")  # fmt: skip
     add("--keep-endings", action="store_true",
         help="name results after the whole file name, eye.jpg.png, so that eye.jpg and eye.tif can "
         "lie in one folder (default: eye.png)")  # fmt: skip
     add("--manifest", metavar="FILE",
         help="write a table, .jsonl, .csv or .parquet, with a row for each image: its results and "
         "how they were computed, or its error. Runs at the same time need a FILE each (default: "
-        "none; on Ray OUT/manifest.parquet)")  # fmt: skip
+        "none; on Ray OUTPUT/manifest.parquet)")  # fmt: skip
     add("--measure", action="store_true", help="add the measures of the vessels to the manifest; "
-        "needs vesselseg[measure] (default: no)")  # fmt: skip
+        "needs the extra measure (default: no)")  # fmt: skip
     add("--mm-per-pixel", type=arguments.factor, metavar="MM",
         help="size of a pixel on the retina, for millimetres (default: unknown)")  # fmt: skip
     arguments.add_run_options(arguments.add_model_options(parser))
@@ -76,9 +82,7 @@ def add_parsers(commands: Any) -> None:
 
 def segment(options: argparse.Namespace) -> int:
     """Segment what the options name."""
-    out = options.out or ("-" if options.inputs == ["-"] else None)
-    if out is None:
-        raise OptionError("There is no place for the results. Name a folder: -o OUT.")
+    out = options.output or _default_output(options)
     if options.style != "tint":
         options.overlay = True
     kinds = [kind for kind in ("probability", "overlay", "fov", "dicom") if getattr(options, kind)]
@@ -97,6 +101,8 @@ def segment(options: argparse.Namespace) -> int:
         recursive=options.recursive,
         keep_endings=options.keep_endings,
     )
+    if options.output is None:
+        _refuse_existing(jobs, out, resume=options.resume)
     is_on_ray = options.executor == "ray"
     table = options.manifest
     if table is None and is_on_ray:
@@ -113,17 +119,47 @@ def segment(options: argparse.Namespace) -> int:
         mm_per_pixel=options.mm_per_pixel,
         precision=options.precision if is_on_ray else None,
         folder=str(Path.cwd()) if is_on_ray else "",
-        stdin=sys.stdin.buffer.read() if any(job.name == "-" for job in jobs) else b"",
+        stdin=arguments.read_standard_input() if any(job.name == "-" for job in jobs) else b"",
     )
     where = f"results: {out}" + (f"; manifest: {table}" if table else "")
     part = collection.take_part(jobs, options)
     return collection.run(options, part, work, verb="segmented", where=where, out=out, table=table)
 
 
+def _default_output(options: argparse.Namespace) -> str:
+    """The output of one photograph or folder: a name of its own in the working folder."""
+    text: str = options.inputs[0]
+    source = Path(text)
+    is_several = "://" in text or (not source.exists() and any(c in text for c in "*?["))
+    if len(options.inputs) > 1 or is_several:
+        last = options.inputs[-1]
+        hint = "" if Path(last).exists() or is_several else f" To write {last!r}, pass -o {last}."
+        raise OptionError(f"Several photographs need a folder for their results: -o FOLDER.{hint}")
+    if text == "-":
+        return text
+    if source.is_dir():
+        return f"{source.resolve().name}_vessels"
+    is_numbered = source.suffix[1:].isdecimal()  # a UID, after which DICOM files are named
+    name = source.name if is_numbered or options.keep_endings else source.stem
+    return f"{name}_vessels.png"
+
+
+def _refuse_existing(jobs: Sequence[Job], out: str, *, resume: bool) -> None:
+    """Raise OptionError if a job would replace a file; when resuming, one that is not ours."""
+    from ..result import read_provenance
+
+    for place in (place for job in jobs for place in job.outputs.values()):
+        if Path(place).exists() and not (resume and read_provenance(place)):
+            raise OptionError(
+                f"{place!r} exists already. Nothing was done. Pass -o {out} to replace it, "
+                f"another place with -o, or --resume to skip results that are done."
+            )
+
+
 def _segment_to_standard_output(options: argparse.Namespace, others: Sequence[str]) -> int:
     """Segment one image and write its mask to standard output."""
     source = options.inputs[0]
-    if len(options.inputs) > 1 or Path(source).is_dir():
+    if len(options.inputs) > 1 or is_folder(source):
         raise OptionError("Standard output takes the mask of one image file. Pass -o FOLDER.")
     if others or options.manifest or options.measure or options.resume or options.part != (1, 1):
         raise OptionError(
@@ -132,9 +168,13 @@ def _segment_to_standard_output(options: argparse.Namespace, others: Sequence[st
         )
     if sys.stdout.isatty():
         raise OptionError("The mask is a PNG file, not for a terminal. Use -o FILE.png or > FILE.")
-    image = sys.stdin.buffer.read() if source == "-" else source
+    image = arguments.read_standard_input() if source == "-" else source
     model = arguments.load_model(options)
-    result = model(image, scale=options.scale, threshold=options.threshold, bits=options.bits)
+    try:
+        result = model(image, scale=options.scale, threshold=options.threshold, bits=options.bits)
+    except (ImageError, FileNotFoundError) as error:
+        print(f"vesselseg: {error}", file=sys.stderr)
+        return 1
     try:
         result.save(sys.stdout.buffer, format="png")
         sys.stdout.buffer.flush()

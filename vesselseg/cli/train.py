@@ -21,6 +21,11 @@ It has the same size, with white vessels on black.
 Some of the subjects are held out. Dice on their photographs is measured before training and at
 regular intervals. The weights with the highest Dice are written, with a model card beside them. To
 resume after an interruption, run the same command again."""
+_EPILOG = """\
+examples:
+  vesselseg train photographs/ labels/ -o model.pth
+  vesselseg train photographs/ labels/ -o model.pth --group '(.+)_[LR]'
+  vesselseg eye.jpg --model model.pth"""
 
 
 def add_parsers(commands: Any) -> None:
@@ -28,22 +33,25 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="fine-tune a model on your own labelled photographs",
+        usage="vesselseg train IMAGES LABELS -o OUTPUT [options]",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
     )
     add = parser.add_argument
     add("images", type=Path, metavar="IMAGES", help="folder of photographs")
     add("labels", type=Path, metavar="LABELS", help="folder of their labels")
-    add("-o", "--output", type=Path, required=True, metavar="FILE",
-        help="the model file to write, .pth; a model card is written beside it, .md")  # fmt: skip
-    add("--force", action="store_true", help="overwrite the output if it exists")
+    add("-o", "--output", type=Path, required=True, metavar="OUTPUT",
+        help="the model file to write, .pth; a model card is written beside it, .md "
+        "(required)")  # fmt: skip
+    add("--force", action="store_true", help="overwrite the output if it exists (default: no)")
     add("--restart", action="store_true",
-        help="start from the beginning instead of resuming after an interruption")  # fmt: skip
+        help="start from the beginning instead of resuming after an interruption "
+        "(default: no)")  # fmt: skip
     add("--name", help="name of the new model (default: the file name of the output)")
-    add("--model", metavar="NAME", help="the model to start from: a name, or a file saved by "
-        "vesselseg (default: the embedded model)")  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps "
-        "(default: %(default)s, the best available)")  # fmt: skip
+    model = add("--model", metavar="MODEL", help="the model to start from: a name, or a file saved "
+        "by vesselseg (default: the embedded model)")  # fmt: skip
+    arguments.complete(model, arguments.model_names)
+    arguments.add_device(parser)
     arguments.add_bits(parser)
     group = parser.add_argument_group("held-out subjects")
     group.add_argument("--group", metavar="PATTERN",
@@ -90,7 +98,8 @@ def _train(options: argparse.Namespace) -> int:
         name=options.name,
         restart=options.restart,
         force=options.force,
-        on_evaluation=_print_scores,
+        progress=options.progress,
+        on_evaluation=None if options.quiet else _print_scores,
     )
     print(
         f"Trained on {len(result.training)} photographs, measured on {len(result.held_out)}: Dice "

@@ -12,25 +12,49 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
+import logging
+import math
+import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from stat import S_ISREG
+from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 
+from ..batch.places import identity
+from ..batch.search import LeftOut, is_photograph, walk
 from ..errors import DatasetError, OptionError, did_you_mean
+from ..files import is_folder
 from ..formats import endings, open_picture
 from ..images import RGB, check_bits, to_rgb
+from ..metrics import Mask
+from ..result import read_provenance
 
 __all__ = ["Dataset", "Sample", "read_dataset", "read_label", "read_pairs"]
 
+logger = logging.getLogger(__name__)
+
 _SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are searched
+_WHITES = (1, 255, 65535)
+_TWO_VALUES = (
+    "A label has two values: 0, and 255 or 1 (65535 in files of 16 bits) where there is a vessel. "
+    "To make a label of probabilities or of numbers of objects: np.uint8(values > threshold) * 255."
+)
+_LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
+_NEAR = 1 / 32  # of white: how far lossy compression moves black and white
+_LEAST_WHITE = 3 / 4  # where lossy compression leaves a label's brightest value
+_FEW = 8  # values: classes or numbers of objects rather than shades
+_TINT = 32  # difference of channels that lossy compression makes of grey
+_MANY_BETWEEN = 0.1  # pixels between a quarter and three quarters of white, per white pixel
+_LARGEST_SHARE = 0.5  # of vessel pixels in a label, where about a tenth is usual
 
 
 @dataclass(frozen=True)
@@ -38,7 +62,8 @@ class Sample:
     """The files of one photograph; `split` is "test", "train", or empty if it is not known.
 
     `second` is the label of the other observer, and `fov` the data set's own field of view. `bits`
-    is the number of significant bits if the photograph has 16-bit values.
+    is the number of significant bits if the photograph has 16-bit values. `subject` names the
+    person, whose photographs count as one where intervals are computed; empty if it is not known.
     """
 
     name: str
@@ -48,6 +73,7 @@ class Sample:
     second: Path | None = None
     fov: Path | None = None
     bits: int | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +114,11 @@ class Dataset:
 
 
 class Layout(NamedTuple):
-    """How a data set names its photographs, and from each name the files of it."""
+    """How a data set names its photographs, and from each name its files and its subject.
+
+    mmsegmentation's converters make PNG files of the same stems, below ``images`` and
+    ``annotations``.
+    """
 
     title: str
     train: tuple[str, ...]
@@ -97,6 +127,7 @@ class Layout(NamedTuple):
     label: str
     second: str = ""
     fov: str = ""
+    subject: str | None = None  # a pattern for names; None: one photograph of each person
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -120,6 +151,7 @@ LAYOUTS: Mapping[str, Layout] = {
         train=tuple(f"Image_{n:02}{eye}" for n in range(1, 11) for eye in "LR"),
         test=tuple(f"Image_{n}{eye}" for n in range(11, 15) for eye in "LR"),
         image="{}.jpg", label="{}_1stHO.png", second="{}_2ndHO.png",
+        subject=r"Image_\d+",  # L and R are the eyes of one child
     ),
     "hrf": Layout(
         "HRF",
@@ -165,13 +197,13 @@ def read_dataset(
         label, second = second, label
     files = _list_files(folder)
     names = {"test": layout.test, "train": layout.train, "all": layout.test + layout.train}[split]
-    images = _find_all(files, layout.image, names)
+    images = _find_all(files, layout.image, names, "images")
     if not images:
         raise DatasetError(_describe_empty(folder, files, layout, split))
     present = tuple(images)[:limit]
-    labels = _find_all(files, label, present)
-    seconds = _find_all(files, second, present)
-    fovs = _find_all(files, layout.fov, present)
+    labels, seconds, fovs = (
+        _find_all(files, pattern, present, "annotations") for pattern in (label, second, layout.fov)
+    )
     required = [("label", label, labels)]
     if fovs:  # of all photographs or of none
         required.append(("field-of-view mask", layout.fov, fovs))
@@ -190,41 +222,45 @@ def read_dataset(
     for name in present:
         half = "test" if name in layout.test else "train"
         paths = images[name], labels[name], seconds.get(name), fovs.get(name)
-        samples.append(Sample(name, half, *paths, check_bits(bits)))
+        subject = find_subject(name, layout.subject)
+        samples.append(Sample(name, half, *paths, check_bits(bits), subject))
     missing = tuple(name for name in names if name not in present)
     return Dataset(dataset, layout.title, split, tuple(samples), missing, observer)
 
 
 def _list_files(folder: Path) -> Mapping[str, list[Path]]:
     """The files below a folder by name in lower case, since 01_dr.JPG stands beside 01_g.jpg."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
     files = defaultdict(list)
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        if len(Path(parent).relative_to(folder).parts) == _DEPTH:
-            folders.clear()
-        for name in names:
-            files[name.lower()].append(Path(parent, name))
+
+    def enters(place: PurePath) -> bool:
+        return len(place.parts) <= _DEPTH
+
+    for path in walk(folder, LeftOut(), enters):
+        files[path.name.lower()].append(path)
     return files
 
 
 def _find_all(
-    files: Mapping[str, list[Path]], pattern: str, names: tuple[str, ...]
+    files: Mapping[str, list[Path]], pattern: str, names: tuple[str, ...], converted: str
 ) -> dict[str, Path]:
-    """The files that a pattern of a layout means, unpacked or gzipped, by photograph."""
+    """The files that a pattern of a layout means, by photograph.
+
+    They are unpacked or gzipped, or PNG files of mmsegmentation below a folder `converted`.
+    """
     found: dict[str, Path] = {}
     for name in names if pattern else ():
         filename = pattern.format(name)
-        for key in (filename.lower(), f"{filename.lower()}.gz"):
-            paths = {path.resolve(): path for path in files.get(key, [])}
-            if len(paths) > 1:
-                listed = ", ".join(repr(str(path)) for path in paths.values())
-                raise DatasetError(
-                    f"There are {len(paths)} files {filename!r}: {listed}. Pass the folder of one."
-                )
-            for path in paths.values():
-                found.setdefault(name, path)
+        official = [*files.get(filename.lower(), ()), *files.get(f"{filename.lower()}.gz", ())]
+        others = files.get(f"{Path(filename).stem.lower()}.png", ())
+        candidates = official or [path for path in others if converted in path.parts[-3:-1]]
+        paths = {identity(str(path)): path for path in candidates}
+        if len(paths) > 1:
+            listed = ", ".join(repr(str(path)) for path in paths.values())
+            raise DatasetError(
+                f"There are {len(paths)} files {filename!r}: {listed}. Pass the folder of one."
+            )
+        for path in paths.values():
+            found[name] = path
     return found
 
 
@@ -239,7 +275,9 @@ def _describe_empty(
         f"{sum(map(len, files.values()))} other files are there."
     )
     for key, other in LAYOUTS.items():
-        test, train = (_find_all(files, other.image, names) for names in (other.test, other.train))
+        test, train = (
+            _find_all(files, other.image, names, "images") for names in (other.test, other.train)
+        )
         if test:
             message += f" There are {len(test)} test images of {other.title} (--dataset {key})."
         if train:
@@ -255,78 +293,173 @@ def read_pairs(
     labels: Path,
     masks: Path | None = None,
     *,
+    group: str | None = None,
     limit: int | None = None,
     bits: int | None = None,
 ) -> Dataset:
-    """Read photographs in one folder with labels of the same stems in another.
+    """Read photographs in one folder with labels in another, or both in one, paired by their names.
 
     The stem of a label, or of a field of view in `masks`, is that of its photograph, alone or
-    followed by ``_`` and more: ``eye.jpg`` goes with ``eye.png`` or ``eye_vessels.png``. `limit`
-    keeps only the first photographs; `bits` is the number of significant bits in 16-bit ones.
-    Raises FileNotFoundError if a folder does not exist, and DatasetError if there is no photograph,
-    or one without a label or with several.
+    followed by more after a character that is no letter or digit: ``eye.jpg`` goes with ``eye.png``
+    or ``eye_vessels.png``. The names of the published data sets go together as well, and the first
+    observer's label goes before the second's. If photographs and labels are in one folder, the
+    labels are the files whose names say which photograph they belong to.
+
+    `group` is a regular expression for the file names of photographs. Its first group, or the whole
+    match if it has none, names the subject; without it, every photograph counts as a subject of its
+    own. `limit` keeps only the first photographs; `bits` is the number of significant bits in
+    16-bit ones.
+
+    A warning is logged that says what was left out, and why. Raises FileNotFoundError if a folder
+    does not exist, ImageError if one cannot be read, DatasetError if there is no photograph, or one
+    without a label or with several, and OptionError if `group` is not a regular expression or does
+    not match every file name.
     """
-    photographs = _list_pictures(images)
+    left_out = LeftOut()
+    photographs = [path for path in _list_folder(images, left_out) if is_photograph(path, left_out)]
+    if any(is_folder(other) and images.samefile(other) for other in (labels, masks or labels)):
+        names = {_stem(path) for path in photographs}
+        photographs = [
+            path
+            for path in photographs
+            if not any(_find_owner(_stem(path), names - {_stem(path)}, kind) for kind in _PARTNERS)
+        ]
+    left_out.log(str(images))
     if not photographs:
         raise DatasetError(f"{str(images)!r} holds no image ({', '.join(endings())}).")
-    stems = [path.stem for path in photographs]
+    stems = [_stem(path) for path in photographs]
     stem, number = Counter(stems).most_common(1)[0]
     if number > 1:
         raise DatasetError(
-            f"{str(images)!r} holds several images named {stem!r}. Keep one of each."
+            f"{str(images)!r} holds several images named {stem!r}. Keep one of each; labels with "
+            f"the names of photographs need a folder of their own."
         )
-    photographs = photographs[:limit]
-    label_of = _find_partners(photographs, labels, "label")
-    fov_of = _find_partners(photographs, masks, "field-of-view mask") if masks else {}
+    chosen = photographs[:limit]
+    label_of = _find_partners(photographs, chosen, labels, "label")
+    fov_of = _find_partners(photographs, chosen, masks, "field-of-view mask") if masks else {}
     # Training images of a known data set are called training images here too.
     training = {name: layout.title for layout in LAYOUTS.values() for name in layout.train}
     samples = []
-    for path in photographs:
-        half = "train" if path.stem in training else ""
-        paths = path, label_of[path.stem], None, fov_of.get(path.stem)
-        samples.append(Sample(path.stem, half, *paths, check_bits(bits)))
+    for path in chosen:
+        stem = _stem(path)
+        half = "train" if stem in training else ""
+        paths = path, label_of[stem], None, fov_of.get(stem)
+        files = [str(file) for file in paths if file]
+        if len(set(map(identity, files))) < len(files):
+            raise DatasetError(
+                f"One file is meant to be two of photograph, label and field of view: "
+                f"{', '.join(files)}."
+            )
+        subject = stem if group is None else find_subject(path.name, group)
+        samples.append(Sample(stem, half, *paths, check_bits(bits), subject))
     titles = sorted({training[sample.name] for sample in samples if sample.split})
-    title, missing = " and ".join(titles) or "pairs", tuple(stems[len(photographs) :])
+    title, missing = " and ".join(titles) or "pairs", tuple(stems[len(chosen) :])
     return Dataset("pairs", title, "all", tuple(samples), missing)
 
 
-def _list_pictures(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in endings() and path.is_file() and not path.name.startswith(".")
-    )
+def find_subject(filename: str, group: str | None) -> str:
+    """Return the subject that a file name stands for; raise OptionError if there is none."""
+    if group is None:
+        return filename
+    try:
+        match = re.search(group, filename)
+    except re.error as error:
+        raise OptionError(
+            f"group is {group!r}, which is not a regular expression: {error}. For "
+            f"example, '(.+)_[LR]' takes the part before _L or _R as the subject."
+        ) from error
+    subject = match and match[1 if match.re.groups else 0]
+    if not subject:
+        raise OptionError(
+            f"group {group!r} finds no subject in the file name {filename!r}. It must match every "
+            f"photograph; its first group in brackets, or the whole match, names the subject."
+        )
+    return subject
 
 
-def _find_partners(photographs: list[Path], folder: Path, what: str) -> dict[str, Path]:
-    """Stem of each photograph -> the file in `folder` with it, alone or with ``_`` and more."""
-    stems = {path.stem for path in photographs}
-    candidates: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in _list_pictures(folder):
-        stem = path.stem
-        while stem not in stems and "_" in stem:  # the longest stem wins
-            stem = stem.rpartition("_")[0]
-        candidates[stem].append(path)
-    without = [path.name for path in photographs if path.stem not in candidates]
+def _list_folder(folder: Path, left_out: LeftOut) -> list[Path]:
+    """The files in a folder, not in those below it, sorted by name."""
+
+    def enters(_: PurePath) -> bool:
+        return False
+
+    return sorted(walk(folder, left_out, enters))
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its ending, in the one of its forms that Unicode calls NFC."""
+    return normalize("NFC", path.stem)
+
+
+def _find_owner(stem: str, names: Collection[str], what: str) -> tuple[str, int] | None:
+    """The photograph, among names, to which a label or field of view belongs by its stem.
+
+    The number is smaller for names that say more: the same stem, the official names of data sets
+    with the first observer before the second, and longer stems.
+    """
+    if stem in names:
+        return stem, 0
+    name, order = _PARTNERS[what].get(stem, ("", 0))
+    if name in names:
+        return name, order
+    for end in range(len(stem) - 1, 0, -1):  # the longest name wins
+        if not stem[end].isalnum() and stem[:end] in names:
+            return stem[:end], 2
+    return None
+
+
+def _official_partners(*patterns: str) -> dict[str, tuple[str, int]]:
+    """Stems of the official files of each pattern -> the photograph, and 1, 3 in their order."""
+    return {
+        Path(getattr(layout, pattern).format(name)).stem: (name, 1 + 2 * number)
+        for number, pattern in enumerate(patterns)
+        for layout in LAYOUTS.values()
+        for name in layout.train + layout.test
+        if getattr(layout, pattern)
+    }
+
+
+_PARTNERS = {
+    "label": _official_partners("label", "second"),
+    "field-of-view mask": _official_partners("fov"),
+}
+
+
+def _find_partners(
+    photographs: list[Path], chosen: list[Path], folder: Path, what: str
+) -> dict[str, Path]:
+    """Stem of each chosen photograph -> the file in `folder` that belongs to it."""
+    names = {_stem(path) for path in photographs}
+    files = {identity(str(path)) for path in photographs}
+    left_out = LeftOut()
+    candidates: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for path in _list_folder(folder, left_out):
+        if identity(str(path)) in files or not is_photograph(path, left_out, or_result=True):
+            continue
+        owner = _find_owner(_stem(path), names, what)
+        if owner is None:
+            left_out.add(path, "of no photograph by the name")
+        else:
+            candidates[owner[0]].append((owner[1], path))
+    if not photographs[0].parent.samefile(folder):
+        left_out.log(str(folder))
+    without = [path.name for path in chosen if _stem(path) not in candidates]
     if without:
         raise DatasetError(
-            f"{len(without)} of {len(photographs)} images of {str(photographs[0].parent)!r} have "
-            f"no {what} in {str(folder)!r}: {', '.join(without[:3])}. The stem of a {what} is that "
-            f"of its image, alone or followed by '_' and more."
+            f"{len(without)} of {len(chosen)} images of {str(chosen[0].parent)!r} have no {what} "
+            f"in {str(folder)!r}: {', '.join(without[:3])}. The stem of a {what} is that of its "
+            f"image, alone or followed by '_' and more."
         )
     partners = {}
-    for path in photographs:
-        fitting = candidates[path.stem]
-        chosen = [partner for partner in fitting if partner.stem == path.stem] or fitting
-        if len(chosen) > 1:
+    for path in chosen:
+        fitting = candidates[_stem(path)]
+        best = [partner for order, partner in fitting if order == min(fitting)[0]]
+        if len(best) > 1:
             raise DatasetError(
-                f"{path.name!r} has {len(chosen)} files that could be its {what}: "
-                f"{', '.join(partner.name for partner in chosen)}. Keep one."
+                f"{path.name!r} has {len(best)} files that could be its {what}: "
+                f"{', '.join(partner.name for partner in best)}. Keep one."
             )
-        partners[path.stem] = chosen[0]
+        partners[_stem(path)] = best[0]
     return partners
 
 
@@ -337,40 +470,191 @@ def read_photograph(sample: Sample) -> RGB:
     return to_rgb(_read_content(path) if is_gzipped else path, bits=sample.bits)
 
 
-def read_label(path: Path) -> NDArray[np.bool_]:
-    """Read a label or a field of view (H, W), True where it is white.
+def read_mask(sample: Sample, path: Path, photograph: RGB, *, is_fov: bool = False) -> Mask:
+    """Read a label or field of view of a photograph (H, W, 3).
 
-    By the published convention that is at least 128 of 255, or above 0 in a file whose largest
-    value is 1. Raises DatasetError if neither fits or the file cannot be decoded.
+    Raises DatasetError as :func:`read_label` does, and if the sizes differ. A warning is logged if
+    the EXIF orientation turns the photograph alone, or if a field of view is darker than what is
+    outside it.
     """
+    mask = (read_fov if is_fov else read_label)(path)
+    turned = _orientation_of(sample.image)
+    (height, width), (rows, columns) = photograph.shape[:2], mask.shape
+    if (rows, columns) != (height, width):
+        is_stored = turned >= 5 and (rows, columns) == (width, height)  # by a quarter
+        hint = " Turn it as the EXIF orientation turns the photograph." if is_stored else ""
+        raise DatasetError(
+            f"{path.name!r} is {columns} x {rows} pixels, but its photograph "
+            f"{sample.image.name!r} is {width} x {height}; they must have the same size.{hint}"
+        )
+    if turned != 1 and _orientation_of(path) == 1:
+        logger.warning(
+            "The EXIF orientation turns %r, but not %r, which is taken to be drawn on the turned "
+            "photograph.", str(sample.image), str(path),
+        )  # fmt: skip
+    if is_fov and not mask.all() and photograph[mask].mean() < photograph[~mask].mean():
+        logger.warning("Field of view %r is darker inside than outside. Is it inverted?", str(path))
+    return mask
+
+
+def read_label(path: Path) -> Mask:
+    """Read a label (H, W), True where there is a vessel.
+
+    A label is two-valued. Vessels are white on black: 255 or 1 (65535 in files of 16 bits) on 0; or
+    all of one colour on black or on a transparent background. Values in between, such as those that
+    JPEG leaves, count as vessel from half of white, with a logged warning if there are many. The
+    EXIF orientation is applied, as it is to photographs.
+
+    Raises FileNotFoundError if there is no such file, and DatasetError if it cannot be decoded, has
+    other values or colours or more of them, or if most of it is vessel. A mask that vesselseg wrote
+    can be read; its other pictures are rejected.
+    """
+    vessels, is_ours = _read_two_values(path, "mask")
+    share = vessels.mean()
+    if share > _LARGEST_SHARE and not is_ours:
+        raise DatasetError(
+            f"In label {str(path)!r} {math.floor(100 * share)} % of the pixels are vessel. Vessels "
+            f"must be white and everything else black. Invert the label if it is the other way "
+            f"round."
+        )
+    return vessels
+
+
+def read_fov(path: Path) -> Mask:
+    """Read a field of view (H, W), True inside, by the rule of :func:`read_label`.
+
+    Raises as that does, except that all of it can be inside; but if none is, DatasetError.
+    """
+    inside, _ = _read_two_values(path, "fov")
+    if not inside.any():
+        raise DatasetError(f"Field of view {str(path)!r} is all black. White is inside.")
+    return inside
+
+
+def _read_two_values(path: Path, kind: str) -> tuple[Mask, bool]:
+    """A label or field of view, and whether vesselseg wrote it, which must be as this kind."""
     content = _read_content(path)
+    ours = read_provenance(io.BytesIO(content))
+    if ours.get("kind", kind) != kind:
+        raise DatasetError(
+            f"{str(path)!r} cannot be used as a {kind}: vesselseg wrote it as {ours['kind']}."
+        )
     try:
         with open_picture(io.BytesIO(content)) as opened:
-            more_than_8_bits = opened.mode.startswith(("I", "F"))
-            # Palettes and colours count by their brightness.
-            values = np.asarray(opened if more_than_8_bits else opened.convert("L"))
+            pages, is_lossy = getattr(opened, "n_frames", 1), opened.format in _LOSSY
+            opened.load()
+            upright = opened
+            if _orientation(opened) != 1:
+                upright = ImageOps.exif_transpose(opened)
+            values = _to_values(upright)
     except Exception as error:  # bytes from outside can make a decoder raise anything
         reason = str(error).partition("\n")[0]
         raise DatasetError(f"Label {str(path)!r} could not be decoded: {reason}.") from error
-    largest = values.max()
-    if largest <= 1:
-        return np.asarray(values > 0)
-    white = 65535 if largest > 255 else 255
-    label = values >= (white + 1) / 2
-    if largest > 65535 or not label.any():
+    if pages > 1:
+        raise DatasetError(f"Label {str(path)!r} has {pages} pages; it must have one.")
+    if values.ndim == 3:
+        return _from_colors(values, path), bool(ours)
+    return _from_grey(values, path, is_lossy), bool(ours)
+
+
+def _to_values(picture: Image.Image) -> NDArray[Any]:
+    """The pixels of a label: grey (H, W), or RGB (H, W, 3) if there are colours."""
+    if picture.mode.startswith(("I", "F")):  # more than 8 bits
+        return np.asarray(picture)
+    if not picture.has_transparency_data:
+        colors = np.asarray(picture.convert("RGB"))
+    else:
+        rgba = np.asarray(picture.convert("RGBA")).astype(np.uint16)
+        opaque = rgba[..., 3]
+        # A transparent background is black; black vessels on it become white.
+        is_drawn_in_black = not rgba[opaque > 0, :3].any() and not opaque.all()
+        drawn = np.full_like(rgba[..., :3], 255) if is_drawn_in_black else rgba[..., :3]
+        colors = ((drawn * opaque[..., None] + 127) // 255).astype(np.uint8)
+    red, green, blue = np.moveaxis(colors, 2, 0)
+    return red if np.array_equal(red, green) and np.array_equal(green, blue) else colors
+
+
+def _from_colors(colors: NDArray[np.uint8], path: Path) -> Mask:
+    """Whether pixels are vessel in a label with colours."""
+    packed = colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    found, counts = np.unique(packed, return_counts=True)
+    if len(found) <= 2 and found[0] == 0:
+        return np.asarray(packed > 0)
+    wide = colors.astype(np.int16)
+    if (wide.max(axis=2) - wide.min(axis=2)).max() <= _TINT:
+        return _from_grey(np.asarray(Image.fromarray(colors).convert("L")), path, is_lossy=True)
+    most = found[np.argsort(-counts, kind="stable")[:4]]
+    named = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in most.tolist())
+    raise DatasetError(
+        f"Label {str(path)!r} has {len(found)} colours, most of it {named}. A label is white on "
+        f"black, or one colour on black. If it is a photograph, pass its label instead. If colours "
+        f"tell arteries from veins, make both white: np.asarray(image)[..., :3].any(axis=2)."
+    )
+
+
+def _from_grey(values: NDArray[Any], path: Path, is_lossy: bool) -> Mask:
+    """Whether pixels are vessel in a grey label."""
+    low, high = values.min(), values.max()
+    is_whole = values.dtype.kind != "f" or np.array_equal(values, np.rint(values))
+    if not (low >= 0 and high <= 65535 and is_whole):
         raise DatasetError(
-            f"Label {str(path)!r} has values up to {largest:g}; black and white must be 0 and 255, "
-            f"or 0 and 1."
+            f"Label {str(path)!r} has values from {low:g} to {high:g}, as a probability map has. "
+            f"{_TWO_VALUES}"
         )
-    return np.asarray(label)
+    values = values.astype(np.uint16)
+    counts = np.bincount(values.ravel())
+    levels = counts.nonzero()[0]
+    white = next(white for white in _WHITES if high <= white)
+    # Compression moves values a little, at both ends; a few values are classes otherwise.
+    is_near = (levels <= _NEAR * white) | (levels >= (1 - _NEAR) * white)
+    is_compressed = is_lossy or (is_near.all() and (levels > white / 2).sum() > 1)
+    is_shaded = is_compressed or len(levels) > _FEW
+    if not (set(levels.tolist()) <= {0, white} or (is_shaded and high >= _LEAST_WHITE * white)):
+        listed = ", ".join(map(str, levels[:_FEW].tolist()))
+        more = ", ..." if len(levels) > _FEW else ""
+        raise DatasetError(f"Label {str(path)!r} has the values {listed}{more}. {_TWO_VALUES}")
+    between = counts[math.ceil(white / 4) : math.ceil(white * 3 / 4)].sum()
+    vessels = values >= (white + 1) / 2
+    share = between / max(np.count_nonzero(vessels), 1)
+    if share > 1:
+        raise DatasetError(
+            f"Label {str(path)!r} has more pixels between black and white than white ones, as a "
+            f"photograph has. {_TWO_VALUES}"
+        )
+    if share > _MANY_BETWEEN:
+        logger.warning(
+            "Label %r has values between black and white, as a probability map has or a label that "
+            "was resized. From half of white they count as vessel.", str(path),
+        )  # fmt: skip
+    return np.asarray(vessels)
+
+
+def _orientation_of(path: Path) -> int:
+    """The EXIF orientation of a file, from 1 to 8; 1 if it has none that can be read."""
+    try:
+        with open_picture(io.BytesIO(_read_content(path))) as opened:
+            return _orientation(opened)
+    except Exception:  # bytes from outside can make a decoder raise anything
+        return 1
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation of a picture; 1 if it has none that can be read."""
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a malformed block is none
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _read_content(path: Path) -> bytes:
     """The bytes of a file, unpacked if it is gzipped."""
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
+        if not S_ISREG(path.stat().st_mode):
+            raise DatasetError(f"{str(path)!r} is not a file, but a folder, a pipe or a device.")
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix.lower() == ".gz" else content
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file {str(path)!r}.") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{str(path)!r} cannot be read or unpacked: {error}.") from error

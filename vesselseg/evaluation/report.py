@@ -1,33 +1,37 @@
-"""Evaluations as text, JSON, CSV and an HTML page that stands alone."""
+"""Evaluations as text, JSON, CSV and an HTML page with its pictures and figures beside it."""
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
+import hashlib
 import json
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
 from PIL import Image
 
 from .. import metrics
 from .._version import __version__
+from ..batch.table import encode_csv
 from ..errors import OutputError
 from ..files import whole_file
 from ..images import RGB
 from .datasets import Dataset
-from .scores import THRESHOLDS, Case, Evaluation, Figures
-
-Pictures: TypeAlias = dict[str, list[tuple[str, str]]]
-"""Name of an image -> captions and data URIs: the photograph, the label, an overlay per model."""
+from .figures import draw_figures
+from .scores import THRESHOLDS, Case, Comparison, Evaluation, Figures, Result
+from .statistics import RELIABLE_SUBJECTS, RESAMPLES, Interval
 
 _HEADINGS = ("Dice", "sensitivity", "specificity", "accuracy", "AUC", "clDice")
 """Headings of the fields of :class:`vesselseg.evaluation.scores.Figures`."""
@@ -45,34 +49,100 @@ _LEGEND = (
 )
 _SIDE = 1200  # largest side of the pictures, in pixels
 _LISTED = 8  # names of missing photographs that are listed
+_MISSING = ["-"] * len(_HEADINGS)  # of a photograph that an evaluation does not have
+_SETTINGS = ("threshold", "scale", "precision", "device", "backend", "vesselseg", "spec")
+_FILES = ("photograph", "label", "fov", "mask")
+
+
+class _Cell(NamedTuple):
+    """A figure as text, and its interval, if there is one."""
+
+    text: str
+    interval: str = ""
 
 
 class _Table:
-    """A heading, the names of the columns, and rows of text; the first column is a name."""
+    """A heading, the names of the columns, and rows of cells, each with its name."""
 
     def __init__(self, heading: str, columns: Sequence[str]) -> None:
         self.heading = heading
-        self.columns = ["", *columns]
-        self.rows: list[list[str]] = []
+        self.columns = list(columns)
+        self.rows: list[tuple[str, list[_Cell]]] = []
 
     def __str__(self) -> str:
-        rows = [self.columns, *self.rows]
+        rows = [["", *self.columns]]
+        for name, cells in self.rows:
+            rows.append([name, *(cell.text for cell in cells)])
+            if any(cell.interval for cell in cells):
+                rows.append(["  95 % interval", *(cell.interval for cell in cells)])
         first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [self.heading]
-        for name, *cells in rows:
-            padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        for name, *texts in rows:
+            padded = [text.rjust(width) for text, width in zip(texts, widths, strict=True)]
             lines.append("  ".join([name.ljust(first), *padded]).rstrip())
         return "\n".join(lines)
 
 
-def add_pictures(pictures: Pictures, model: str, case: Case) -> None:
-    """Add a model's overlay, compressed, and before the first one the photograph and its label."""
-    shown = pictures.setdefault(case.sample.name, [])
-    if not shown:
-        label = case.label.astype(np.uint8) * 255
-        shown.append(("Photograph", _to_data_uri(case.photograph, quality=85)))
-        shown.append(("Label", _to_data_uri(label, quality=85)))
-    shown.append((model, _to_data_uri(draw_overlay(case), quality=90)))
+class _Picture(NamedTuple):
+    """A picture of the page, its address relative to it, and its size in pixels."""
+
+    caption: str
+    address: str
+    width: int
+    height: int
+
+
+class Pictures:
+    """The pictures of the page, written into its folder ``pictures`` as they come.
+
+    A page that is in the folder already is removed, since its pictures are overwritten.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the page, which is created if necessary.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be created.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._of_image: dict[str, list[_Picture]] = {}
+        self._numbers: dict[str, int] = {}
+        for path in (folder / "pictures", folder / "figures"):
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{str(path)!r} cannot be created: {error.strerror}.") from error
+        (folder / "index.html").unlink(missing_ok=True)
+
+    def __getitem__(self, name: str) -> Sequence[_Picture]:
+        return self._of_image.get(name, ())
+
+    def add(self, model: str, case: Case) -> None:
+        """Add a model's overlay, and before the first one the photograph and its label."""
+        name = case.sample.name
+        if name not in self._of_image:
+            self._of_image[name] = []
+            self._numbers[name] = len(self._of_image)
+            label = case.label.astype(np.uint8) * 255
+            self._write(name, "Photograph", case.photograph, quality=85)
+            self._write(name, "Label", label, quality=85)
+        self._write(name, model, draw_overlay(case), quality=90)
+
+    def _write(self, name: str, caption: str, pixels: NDArray[np.uint8], quality: int) -> None:
+        """Write a picture as a JPEG whose name is unique and plain, whatever the image's is."""
+        pictures = self._of_image[name]
+        words = f"{self._numbers[name]:04}-{name}-{len(pictures)}-{caption}"
+        address = f"pictures/{re.sub(r'[^A-Za-z0-9._-]+', '_', words)[:120]}.jpg"
+        picture = Image.fromarray(pixels)
+        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+        with whole_file(self._folder / address) as part:
+            picture.save(part, format="JPEG", quality=quality, subsampling=0, optimize=True)
+        pictures.append(_Picture(caption, address, *picture.size))
 
 
 def draw_overlay(case: Case) -> RGB:
@@ -92,15 +162,6 @@ def draw_overlay(case: Case) -> RGB:
     return pixels
 
 
-def _to_data_uri(pixels: NDArray[np.uint8], quality: int) -> str:
-    """A picture as a JPEG that an HTML page can hold."""
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=quality, subsampling=0, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-
-
 def _describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
     """What was evaluated against what, and how each model was run."""
     fov = "the data set's own" if dataset.samples[0].fov else "found in the photographs"
@@ -115,6 +176,7 @@ def _describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
         listed = ", ".join(failed[:_LISTED])
         more = len(failed) - _LISTED
         lines.append(f"Could not be used: {listed}{f' and {more} more' if more > 0 else ''}.")
+    lines.append(_describe_subjects(evaluations[0]))
     for evaluation in evaluations:
         how = evaluation.provenance
         if how:
@@ -127,8 +189,27 @@ def _describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
     return lines
 
 
+def _describe_subjects(evaluation: Evaluation) -> str:
+    """How intervals were computed, and whether there are enough subjects for them."""
+    number, photographs = len(evaluation.subjects), len(evaluation.images)
+    if number == 1:
+        return "There are no confidence intervals, since all photographs are of one subject."
+    line = (
+        f"95 % intervals: percentile bootstrap over {number} subjects ({photographs} photographs), "
+        f"{RESAMPLES} resamples."
+    )
+    if number == photographs:
+        line += " Every photograph counts as a subject of its own."
+    if number < RELIABLE_SUBJECTS:
+        line += (
+            f" These intervals are not reliable: with fewer than {RELIABLE_SUBJECTS} subjects they "
+            f"are clearly too narrow."
+        )
+    return line
+
+
 def _to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[_Table]:
-    """The three ways of counting, and a table of centrelines, widths and thresholds."""
+    """The three ways of counting, centrelines and widths, agreement, and differences."""
     end = f"percent ({dataset.caution})" if dataset.caution else "percent"
     whole = _Table(
         f"Whole frames, all pixels together, the published convention, {end}",
@@ -144,23 +225,86 @@ def _to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[_Tab
         f"expected calibration error, {end}",
         ["precision", "recall", "width", "label", "threshold", "Dice there", "calibration error"],
     )
+    agreement = _Table(
+        "Inside the field of view, mean difference of mask minus label over images, and 95 % "
+        f"limits of agreement (Bland-Altman): density in {end}, mean width in pixels",
+        ["density", "limits", "width", "limits"],
+    )
     for evaluation in evaluations:
-        name, total = evaluation.name, evaluation.total
+        name, total, limits = evaluation.name, evaluation.total, evaluation.agreement()
+        intervals = evaluation.intervals()
+        cells = {
+            figure: _to_cell(value, intervals[figure], _show_of(figure))
+            for figure, value in evaluation.summary().items()
+        }
         published, _ = compare_with_published(evaluation, dataset)
-        whole.rows.append([name, percent(metrics.dice(total.whole)), percent(published)])
-        pooled.rows.append([name, *map(percent, total.figures)])
+        whole.rows.append((name, [cells["dice_whole_frame"], _Cell(percent(published))]))
+        pooled.rows.append((name, [cells[figure] for figure in Figures._fields]))
+        _, stds = evaluation.mean_and_std()
+        means = [cells[f"mean_{figure}"] for figure in Figures._fields]
+        each.rows.append((name, [
+            mean if math.isnan(std) else _Cell(f"{mean.text} ± {percent(std)}", mean.interval)
+            for mean, std in zip(means, stds, strict=True)
+        ]))  # fmt: skip
+        threshold, best = total.best_threshold
+        more.rows.append((name, [
+            cells["centreline_precision"], cells["centreline_recall"], cells["mask_width"],
+            cells["label_width"], _Cell(_number(threshold)), _Cell(percent(best)),
+            cells["calibration_error"],
+        ]))  # fmt: skip
+        agreement.rows.append((name, [
+            cells["density_difference"], _Cell(_to_range(limits["density"][2:], percent)),
+            cells["width_difference"], _Cell(_to_range(limits["width"][2:], _number)),
+        ]))  # fmt: skip
+    tables = [whole, pooled, each, more, agreement]
+    if len(evaluations) > 1:
+        tables.append(_to_differences(evaluations, dataset))
+    return tables
+
+
+def _show_of(figure: str) -> Callable[[float], str]:
+    """How a figure is shown: widths in pixels, all others in percent."""
+    return _number if "width" in figure else percent
+
+
+def _compare_with_first(evaluations: Sequence[Evaluation]) -> dict[str, Comparison]:
+    """What each further evaluation differs by from the first one, by its name."""
+    first, *others = evaluations
+    common = {image.name for image in first.images}
+    return {
+        other.name: other.compare(first)
+        for other in others
+        if any(image.name in common for image in other.images)
+    }
+
+
+def _to_differences(evaluations: Sequence[Evaluation], dataset: Dataset) -> _Table:
+    """Figures of each further evaluation minus those of the first one."""
+    caution = f" ({dataset.caution})" if dataset.caution else ""
+    table = _Table(
+        f"Differences from {evaluations[0].name}, in pairs of the same photographs, all pixels "
+        f"together, percentage points{caution}",
+        ["Dice, whole frames", *_HEADINGS],
+    )
+    for name, comparison in _compare_with_first(evaluations).items():
         cells = []
-        for mean, std in zip(*evaluation.mean_and_std(), strict=True):
-            cells.append(percent(mean) if math.isnan(std) else f"{percent(mean)} ± {percent(std)}")
-        each.rows.append([name, *cells])
-        threshold, best = evaluation.best_threshold
-        mask_width, label_width = total.widths
-        more.rows.append([
-            name, percent(total.centreline_precision), percent(total.centreline_recall),
-            _number(mask_width), _number(label_width), _number(threshold), percent(best),
-            percent(evaluation.calibration_error),
-        ])  # fmt: skip
-    return [whole, pooled, each, more]
+        for figure in ("dice_whole_frame", *Figures._fields):
+            value, *ends = comparison.differences[figure]
+            sign = "+" if value > 0 else ""
+            cell = _to_cell(value, Interval(*ends), percent)
+            cells.append(_Cell(sign + cell.text, cell.interval))
+        table.rows.append((name, cells))
+    return table
+
+
+def _to_cell(value: float, interval: Interval, show: Callable[[float], str]) -> _Cell:
+    """A value and its interval, if it has one."""
+    return _Cell(show(value), "" if math.isnan(interval.low) else _to_range(interval, show))
+
+
+def _to_range(ends: Sequence[float], show: Callable[[float], str]) -> str:
+    """For example "78.67 to 80.12", or "-" if it is not defined."""
+    return "-" if math.isnan(ends[0]) else f"{show(ends[0])} to {show(ends[1])}"
 
 
 def compare_with_published(evaluation: Evaluation, dataset: Dataset) -> tuple[float, list[str]]:
@@ -185,35 +329,6 @@ def compare_with_published(evaluation: Evaluation, dataset: Dataset) -> tuple[fl
     return spec.dice / 100, differences
 
 
-def _to_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """What the page draws of a model: curves over the threshold, and the reliability curve.
-
-    Points are (x, y) from 0 to 100, with y downwards. A value that is not defined has none.
-    """
-    if not evaluation.curve:
-        return []
-    measures = {
-        "Dice": metrics.dice, "sensitivity": metrics.sensitivity, "precision": metrics.precision
-    }  # fmt: skip
-    lines = {
-        name: [
-            (100 * float(threshold), 100 - 100 * measure(counts))
-            for threshold, counts in zip(THRESHOLDS, evaluation.curve, strict=True)
-            if not math.isnan(measure(counts))
-        ]
-        for name, measure in measures.items()
-    }
-    reliability = [
-        (100 * each.probability, 100 - 100 * each.vessels / each.pixels)
-        for each in evaluation.reliability
-    ]
-    share = {"vessels": reliability, "ideal": [(0, 100), (100, 0)]}
-    return [
-        {"title": f"{evaluation.name}: threshold", "axis": "threshold", "lines": lines},
-        {"title": f"{evaluation.name}: reliability", "axis": "probability", "lines": share},
-    ]
-
-
 def _to_notes(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
     """A sentence for each published figure that cannot be compared."""
     notes = []
@@ -234,18 +349,54 @@ def to_text(dataset: Dataset, evaluations: Sequence[Evaluation]) -> str:
 
 def _number(value: float) -> str:
     """For example "4.50", or "-" for NaN."""
-    return "-" if math.isnan(value) else f"{value:.2f}"
+    return "-" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # no "-0.00"
 
 
 def percent(fraction: float) -> str:
     """For example "78.67", or "-" for NaN."""
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+    return _number(100 * fraction)
 
 
-def write_json(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) -> None:
-    """Write all results as JSON: figures are fractions in [0, 1], null if not defined."""
+def describe_run(evaluations: Sequence[Evaluation], command: str = "") -> dict[str, str]:
+    """When, how, with what and on which machine evaluations were made, ready to be written."""
+    machine = f"{platform.platform()}, {os.cpu_count()} processors"
+    devices = {evaluation.provenance.get("device", "cpu") for evaluation in evaluations}
+    for device in sorted(devices):
+        if device.startswith("cuda"):
+            machine += f", {device}: {torch.cuda.get_device_name(device)}"
+    run = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "vesselseg": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "machine": machine,
+        "data_sha256": evaluations[0].data_digest,
+    }
+    return {**run, "command": command} if command else run
+
+
+def write_json(
+    path: Path, dataset: Dataset, evaluations: Sequence[Evaluation], run: Mapping[str, str]
+) -> None:
+    """Write all results as JSON: figures are fractions in [0, 1], null if not defined.
+
+    `run` comes from :func:`describe_run`.
+    """
+    differences = {
+        name: {
+            "photographs": comparison.photographs,
+            "subjects": comparison.subjects,
+            "figures": {
+                figure: _to_values(**difference._asdict())
+                for figure, difference in comparison.differences.items()
+            },
+        }
+        for name, comparison in _compare_with_first(evaluations).items()
+    }
     content = {
         "vesselseg": __version__,
+        "run": dict(run),
         "dataset": dataset.name,
         "split": dataset.split,
         "observer": dataset.observer,
@@ -256,6 +407,7 @@ def write_json(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) 
             name: why for evaluation in evaluations for name, why in evaluation.failed.items()
         },
         "results": [_to_dict(evaluation, dataset) for evaluation in evaluations],
+        "differences": {"from": evaluations[0].name, "of": differences},
     }
     with whole_file(path) as part:
         text = json.dumps(content, indent=2, allow_nan=False)
@@ -266,11 +418,13 @@ def _to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
     """The figures and counts of an evaluation as plain values."""
     published, differences = compare_with_published(evaluation, dataset)
     total, (mean, std) = evaluation.total, evaluation.mean_and_std()
+    curve = total.tally.curve
     return {
         "name": evaluation.name,
         **({"settings": evaluation.provenance} if evaluation.provenance else {}),
+        "data_sha256": evaluation.data_digest,
         "whole_frames": {
-            **_to_counts(total.whole),
+            **_to_pixels(total.whole),
             **_to_values(published_dice=published),
             "published_differs": differences,
         },
@@ -278,27 +432,37 @@ def _to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
             "pooled": _to_values(**total.figures._asdict()),
             "mean": _to_values(**mean._asdict()),
             "standard_deviation": _to_values(**std._asdict()),
-            **_to_values(
-                centreline_precision=total.centreline_precision,
-                centreline_recall=total.centreline_recall,
-                mask_width=total.widths[0],
-                label_width=total.widths[1],
-                best_threshold=evaluation.best_threshold[0],
-                best_dice=evaluation.best_threshold[1],
-                expected_calibration_error=evaluation.calibration_error,
-            ),
+            **_to_values(**_to_details(total)),
             "thresholds": [
-                {"threshold": round(float(threshold), 2), **_to_counts(counts)}
-                for threshold, counts in zip(THRESHOLDS, evaluation.curve, strict=False)
+                {"threshold": round(float(threshold), 2), **_to_pixels(counts)}
+                for threshold, counts in zip(THRESHOLDS, curve, strict=False)
             ],
-            "reliability": [each._asdict() for each in evaluation.reliability],
+            "reliability": [each._asdict() for each in total.tally.reliability],
+            "agreement": {
+                name: _to_values(**agreement._asdict())
+                for name, agreement in evaluation.agreement().items()
+            },
+        },
+        "intervals": {
+            "level": 0.95,
+            "method": "percentile bootstrap over subjects",
+            "resamples": RESAMPLES,
+            "seed": 0,
+            "subjects": len(evaluation.subjects),
+            "reliable": len(evaluation.subjects) >= RELIABLE_SUBJECTS,
+            "figures": {
+                name: _to_values(**interval._asdict())
+                for name, interval in evaluation.intervals().items()
+            },
         },
         "images": [
             {
                 "name": image.name,
-                "whole_frame": _to_counts(image.whole),
+                "subject": image.subject,
+                "sha256": dict(image.digests),
+                "whole_frame": _to_pixels(image.whole),
                 "inside_field_of_view": {
-                    **_to_values(**image.figures._asdict()),
+                    **_to_values(**image.figures._asdict(), **_to_details(image)),
                     **image.inside._asdict(),
                 },
             }
@@ -307,7 +471,25 @@ def _to_dict(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _to_counts(counts: metrics.Confusion) -> dict[str, float | None]:
+def _to_details(result: Result) -> dict[str, float]:
+    """What is told of a photograph, or of all, besides its :class:`Figures`."""
+    mask_width, label_width = result.widths
+    mask_density, label_density = result.densities
+    best_threshold, best_dice = result.best_threshold
+    return {
+        "centreline_precision": result.centreline_precision,
+        "centreline_recall": result.centreline_recall,
+        "mask_width": mask_width,
+        "label_width": label_width,
+        "mask_density": mask_density,
+        "label_density": label_density,
+        "best_threshold": best_threshold,
+        "best_dice": best_dice,
+        "expected_calibration_error": result.calibration_error,
+    }
+
+
+def _to_pixels(counts: metrics.Confusion) -> dict[str, float | None]:
     """Dice and the counts that it comes from."""
     return _to_values(dice=metrics.dice(counts), **counts._asdict())
 
@@ -321,56 +503,101 @@ def write_csv(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) -
     """Write one row for each image and model.
 
     Figures are fractions in [0, 1], empty if not defined. All except ``dice_whole_frame`` are of
-    the pixels inside the field of view, and so are the counts.
+    the pixels inside the field of view, and so are the counts. Widths are in pixels.
     """
     splits = {sample.name: sample.split for sample in dataset.samples}
-    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        columns = ["dataset", "image", "split", "model", "dice_whole_frame"]
-        writer.writerow([*columns, *Figures._fields, *metrics.Confusion._fields])
-        for evaluation in evaluations:
-            for image in evaluation.images:
-                names = [dataset.name, image.name, splits[image.name], evaluation.name]
-                figures = [metrics.dice(image.whole), *image.figures]
-                cells = ["" if math.isnan(value) else value for value in figures]
-                writer.writerow([*names, *cells, *image.inside])
+    rows = []
+    for evaluation in evaluations:
+        how = evaluation.provenance
+        for image in evaluation.images:
+            figures = {
+                "dice_whole_frame": metrics.dice(image.whole),
+                **image.figures._asdict(),
+                **_to_details(image),
+            }
+            rows.append({
+                "dataset": dataset.name,
+                "image": image.name,
+                "subject": image.subject,
+                "split": splits[image.name],
+                "model": evaluation.name,
+                **{name: "" if math.isnan(value) else value for name, value in figures.items()},
+                **image.inside._asdict(),
+                **{name: how.get(name, "") for name in _SETTINGS},
+                "weights_sha256": how.get("sha256", ""),
+                **{f"{kind}_sha256": image.digests.get(kind, "") for kind in _FILES},
+            })  # fmt: skip
+    with whole_file(path) as part:
+        part.write_bytes(encode_csv([list(rows[0]), *(list(row.values()) for row in rows)]))
+
+
+class _Row(NamedTuple):
+    """A photograph in the table of the page: figures of each evaluation, and its pictures."""
+
+    name: str
+    subject: str
+    figures: list[list[str]]
+    pictures: Sequence[_Picture]
 
 
 def write_page(
-    folder: Path, dataset: Dataset, evaluations: Sequence[Evaluation], pictures: Pictures
+    folder: Path,
+    dataset: Dataset,
+    evaluations: Sequence[Evaluation],
+    pictures: Pictures,
+    run: Mapping[str, str],
+    *,
+    formats: Sequence[str] = ("svg",),
 ) -> Path:
-    """Write ``index.html`` into a folder, which is created if necessary, and return its path.
+    """Write ``index.html`` into the folder of the pictures and return its path.
 
-    The page stands alone. Images come sorted by Dice inside the field of view, the lowest first
-    and those without a defined Dice last. With several models their mean counts; an observer does
-    not.
+    Beside it are ``evaluation.csv``, ``evaluation.json``, and the figures in `formats`, of which
+    "svg" is what the page shows. Images come sorted by Dice inside the field of view, the lowest
+    first and those without a defined Dice last. With several models their mean counts; an observer
+    does not.
     """
-    tables: defaultdict[str, _Table] = defaultdict(lambda: _Table("", _HEADINGS))
-    dices: defaultdict[str, list[float]] = defaultdict(list)
-    for evaluation in evaluations:
-        for image in evaluation.images:
-            tables[image.name].rows.append([evaluation.name, *map(percent, image.figures)])
-            if evaluation.spec is not None:
-                dices[image.name].append(image.figures.dice)
-    means = {name: fmean(values) for name, values in dices.items()}
-    worst_first = sorted(means, key=lambda name: (math.isnan(means[name]), means[name]))
+    results = [{image.name: image for image in evaluation.images} for evaluation in evaluations]
+    rows = []
+    for name in dict.fromkeys(image for each in results for image in each):
+        of_name = [each.get(name) for each in results]
+        dices = [
+            image.figures.dice
+            for image, evaluation in zip(of_name, evaluations, strict=True)
+            if image is not None and evaluation.spec is not None
+        ]
+        dice = fmean([dice for dice in dices if not math.isnan(dice)] or [math.inf])
+        subject = next(image.subject for image in of_name if image is not None)
+        figures = [list(map(percent, image.figures)) if image else _MISSING for image in of_name]
+        rows.append((dice, _Row(name, subject, figures, pictures[name])))
     title, *lines = _describe(dataset, evaluations)
+    write_csv(folder / "evaluation.csv", dataset, evaluations)
+    write_json(folder / "evaluation.json", dataset, evaluations, run)
+    drawings = draw_figures(folder / "figures", evaluations, formats)
+    script = files("vesselseg.evaluation").joinpath("report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(loader=PackageLoader("vesselseg", "evaluation"), autoescape=True)
     html = environment.get_template("report.html").render(
         title=f"Vessels of {title}",
         caution=dataset.caution.capitalize(),
         lines=lines,
         tables=_to_tables(dataset, evaluations),
-        charts=[chart for evaluation in evaluations for chart in _to_charts(evaluation)],
         notes=_to_notes(dataset, evaluations),
+        drawings=drawings,
+        formats=formats,
         legend=_LEGEND,
-        images=[(name, tables[name], pictures.get(name, [])) for name in worst_first],
+        names=[evaluation.name for evaluation in evaluations],
+        columns=_HEADINGS,
+        rows=[row for _, row in sorted(rows, key=lambda row: row[0])],
+        run=run,
+        digests=[
+            (evaluation.name, evaluation.provenance["sha256"], evaluation.provenance["spec"])
+            for evaluation in evaluations
+            if evaluation.provenance
+        ],
+        script=script,
+        script_digest=digest,
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{str(folder)!r} cannot be created: {error.strerror}.") from error
     page = folder / "index.html"
     with whole_file(page) as part:
-        part.write_text(html, encoding="utf-8")
+        part.write_text(html, encoding="utf-8", errors="backslashreplace")
     return page

@@ -7,9 +7,11 @@ literature counts inside the field of view only, pooled or image by image.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -20,18 +22,30 @@ from numpy.typing import NDArray
 from .. import metrics
 from ..batch.engine import run
 from ..errors import DatasetError, OptionError
+from ..files import sha256
 from ..fov import find_field_of_view
 from ..images import RGB
 from ..metrics import Confusion, Mask
+from ..process import progress_bar
 from ..result import Segmentation
 from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
-from .datasets import Dataset, Sample, read_label, read_photograph
+from .datasets import Dataset, Sample, read_mask, read_photograph
+from .statistics import (
+    RESAMPLES,
+    Agreement,
+    Difference,
+    Interval,
+    agree,
+    draw_subjects,
+    to_interval,
+)
 
 __all__ = [
     "THRESHOLDS",
     "Bin",
     "Case",
+    "Comparison",
     "Evaluation",
     "Figures",
     "Result",
@@ -43,7 +57,15 @@ __all__ = [
 Scores: TypeAlias = NDArray[np.float32]
 
 THRESHOLDS = np.linspace(0, 1, 101, dtype=np.float32)
-"""Of the curves: 0, 0.01, ... 1."""
+"""Of the curves over the threshold: 0, 0.01, ... 1."""
+
+# Probabilities are counted between these values. Networks give most pixels one close to 0 or 1,
+# where even steps of the logit tell them apart.
+_LOGITS = np.linspace(-40, 16, 225)
+_EDGES = np.union1d(THRESHOLDS, (1 / (1 + np.exp(-_LOGITS))).astype(np.float32))
+_THRESHOLD_PLACES = np.searchsorted(_EDGES, THRESHOLDS)
+# The first of ten bins of equal width starts at 0, which exceeds no threshold.
+_RELIABILITY_PLACES = [0, *(_THRESHOLD_PLACES[10:100:10] + 1)]
 
 
 class Figures(NamedTuple):
@@ -75,9 +97,75 @@ class Case(NamedTuple):
     fov: Mask
 
 
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """How the probabilities of vessel and background are distributed, in 5 kB.
+
+    Counts at `THRESHOLDS` and reliability are exact. The area under the curve takes pixels between
+    two of some 320 thresholds as ties, which changes it by about 0.0001 at most if probabilities
+    are spread as those of trained networks are.
+    """
+
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, len(_EDGES)), np.int64))
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(_RELIABILITY_PLACES)))
+
+    @classmethod
+    def count(cls, vessel: Scores, background: Scores) -> Tally:
+        """Count the probabilities of the pixels that the label calls vessel, and of the others."""
+        counts = np.zeros((2, len(_EDGES)), np.int64)
+        sums = np.zeros(len(_EDGES))
+        for place, scores in enumerate((vessel, background)):
+            above = np.searchsorted(_EDGES, scores)  # how many of the values it exceeds
+            counts[place] = np.bincount(above, minlength=len(_EDGES))
+            sums += np.bincount(above, weights=scores, minlength=len(_EDGES))
+        return cls(counts, np.add.reduceat(sums, _RELIABILITY_PLACES))
+
+    @property
+    def auc(self) -> float:
+        """Area under the receiver operating characteristic."""
+        vessel, background = self.counts.astype(np.float64)
+        pairs = vessel.sum() * background.sum()
+        lower = np.cumsum(background) - background / 2
+        return float((vessel * lower).sum() / pairs) if pairs else math.nan
+
+    @property
+    def detailed_curve(self) -> tuple[Confusion, ...]:
+        """The counts at some 320 thresholds from 0 to 1, for precision-recall and ROC curves."""
+        # Above value t are the pixels that exceed more than t values.
+        missed, right = np.cumsum(self.counts, axis=1).tolist()
+        vessels, others = self.counts.sum(axis=1).tolist()
+        if not vessels + others:
+            return ()
+        return tuple(
+            Confusion(tp=vessels - fn, fp=others - tn, fn=fn, tn=tn)
+            for fn, tn in zip(missed, right, strict=True)
+        )
+
+    @property
+    def curve(self) -> tuple[Confusion, ...]:
+        """The counts at each of `THRESHOLDS`."""
+        detailed = self.detailed_curve
+        return tuple(detailed[place] for place in _THRESHOLD_PLACES) if detailed else ()
+
+    @property
+    def reliability(self) -> tuple[Bin, ...]:
+        """Ten bins of equal width, those without pixels left out."""
+        vessels = np.add.reduceat(self.counts[0], _RELIABILITY_PLACES)
+        pixels = np.add.reduceat(self.counts.sum(axis=0), _RELIABILITY_PLACES)
+        return tuple(
+            Bin(int(n), float(total / n), int(v))
+            for n, total, v in zip(pixels, self.sums, vessels, strict=True)
+            if n
+        )
+
+
 @dataclass(frozen=True)
 class Result:
-    """Counts of an image, or of all together: `whole` of whole frames, the rest inside the fov."""
+    """Counts of an image, or of all together: `whole` of whole frames, the rest inside the fov.
+
+    Of an observer `tally`, and what comes from it, is empty or NaN. `digests` has the SHA-256 of
+    the files: "photograph", "label", "fov" and "mask", as far as there are any.
+    """
 
     name: str
     whole: Confusion
@@ -85,6 +173,9 @@ class Result:
     mask_skeleton: Confusion
     label_skeleton: Confusion
     auc: float
+    subject: str = ""
+    tally: Tally = field(default_factory=Tally, repr=False, compare=False)
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def figures(self) -> Figures:
@@ -109,6 +200,15 @@ class Result:
         return metrics.sensitivity(self.label_skeleton)
 
     @property
+    def densities(self) -> tuple[float, float]:
+        """Shares of the field of view that are vessel in mask and label."""
+        inside, area = self.inside, sum(self.inside)
+        return (
+            metrics.ratio(inside.tp + inside.fp, area),
+            metrics.ratio(inside.tp + inside.fn, area),
+        )
+
+    @property
     def widths(self) -> tuple[float, float]:
         """Mean widths of mask and label in pixels: vessel pixels over pixels of the skeleton."""
         inside, mask, label = self.inside, self.mask_skeleton, self.label_skeleton
@@ -117,54 +217,67 @@ class Result:
             metrics.ratio(inside.tp + inside.fn, label.tp + label.fn),
         )
 
+    @property
+    def best_threshold(self) -> tuple[float, float]:
+        """Of `THRESHOLDS`, that of the highest Dice inside the field of view, and this Dice."""
+        dices = [metrics.dice(counts) for counts in self.tally.curve]
+        defined = [(value, -place) for place, value in enumerate(dices) if not math.isnan(value)]
+        if not defined:
+            return math.nan, math.nan
+        best, place = max(defined)
+        return round(float(THRESHOLDS[-place]), 2), best
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 5)."""
+        bins = self.tally.reliability
+        total = sum(each.pixels for each in bins)
+        error = sum(abs(each.vessels - each.pixels * each.probability) for each in bins)
+        return error / total if total else math.nan
+
+
+class Comparison(NamedTuple):
+    """Differences of two evaluations by the names of figures, on the photographs in both."""
+
+    photographs: int
+    subjects: int
+    differences: dict[str, Difference]
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """The results of a model, or of the other observer, whose `spec` is None, on a data set.
 
-    `provenance` has what all images share of ``Segmentation.provenance``. All pixels inside the
-    fields of view together give `pooled_auc`, `curve` and `reliability`: the counts at each of
-    `THRESHOLDS`, and ten bins of equal width. Of an observer the last two are empty. `failed` has
-    the photographs that could not be used, and why.
+    `provenance` has what all images share of ``Segmentation.provenance``. `failed` has the
+    photographs that could not be used, and why.
     """
 
     name: str
     images: tuple[Result, ...]
-    pooled_auc: float
     spec: ModelSpec | None
     provenance: dict[str, Any]
-    curve: tuple[Confusion, ...] = ()
-    reliability: tuple[Bin, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def total(self) -> Result:
         """Pixels of all images together; the Dice of their whole frames is the published figure."""
-        return Result(
-            self.name,
-            sum((image.whole for image in self.images), Confusion()),
-            sum((image.inside for image in self.images), Confusion()),
-            sum((image.mask_skeleton for image in self.images), Confusion()),
-            sum((image.label_skeleton for image in self.images), Confusion()),
-            self.pooled_auc,
-        )
+        return _from_counts(np.sum([_to_counts(image) for image in self.images], axis=0), self.name)
 
     @property
-    def best_threshold(self) -> tuple[float, float]:
-        """Of `THRESHOLDS`, that of the highest Dice inside the field of view, and this Dice."""
-        dices = [metrics.dice(counts) for counts in self.curve]
-        defined = [(value, -place) for place, value in enumerate(dices) if not math.isnan(value)]
-        if not defined:
-            return math.nan, math.nan
-        best, place = max(defined)
-        return float(THRESHOLDS[-place]), best
+    def subjects(self) -> tuple[str, ...]:
+        """The people whose photographs were evaluated, sorted by name."""
+        return tuple(sorted({image.subject for image in self.images}))
 
     @property
-    def calibration_error(self) -> float:
-        """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 5)."""
-        total = sum(each.pixels for each in self.reliability)
-        error = sum(abs(each.vessels - each.pixels * each.probability) for each in self.reliability)
-        return error / total if total else math.nan
+    def data_digest(self) -> str:
+        """SHA-256 over names and digests of all photographs, labels and fields of view."""
+        lines = [
+            f"{image.name} {kind} {digest}\n"
+            for image in self.images
+            for kind, digest in image.digests.items()
+            if kind != "mask"
+        ]
+        return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def mean_and_std(self) -> tuple[Figures, Figures]:
         """Of the images' figures inside the field of view, leaving out NaN.
@@ -178,6 +291,169 @@ class Evaluation:
         means = [fmean(values) if values else math.nan for values in columns]
         stds = [stdev(values) if len(values) > 1 else math.nan for values in columns]
         return Figures(*means), Figures(*stds)
+
+    def agreement(self) -> dict[str, Agreement]:
+        """Bland-Altman agreement of mask and label in "density" and mean "width", in pixels."""
+        return {
+            "density": agree([image.densities for image in self.images]),
+            "width": agree([image.widths for image in self.images]),
+        }
+
+    def summary(self) -> dict[str, float]:
+        """All figures of the evaluation by name.
+
+        ``dice_whole_frame`` counts whole frames, the others are inside the field of view. The
+        fields of :class:`Figures`, ``centreline_precision``, ``centreline_recall``,
+        ``mask_width``, ``label_width`` and ``calibration_error`` count the pixels of all images
+        together. Those that start with ``mean_`` are means over images, and so are
+        ``density_difference`` and ``width_difference``, of mask minus label.
+        """
+        (values,) = _summarise(self.images, np.ones((1, len(self.images)))).tolist()
+        return dict(zip(_NAMES, values, strict=True))
+
+    def intervals(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+        """95 % confidence intervals of :meth:`summary`: the percentile bootstrap over subjects.
+
+        Each resample draws as many subjects as there are, with replacement, and computes every
+        figure from their photographs in the way that :meth:`summary` does.
+
+        Parameters
+        ----------
+        resamples : int
+            How often subjects are drawn.
+        seed : int
+            Of the random numbers. The same seed gives the same intervals.
+
+        Returns
+        -------
+        dict of str to Interval
+            NaN if there is only one subject, or if a figure is not defined.
+
+        Raises
+        ------
+        OptionError
+            If `resamples` is not a positive integer, or `seed` is negative.
+
+        Notes
+        -----
+        See :mod:`vesselseg.evaluation.statistics` for sources. With fewer than
+        ``RELIABLE_SUBJECTS`` subjects these intervals are too narrow.
+        """
+        if len(self.subjects) < 2:
+            return dict.fromkeys(_NAMES, Interval(math.nan, math.nan))
+        weights = draw_subjects([image.subject for image in self.images], resamples, seed)
+        columns = _summarise(self.images, weights).T
+        return {name: to_interval(column) for name, column in zip(_NAMES, columns, strict=True)}
+
+    def compare(
+        self, other: Evaluation, *, resamples: int = RESAMPLES, seed: int = 0
+    ) -> Comparison:
+        """Differences of all figures from those of another evaluation, with 95 % intervals.
+
+        They are paired: each resample draws the same subjects for both evaluations, and only
+        photographs that are in both count.
+
+        Parameters
+        ----------
+        other : Evaluation
+            What to subtract, on the same data set.
+        resamples, seed : int
+            As in :meth:`intervals`.
+
+        Returns
+        -------
+        Comparison
+            Positive differences mean that this evaluation has the higher figure.
+
+        Raises
+        ------
+        OptionError
+            If the evaluations share no photograph, or have different files of one, or another
+            argument is outside what is described in :meth:`intervals`.
+
+        Examples
+        --------
+        ::
+
+            first, second = (evaluate(model, dataset.samples) for model in models)
+            print(second.compare(first).differences["dice"])
+        """
+        theirs = {image.name: image for image in other.images}
+        pairs = [(image, theirs[image.name]) for image in self.images if image.name in theirs]
+        if not pairs:
+            raise OptionError(
+                f"The evaluations {self.name!r} and {other.name!r} share no photograph. Evaluate "
+                f"both on the same data set."
+            )
+        for mine, their in pairs:
+            for kind in ("photograph", "label", "fov"):
+                if mine.digests.get(kind) != their.digests.get(kind):
+                    raise OptionError(
+                        f"{self.name!r} and {other.name!r} were evaluated with different files of "
+                        f"{mine.name!r} ({kind}). Evaluate both on the same data set."
+                    )
+        first, second = zip(*pairs, strict=True)
+        subjects = [image.subject for image in first]
+        once = np.ones((1, len(pairs)))
+        (values,) = _summarise(first, once) - _summarise(second, once)
+        number = len(set(subjects))
+        intervals = [Interval(math.nan, math.nan)] * len(_NAMES)
+        if number > 1:
+            weights = draw_subjects(subjects, resamples, seed)
+            columns = (_summarise(first, weights) - _summarise(second, weights)).T
+            intervals = [to_interval(column) for column in columns]
+        differences = {
+            name: Difference(float(value), *interval)
+            for name, value, interval in zip(_NAMES, values, intervals, strict=True)
+        }
+        return Comparison(len(pairs), number, differences)
+
+
+_POOLED_NAMES = (
+    "dice_whole_frame", *Figures._fields, "centreline_precision", "centreline_recall",
+    "mask_width", "label_width", "calibration_error",
+)  # fmt: skip
+_MEAN_NAMES = (
+    *(f"mean_{name}" for name in Figures._fields), "density_difference", "width_difference"
+)  # fmt: skip
+_NAMES = _POOLED_NAMES + _MEAN_NAMES
+
+
+def _summarise(images: Sequence[Result], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The figures of `_NAMES` where each photograph counts as often as a row of weights says.
+
+    From weights (R, N) for N photographs to figures (R, number of names).
+    """
+    pooled = []
+    for counts in weights @ np.stack([_to_counts(image) for image in images]):
+        total = _from_counts(counts)
+        pooled.append([
+            metrics.dice(total.whole), *total.figures, total.centreline_precision,
+            total.centreline_recall, *total.widths, total.calibration_error,
+        ])  # fmt: skip
+    each = np.array([
+        [*image.figures, image.densities[0] - image.densities[1], image.widths[0] - image.widths[1]]
+        for image in images
+    ])  # fmt: skip
+    defined = ~np.isnan(each)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        means = (weights @ np.where(defined, each, 0)) / (weights @ defined)
+    return np.concatenate([pooled, means], axis=1)
+
+
+def _to_counts(image: Result) -> NDArray[np.float64]:
+    """All counts of a photograph in one array; those of several add up to those of all pixels."""
+    tally = image.tally
+    confusions = (image.whole, image.inside, image.mask_skeleton, image.label_skeleton)
+    return np.concatenate([*confusions, tally.counts.ravel(), tally.sums]).astype(np.float64)
+
+
+def _from_counts(counts: NDArray[np.float64], name: str = "") -> Result:
+    """The result whose counts these are."""
+    confusions, of_tally, sums = np.split(counts, [16, len(counts) - len(_RELIABILITY_PLACES)])
+    whole, inside, mask, label = (Confusion(*map(int, part)) for part in confusions.reshape(4, 4))
+    tally = Tally(of_tally.reshape(2, -1).astype(np.int64), sums)
+    return Result(name, whole, inside, mask, label, tally.auc, tally=tally)
 
 
 def evaluate(
@@ -193,7 +469,7 @@ def evaluate(
     """Segment photographs and compare the masks with their labels.
 
     The field of view is the data set's own if it has one, else the one found in the photograph.
-    The memory does not grow with the number of photographs.
+    Of each photograph only counts are kept, 5 kB.
 
     Parameters
     ----------
@@ -224,7 +500,6 @@ def evaluate(
         If another argument is outside what is described here.
     """
     metrics.require_skeletons()  # now rather than after the first photograph
-    tally = Tally()
     shared: dict[str, Any] = {}
 
     def read(sample: Sample) -> tuple[RGB, RGB]:
@@ -235,13 +510,12 @@ def evaluate(
         case = _to_case(sample, photograph, found.mask, found.field_of_view)
         vessel = found.probability[case.label & case.fov]
         background = found.probability[~case.label & case.fov]
-        part = Tally()
-        part.add(vessel, background)
+        tally = Tally.count(vessel, background)
         auc = metrics.auc_of_scores(vessel, background)
-        return _Scored(case, score(case, auc), {**found.provenance, "bits": sample.bits}, part)
+        result = score(case, auc, tally, _digest_files(sample))
+        return _Scored(case, result, {**found.provenance, "bits": sample.bits})
 
     def add(scored: _Scored) -> None:
-        tally.merge(scored.tally)
         shared.update(scored.provenance)
         if on_case is not None:
             on_case(scored.case)
@@ -252,10 +526,7 @@ def evaluate(
     )  # fmt: skip
     for name in ("size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "warning"):
         del shared[name]  # of one photograph
-    return Evaluation(
-        model.spec.name, results, tally.auc(), model.spec, shared, tally.curve(),
-        tally.reliability(), failed,
-    )  # fmt: skip
+    return Evaluation(model.spec.name, results, model.spec, shared, failed)
 
 
 def evaluate_other_observer(
@@ -266,18 +537,19 @@ def evaluate_other_observer(
     def read(sample: Sample) -> tuple[Mask, RGB]:
         assert sample.second is not None
         photograph = read_photograph(sample)
-        return read_mask(sample.second, sample, photograph), photograph
+        return read_mask(sample, sample.second, photograph), photograph
 
     def finish(sample: Sample, photograph: RGB, other: Mask, _: float) -> _Scored:
         case = _to_case(sample, photograph, other, find_field_of_view(photograph).mask)
-        return _Scored(case, score(case, math.nan), {}, Tally())
+        result = score(case, digests=_digest_files(sample, sample.second))
+        return _Scored(case, result, {})
 
     samples = [sample for sample in dataset.samples if sample.second is not None]
     if not samples:
         return None
     results, failed = _run(samples, None, read, finish, lambda _: None, on_error)
     name = "first observer" if dataset.observer == 2 else "second observer"
-    return Evaluation(name, results, math.nan, None, {}, failed=failed)
+    return Evaluation(name, results, None, {}, failed)
 
 
 class _Scored(NamedTuple):
@@ -286,7 +558,6 @@ class _Scored(NamedTuple):
     case: Case
     result: Result
     provenance: dict[str, Any]
-    tally: Tally
 
 
 def _run(
@@ -303,8 +574,6 @@ def _run(
     name: str = "",
 ) -> tuple[tuple[Result, ...], dict[str, str]]:
     """The results of all samples, and the errors of those that could not be used."""
-    from tqdm import tqdm
-
     if on_error not in ("continue", "raise"):
         raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
     samples = list(samples)
@@ -312,7 +581,7 @@ def _run(
         raise DatasetError("There are no photographs to evaluate on.")
     results: list[Result] = []
     failed: dict[str, str] = {}
-    with tqdm(desc=name, total=len(samples), disable=None if progress else True) as bar:
+    with progress_bar(shown=progress, desc=name, total=len(samples)) as bar:
 
         def record(sample: Sample, outcome: _Scored | Exception) -> None:
             bar.update()
@@ -332,87 +601,26 @@ def _run(
     return tuple(results), failed
 
 
-class Tally:
-    """How the probabilities of vessel and background are distributed, in bounded memory.
-
-    Counts and sums between two of `THRESHOLDS` are exact. The area under the curve comes from a
-    histogram, whose bins are narrower than what can be told from the exact area.
-    """
-
-    _BINS = 2**16
-
-    def __init__(self) -> None:
-        self.counts = np.zeros((2, len(THRESHOLDS) + 1), np.int64)  # vessel, background
-        self.sums = np.zeros(len(THRESHOLDS) + 1)
-        self.histogram = np.zeros((2, self._BINS), np.int64)
-
-    def add(self, vessel: Scores, background: Scores) -> None:
-        """Count the probabilities of one photograph."""
-        for place, scores in enumerate((vessel, background)):
-            above = np.searchsorted(THRESHOLDS, scores)  # how many thresholds it exceeds
-            self.counts[place] += np.bincount(above, minlength=len(self.sums))
-            self.sums += np.bincount(above, weights=scores, minlength=len(self.sums))
-            bins = (scores * self._BINS).astype(np.int64).clip(max=self._BINS - 1)
-            self.histogram[place] += np.bincount(bins, minlength=self._BINS)
-
-    def merge(self, other: Tally) -> None:
-        """Add what another one counted."""
-        self.counts += other.counts
-        self.sums += other.sums
-        self.histogram += other.histogram
-
-    def auc(self) -> float:
-        """Area under the curve; pixels of one bin are ties."""
-        vessel, background = self.histogram.astype(np.float64)
-        pairs = vessel.sum() * background.sum()
-        lower = np.cumsum(background) - background / 2
-        return float((vessel * lower).sum() / pairs) if pairs else math.nan
-
-    def curve(self) -> tuple[Confusion, ...]:
-        """The counts at each of `THRESHOLDS`."""
-        # Above threshold t are the pixels that exceed more than t thresholds.
-        missed, right = np.cumsum(self.counts, axis=1)[:, :-1].tolist()
-        vessels, others = self.counts.sum(axis=1).tolist()
-        return tuple(
-            Confusion(tp=vessels - fn, fp=others - tn, fn=fn, tn=tn)
-            for fn, tn in zip(missed, right, strict=True)
-        )
-
-    def reliability(self) -> tuple[Bin, ...]:
-        """Ten bins of equal width, those without pixels left out."""
-        # A probability of 0 exceeds no threshold and belongs to the first bin.
-        edges = [0, *range(11, len(THRESHOLDS), 10)]
-        vessels = np.add.reduceat(self.counts[0], edges)
-        pixels = np.add.reduceat(self.counts.sum(axis=0), edges)
-        sums = np.add.reduceat(self.sums, edges)
-        return tuple(
-            Bin(int(n), float(total / n), int(v))
-            for n, total, v in zip(pixels, sums, vessels, strict=True)
-            if n
-        )
-
-
 def _to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask) -> Case:
     """Read the label, and the data set's own field of view to be used instead of `fov`."""
-    label = read_mask(sample.label, sample, photograph)
+    label = read_mask(sample, sample.label, photograph)
     if sample.fov is not None:
-        fov = read_mask(sample.fov, sample, photograph)
+        fov = read_mask(sample, sample.fov, photograph, is_fov=True)
     return Case(sample, photograph, mask, label, fov)
 
 
-def read_mask(path: Path, sample: Sample, photograph: RGB) -> Mask:
-    """Read a label or field of view; DatasetError if it differs in size from its photograph."""
-    mask = read_label(path)
-    if mask.shape != photograph.shape[:2]:
-        (height, width), (rows, columns) = photograph.shape[:2], mask.shape
-        raise DatasetError(
-            f"{path.name!r} is {columns} x {rows} pixels, but its photograph "
-            f"{sample.image.name!r} is {width} x {height}; they must have the same size."
-        )
-    return mask
+def _digest_files(sample: Sample, mask: Path | None = None) -> dict[str, str]:
+    """SHA-256 of the files that a result comes from, as they lie on the disk."""
+    files = {"photograph": sample.image, "label": sample.label, "fov": sample.fov, "mask": mask}
+    return {kind: sha256(path) for kind, path in files.items() if path is not None}
 
 
-def score(case: Case, auc: float) -> Result:
+def score(
+    case: Case,
+    auc: float = math.nan,
+    tally: Tally | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> Result:
     """Count the pixels of one photograph."""
     return Result(
         case.sample.name,
@@ -420,4 +628,7 @@ def score(case: Case, auc: float) -> Result:
         metrics.confusion(case.mask, case.label, case.fov),
         *metrics.skeleton_counts(case.mask, case.label, case.fov),
         auc,
+        case.sample.subject or case.sample.name,
+        tally or Tally(),
+        digests or {},
     )

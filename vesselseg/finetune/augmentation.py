@@ -63,14 +63,17 @@ class Draws:
     def uniform(self, low: Tensor | float, high: Tensor | float) -> Tensor:
         """Numbers between `low` and `high`."""
         drawn = torch.rand(
-            self.size, 1, 1, 1, generator=self.generator, device=self.generator.device
-        )
+            self.size, 1, 1, 1,
+            generator=self.generator, dtype=torch.float32, device=self.generator.device,
+        )  # fmt: skip
         return low + (high - low) * drawn
 
     def normal(self, deviation: float, *shape: int) -> Tensor:
         """Normal numbers around 0, of shape (N, *shape) if `shape` is given."""
         size = (self.size, *(shape or (1, 1, 1)))
-        drawn = torch.randn(size, generator=self.generator, device=self.generator.device)
+        drawn = torch.randn(
+            size, generator=self.generator, dtype=torch.float32, device=self.generator.device
+        )
         return deviation * drawn
 
     def chance(self, share: float) -> Tensor:
@@ -97,7 +100,8 @@ def change_colours(images: Tensor, draws: Draws, augmentation: Augmentation) -> 
     mean = images.mean(dim=(2, 3), keepdim=True)  # contrast about the window's mean
     contrast = draws.uniform(max(1 - 0.5 * much, 0), 1 + 0.4 * much)
     images = mean + (images - mean) * torch.where(draws.chance(0.3), contrast, 1.0)
-    axis = torch.linspace(-1, 1, side, device=images.device)  # the lamp's gradient
+    # The lamp's gradient.
+    axis = torch.linspace(-1, 1, side, dtype=images.dtype, device=images.device)
     ramp = draws.normal(0.25 * much) * axis[:, None] + draws.normal(0.25 * much) * axis
     images = images * torch.where(draws.chance(0.4), ramp, 0.0).exp()
     if augmentation.local:
@@ -130,7 +134,7 @@ def simulate_camera(
     deviation = draws.uniform(0.3, 0.5 + augmentation.colour)
     deviation = torch.where(draws.chance(augmentation.blur), deviation, 0.01)[:, 0]
     blur = gaussian(side, deviation)
-    biases = torch.zeros(len(images), device=images.device)
+    biases = torch.zeros(len(images), dtype=images.dtype, device=images.device)
     if not augmentation.small:
         return _degrade(apply(blur, images), draws, augmentation), labels, biases
     is_small = draws.chance(augmentation.small)

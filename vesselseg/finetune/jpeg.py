@@ -53,7 +53,7 @@ def compress(images: Tensor, quality: Tensor) -> Tensor:
 @functools.cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """The cosine transform (8, 8) and the steps (3, 8, 8) of brightness and both colours."""
-    frequency = torch.arange(8, device=device)[:, None]
+    frequency = torch.arange(8, dtype=torch.float32, device=device)[:, None]
     cosines = (math.pi / 8 * frequency * (frequency.T + 0.5)).cos() / 2
     cosines[0] /= math.sqrt(2)
     tables = [_BRIGHTNESS_STEPS, _COLOUR_STEPS, _COLOUR_STEPS]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import DatasetError, OptionError
-from ..evaluation.datasets import Sample, read_photograph
-from ..evaluation.scores import read_mask
+from ..evaluation.datasets import Sample, find_subject, read_mask, read_photograph
 from ..fov import find_field_of_view
 from ..preprocess import vessel_bias
 from ..spec import ModelSpec
 from .windows import LabelledPhotograph
-
-_LARGEST_SHARE = 0.5  # of vessel pixels in a label, where about a tenth is usual
 
 
 class Subject(NamedTuple):
@@ -58,7 +53,7 @@ def split_by_subject(
     """
     samples_of: dict[str, list[Sample]] = {}
     for sample in samples:
-        samples_of.setdefault(_find_subject(sample.image.name, group), []).append(sample)
+        samples_of.setdefault(find_subject(sample.image.name, group), []).append(sample)
     names = sorted(samples_of)
     if len(names) < 2:
         raise OptionError(
@@ -74,26 +69,6 @@ def split_by_subject(
     )
 
 
-def _find_subject(filename: str, group: str | None) -> str:
-    """Return the subject that a file name stands for; raise OptionError if there is none."""
-    if group is None:
-        return filename
-    try:
-        match = re.search(group, filename)
-    except re.error as error:
-        raise OptionError(
-            f"group is {group!r}, which is not a regular expression: {error}. For "
-            f"example, '(.+)_[LR]' takes the part before _L or _R as the subject."
-        ) from error
-    subject = match and match[1 if match.re.groups else 0]
-    if not subject:
-        raise OptionError(
-            f"group {group!r} finds no subject in the file name {filename!r}. It must match every "
-            f"photograph; its first group in brackets, or the whole match, names the subject."
-        )
-    return subject
-
-
 def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:
     """Read a photograph and its label, and check them.
 
@@ -101,18 +76,11 @@ def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:
     decoded, has another size, or shows no vessels or too many.
     """
     rgb = read_photograph(sample)
-    label = read_mask(sample.label, sample, rgb)
-    share = label.mean()
-    if share == 0:
+    label = read_mask(sample, sample.label, rgb)
+    if not label.any():
         raise DatasetError(
             f"Label {str(sample.label)!r} has no vessel: all of it is black. Vessels must be "
             f"white. Draw them, or remove the photograph {sample.image.name!r} and its label."
-        )
-    if share > _LARGEST_SHARE:
-        raise DatasetError(
-            f"In label {str(sample.label)!r} {math.floor(100 * share)} % of the pixels are vessel. "
-            f"Vessels must be white and everything else black. Invert the label if it is the other "
-            f"way round."
         )
     diameter = find_field_of_view(rgb).diameter
     size = float(max(rgb.shape)) if diameter is None else diameter

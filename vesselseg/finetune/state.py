@@ -7,6 +7,7 @@ resumes from the state of a different one.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ _FORMAT = "vesselseg training state"
 def write_state(path: Path, belongs_to: dict[str, Any], state: dict[str, Any]) -> None:
     """Write `state` and what it belongs to; raise OutputError if that is not possible."""
     content = {"format": _FORMAT, "belongs_to": belongs_to, "state": state}
-    with whole_file(path) as part, part.open("wb") as stream:
-        torch.save(content, stream)
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    with whole_file(path) as part:
+        part.write_bytes(stream.getbuffer())
 
 
 def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:

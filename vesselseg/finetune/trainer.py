@@ -46,16 +46,16 @@ class Trainer:
         self.network.requires_grad_(True).train()
         self.average = {key: value.clone() for key, value in network.state_dict().items()}
         # Tensors, so that a step captured as a CUDA graph reads their current values.
-        self.current_rate = torch.zeros((), device=self.device)
-        self.renewal = torch.zeros((), device=self.device)  # of the moving average
+        self.current_rate = torch.zeros((), dtype=torch.float32, device=self.device)
+        self.renewal = torch.zeros_like(self.current_rate)  # of the moving average
         self.optimizer = torch.optim.AdamW(
             network.parameters(), self.current_rate, weight_decay=_WEIGHT_DECAY,
             fused=True, capturable=self.device.type == "cuda",
         )  # fmt: skip
         self.iteration = 0
         self.iterations, self.rate, self.decay = iterations, rate, decay
-        colours = torch.tensor([mean, std], device=self.device)[..., None, None] / 255
-        self.mean, self.std = colours
+        colours = torch.tensor([mean, std], dtype=torch.float32, device=self.device)
+        self.mean, self.std = colours[..., None, None] / 255
         self.dice, self.centreline = dice, centreline
         self.has_bfloat16 = "bfloat16" in native_precisions(self.device)
 
@@ -76,7 +76,10 @@ class Trainer:
         """Move the weights and their average, and return the loss."""
         x = (batch.images - self.mean) / self.std
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.has_bfloat16):
+        # Without the cache of rounded weights, which would outlive the step inside the host's own.
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.has_bfloat16, cache_enabled=False
+        ):
             logits = self.network(x)
         logits = _add_biases(logits, batch.biases)
         loss = cross_entropy(logits, batch.labels)

@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import weights
 from .._version import __version__
 from ..api import Model, PathLike, obtain_network, resolve_model
 from ..backends.pytorch import choose_device
+from ..choices import canonical_device
 from ..errors import CheckpointError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
-from ..files import sha256, whole_file
+from ..files import exists, is_folder, sha256, whole_file
 from ..images import check_bits
 from ..metrics import Confusion
+from ..process import check_fork, progress_bar
 from ..registry import REGISTRY
 from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 _ZOOM = (0.7, 1.4)
 _AUGMENTATION = Augmentation(colour=1.0, local=True)
 _DECAY = 0.99  # of the moving average
+_LOG_EVERY = 10  # iterations
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class TrainingResult:
     held_out: tuple[str, ...]
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def train(
     images: PathLike,
     labels: PathLike,
@@ -194,7 +198,8 @@ def train(
         patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
     )  # fmt: skip
     _check_output(output, card, state_file, force=force)
-    chosen_device = choose_device(device)
+    chosen_device = choose_device(canonical_device(device))
+    check_fork(chosen_device)
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
@@ -217,30 +222,38 @@ def train(
         "torch": str(torch.__version__),
     }
     state = None
-    if state_file.exists() and not restart:
+    if exists(state_file) and not restart:
         state = read_state(state_file, belongs_to)
-    run = _Run(network, spec, split, options)
-
-    def evaluate() -> None:
-        scores = run.evaluate()
-        write_state(state_file, belongs_to, run.state_dict())
-        logger.info("Iteration %d: Dice %.4f", scores.iteration, scores.dice)
-        if on_evaluation is not None:
-            on_evaluation(scores)
-
-    if state is None:
-        evaluate()
-    else:
-        run.load_state_dict(state, state_file)
-    bar = tqdm(
-        total=iterations, initial=run.trainer.iteration, desc="training", unit="iteration",
-        disable=None if progress else True,  # None: shown on a terminal only
+    bar = progress_bar(
+        shown=progress, total=iterations, desc="reading", unit="iteration",
     )  # fmt: skip
     with bar:
+        run = _Run(network, spec, split, options)
+
+        def evaluate() -> None:
+            bar.set_description("measuring")
+            scores = run.evaluate()
+            write_state(state_file, belongs_to, run.state_dict())
+            bar.set_postfix_str(f"Dice {100 * scores.dice:.2f}", refresh=False)
+            bar.set_description("training")
+            if on_evaluation is None:
+                logger.info("Iteration %d: Dice %.4f", scores.iteration, scores.dice)
+            else:
+                on_evaluation(scores)
+
+        if state is None:
+            evaluate()
+        else:
+            run.load_state_dict(state, state_file)
+            bar.initial = bar.n = run.trainer.iteration
+            bar.set_description("training")
         while not run.is_done:
-            run.step()
+            loss = run.step()
             bar.update()
-            if run.trainer.iteration % evaluate_every == 0 or run.trainer.iteration == iterations:
+            iteration = run.trainer.iteration
+            if iteration % _LOG_EVERY == 0:
+                logger.info("Iteration %d of %d: loss %.4f", iteration, iterations, loss.item())
+            if iteration % evaluate_every == 0 or iteration == iterations:
                 evaluate()
     with whole_file(output) as part:
         with torch.device("meta"):
@@ -254,7 +267,7 @@ def train(
             before=run.history[0], after=run.best, iterations=run.trainer.iteration,
         )  # fmt: skip
         with whole_file(card) as page:
-            page.write_text(text, encoding="utf-8")
+            page.write_text(text, encoding="utf-8", errors="backslashreplace")
     state_file.unlink(missing_ok=True)
     return TrainingResult(
         output, card, spec, digest, run.trainer.iteration, run.history[0], run.best,
@@ -313,10 +326,11 @@ class _Run:
         last = self.trainer.iteration == self.trainer.iterations
         return last or since >= self.patience
 
-    def step(self) -> None:
-        """Train on one batch of windows."""
+    def step(self) -> Tensor:
+        """Train on one batch of windows and return the loss."""
         try:
-            self.trainer.step(self.windows.batch(self.batch_size))
+            with torch.autocast(self.trainer.device.type, enabled=False):  # the host's
+                return self.trainer.step(self.windows.batch(self.batch_size))
         except torch.OutOfMemoryError as error:
             raise ResourceError(
                 f"{self.batch_size} windows at once do not fit into the memory of "
@@ -414,14 +428,14 @@ def _check_output(output: Path, card: Path, state_file: Path, *, force: bool) ->
     """Raise OptionError for a wrong ending, and OutputError if the output cannot be written."""
     if output.suffix.lower() != ".pth":
         raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
-    if not output.parent.is_dir():
+    if not is_folder(output.parent):
         raise OutputError(
             f"{str(output)!r} cannot be written, because its folder does not exist. Create it."
         )
     # If a training was interrupted between writing the two files, the card is its own.
-    may_overwrite_card = state_file.exists() and not output.exists()
+    may_overwrite_card = exists(state_file) and not exists(output)
     for path in (output, card):
-        if path.exists() and not force and not (path == card and may_overwrite_card):
+        if exists(path) and not force and not (path == card and may_overwrite_card):
             raise OutputError(
                 f"{str(path)!r} exists. Choose another output, or pass force=True (on the command "
                 f"line --force) to overwrite it."

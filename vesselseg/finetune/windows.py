@@ -11,7 +11,7 @@ All windows of a batch are drawn together, on the device of the training.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -128,23 +128,23 @@ class Windows:
         store = bytearray()
         ranges, biases, weights, diameters, places = [], [], [], [], []
         for photograph in photographs:
-            ranges.append(torch.tensor(sizes.drawn_from(photograph.diameter)))
+            ranges.append(_floats(sizes.drawn_from(photograph.diameter)))
             biases.append(photograph.bias)
             weights.append(photograph.weight)
             levels = _pyramid(photograph, sizes, rgb_mean)
-            diameters.append(torch.tensor([level.diameter for level in levels]))
+            diameters.append(_floats([level.diameter for level in levels]))
             starts = []
             for level in levels:
                 starts.append((len(store) // 4, *level.pixels.shape[:2]))
                 store += level.pixels.tobytes()
-            places.append(torch.tensor(starts))
+            places.append(torch.tensor(starts, device="cpu"))
         # For each photograph's levels, the largest first: their diameters (P, L), with 0 for
         # missing levels, and their starts in `pixels`, heights and widths (P, L, 3).
         self.diameters = pad_sequence(diameters, batch_first=True).to(self.device)
         self.places = pad_sequence(places, batch_first=True).to(self.device)
         self.ranges = torch.stack(ranges).to(self.device)
-        self.biases = torch.tensor(biases, device=self.device)
-        self.weights = torch.tensor(weights, device=self.device)
+        self.biases = _floats(biases).to(self.device)
+        self.weights = _floats(weights).to(self.device)
         self.pixels = torch.frombuffer(store, dtype=torch.int32).to(self.device)
 
     def batch(self, size: int) -> Batch:
@@ -167,6 +167,11 @@ class Windows:
         return Batch(images, labels, biases)
 
 
+def _floats(values: Sequence[float]) -> Tensor:
+    """Numbers on the CPU in float32, whatever the host's defaults are."""
+    return torch.tensor(values, dtype=torch.float32, device="cpu")
+
+
 def _cut(
     pixels: Tensor, places: Tensor, diameter: Tensor, step: Tensor, draws: Draws, *, turn: bool
 ) -> Tensor:
@@ -179,14 +184,14 @@ def _cut(
     diameter, step = diameter.reshape(-1, 1, 1), step.reshape(-1, 1, 1)
     reach = 0.45 * diameter * draws.uniform(0, 1).sqrt()[..., 0]  # centre inside the disc
     at = draws.uniform(0, 2 * math.pi)[..., 0]
-    x = width / 2 + reach * at.cos()
-    y = (height / 2 + reach * at.sin()).clamp(min=0).minimum(height)
+    x = width.to(reach.dtype) / 2 + reach * at.cos()
+    y = (height.to(reach.dtype) / 2 + reach * at.sin()).clamp(min=0).minimum(height)
     stretch = draws.normal(0.08)[..., 0].exp()  # unequal scale of the two axes
     angle, mirror = torch.zeros_like(stretch), torch.ones_like(stretch)
     if turn:
         angle = draws.uniform(0, 2 * math.pi)[..., 0]
-        mirror = torch.where(draws.chance(0.5)[..., 0], -1.0, 1.0)
-    offsets = torch.arange(SIDE, device=pixels.device) - (SIDE - 1) / 2
+        mirror = torch.where(draws.chance(0.5)[..., 0], -mirror, mirror)
+    offsets = torch.arange(SIDE, dtype=step.dtype, device=pixels.device) - (SIDE - 1) / 2
     u = step * stretch * mirror * offsets
     v = step / stretch * offsets[:, None]
     across = x + u * angle.cos() - v * angle.sin() - 0.5
@@ -200,7 +205,7 @@ def _interpolate(
     """Interpolate levels bilinearly at (N, S, S): (N, 4, S, S) in [0, 1], and 0 outside of them."""
     rows = [(row * width + start, share) for row, share in _neighbours(down, height)]
     columns = _neighbours(across, width)
-    total = torch.zeros(1, device=pixels.device)
+    total = torch.zeros(1, dtype=down.dtype, device=pixels.device)
     for row, vertical in rows:
         for column, horizontal in columns:
             values = pixels[row + column].view(torch.uint8).reshape(*down.shape, 4)

@@ -1,4 +1,4 @@
-"""The plugin for napari: ``pip install "vesselseg[napari]"``.
+"""The plugin for napari (extra ``napari``).
 
 ::
 

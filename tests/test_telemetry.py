@@ -1,0 +1,186 @@
+"""Nothing is reported, looked up or written to the home folder, whatever is used or installed."""
+
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from support import EXAMPLE
+
+pytestmark = pytest.mark.slow
+
+# name -> the modules that it needs, and Python code that uses it as a host program would.
+USES = {
+    "library": ((), "vesselseg.segment(EYE, scale=0.2).save('vessels.png')"),
+    "commands": (
+        (),
+        """
+assert main([EYE, "-o", "vessels.png", "--scale", "0.2"]) == 0
+assert main(["models"]) == main(["doctor"]) == 0
+""",
+    ),
+    "app": (
+        ("starlette", "uvicorn"),
+        """
+import subprocess, sys, urllib.request
+command = [sys.executable, "-m", "vesselseg", "app", "--port", "0"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
+    urllib.request.urlopen(page.stdout.readline().split()[1]).read()
+    page.terminate()
+""",
+    ),
+    "dicom": (
+        ("highdicom", "openjpeg", "jpeg_ls"),
+        "import highdicom, openjpeg, jpeg_ls, vesselseg.dicom",
+    ),
+    "eval": (
+        ("skimage", "jinja2"),
+        """
+from vesselseg import metrics
+import numpy
+mask = numpy.eye(64, dtype=bool)
+metrics.cldice(mask, mask)
+import vesselseg.evaluation.report
+""",
+    ),
+    "measure": (("skan",), "vesselseg.segment(EYE, scale=0.2).measure()"),
+    "onnx": (
+        ("onnx", "onnxruntime"),
+        """
+assert main(["export", "-o", "vessels.onnx"]) == 0
+vesselseg.segment(EYE, model="vessels.onnx", scale=0.2)
+assert main([EYE, "-o", "vessels.png", "--model", "vessels.onnx", "--scale", "0.2"]) == 0
+""",
+    ),
+    "an example": (
+        ("onnx", "onnxruntime"),
+        """
+import runpy
+vesselseg.load_model().export("vessels.onnx")
+sys.argv[1:] = ["vessels.onnx", EYE, "vessels.png", "0.2"]
+runpy.run_path(EYE.replace("fundus.jpg", "onnx_sliding.py"))
+assert os.environ.pop("ORT_DISABLE_TELEMETRY") == "1"  # the example is a program of its own
+""",
+    ),
+    "openvino": (
+        ("openvino",),
+        "vesselseg.segment(EYE, backend='openvino', scale=0.2)",
+    ),
+    "int8": (
+        ("openvino", "nncf", "onnxruntime"),
+        """
+vesselseg.load_model().export("int8.onnx", precision="int8")
+vesselseg.segment(EYE, model="int8.onnx", backend="openvino", scale=0.2)
+""",
+    ),
+    "napari": (("napari.layers", "magicgui"), "import vesselseg.napari.layers"),
+}
+
+PROGRAM = """
+import os, sys, time
+before = dict(os.environ)
+EYE = {eye!r}
+import vesselseg
+from vesselseg.cli import main
+{use}
+assert dict(os.environ) == before
+time.sleep(1)  # reports are sent by threads
+"""
+
+
+@functools.cache
+def tracer():
+    """The beginning of a command whose connections are recorded; empty where that is impossible."""
+    command = ["strace", "-f", "-qq", "-e", "trace=connect", "-o", "connections.txt"]
+    if not shutil.which("strace"):
+        return []
+    works = subprocess.run(["strace", "-f", "true"], capture_output=True, check=False)
+    return [] if works.returncode else command
+
+
+def run(program, folder, **variables):
+    """Run a Python program in `folder`, with an empty home.
+
+    Returns what was written there, and the connections to other machines.
+    """
+    home = folder / "home"
+    home.mkdir()
+    environment = os.environ | dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA"), str(home))
+    # With these, some libraries report nothing or write somewhere else.
+    for name in (
+        "ORT_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED", "CI", "TF_BUILD", "JENKINS_URL",
+        "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "VESSELSEG_HOME",
+    ):  # fmt: skip
+        environment.pop(name, None)
+    finished = subprocess.run(
+        [*tracer(), sys.executable, "-c", program],
+        cwd=folder, capture_output=True, text=True, check=False, env=environment | variables,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    written = sorted(path.relative_to(home).as_posix() for path in home.rglob("*"))
+    trace = folder / "connections.txt"
+    lines = trace.read_text().splitlines() if trace.exists() else []
+    return written, [line for line in lines if leaves_the_machine(line)]
+
+
+def leaves_the_machine(line):
+    return "AF_INET" in line and not re.search(r'"127\.|"::1"', line)
+
+
+@pytest.mark.parametrize("name", USES)
+def test_nothing_is_reported(name, tmp_path):
+    needs, use = USES[name]
+    if not all(importlib.util.find_spec(module.partition(".")[0]) for module in needs):
+        pytest.skip(f"{' or '.join(needs)} is not installed")
+    assert run(PROGRAM.format(eye=str(EXAMPLE), use=use), tmp_path) == ([], [])
+
+
+def test_files_and_connections_would_be_seen(tmp_path):
+    program = """
+import pathlib, socket
+(pathlib.Path.home() / "identifier").touch()
+with socket.socket(type=socket.SOCK_DGRAM) as socket:
+    socket.connect_ex(("192.0.2.1", 9))  # sends nothing
+"""
+    written, connections = run(program, tmp_path)
+    assert written == ["identifier"]
+    assert len(connections) == (1 if tracer() else 0)
+
+
+RAY = """
+import time
+from vesselseg.ray import segment_dataset
+segment_dataset({eye!r}, "masks", workers=1, scale=0.1, on_row=lambda row: time.sleep(6))
+"""
+
+
+@pytest.mark.cluster
+def test_ray_reports_nothing(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    received = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        written, _ = run(
+            RAY.format(eye=str(EXAMPLE)), tmp_path,
+            RAY_USAGE_STATS_REPORT_URL=f"http://127.0.0.1:{server.server_port}/",
+            RAY_USAGE_STATS_REPORT_INTERVAL_S="1",
+        )  # fmt: skip
+        server.shutdown()
+    assert received == []
+    assert set(written) <= {".ray", ".ray/auth_token"}  # its password, which stays there

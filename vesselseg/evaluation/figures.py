@@ -1,0 +1,241 @@
+"""Figures of evaluations for a page or a paper, as SVG and PDF, one column wide.
+
+They are drawn with matplotlib. Colours are those of Okabe and Ito without yellow, and lines differ
+in their dashes too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import metrics
+from ..errors import MissingExtraError
+from ..files import whole_file
+from ..metrics import Confusion
+from .scores import THRESHOLDS, Evaluation, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = "osD^vPX"
+_WIDTH = 3.4  # inches, a column of a journal
+_STYLE = {
+    "font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4.5,
+    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+    "pdf.fonttype": 42, "svg.hashsalt": "vesselseg",
+}  # fmt: skip
+
+
+class Drawing(NamedTuple):
+    """A figure that was written: name of its files without ending, title, and what it shows."""
+
+    name: str
+    title: str
+    caption: str
+
+
+def require_matplotlib() -> None:
+    """Raise MissingExtraError unless figures can be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "Figures need matplotlib, which is not installed. Install it: "
+            "pip install 'vesselseg[eval]'"
+        ) from error
+
+
+def draw_figures(
+    folder: Path, evaluations: Sequence[Evaluation], formats: Sequence[str] = ("svg",)
+) -> list[Drawing]:
+    """Write all figures of evaluations into a folder that exists, in each of the formats."""
+    from matplotlib import rc_context
+
+    drawings = []
+    with rc_context(_STYLE):  # restored afterwards
+        for drawing, figure in _draw_all(evaluations):
+            for ending in formats:
+                with whole_file(folder / f"{drawing.name}.{ending}") as part:
+                    date = {"svg": "Date", "pdf": "CreationDate"}[ending]
+                    figure.savefig(part, format=ending, metadata={date: None})
+            drawings.append(drawing)
+    return drawings
+
+
+def _draw_all(evaluations: Sequence[Evaluation]) -> Iterator[tuple[Drawing, Figure]]:
+    """Each figure with its description."""
+    if any(evaluation.total.tally.curve for evaluation in evaluations):
+        caption = (
+            "At every threshold, all pixels inside the field of view together. Markers: the "
+            "threshold in use, or the observer."
+        )
+        yield (
+            Drawing("precision-recall", "Precision and recall", caption),
+            _draw_curves(
+                evaluations, metrics.sensitivity, metrics.precision, ("recall", "precision")
+            ),
+        )
+        yield (
+            Drawing("roc", "Receiver operating characteristic", caption),
+            _draw_curves(
+                evaluations,
+                _false_positives,
+                metrics.sensitivity,
+                ("1 - specificity", "sensitivity"),
+            ),
+        )
+        caption = "All pixels inside the field of view together. Markers: the threshold in use."
+        yield (
+            Drawing("threshold", "Dice over the threshold", caption),
+            _draw_thresholds(evaluations),
+        )
+        caption = (
+            "Share of vessels among pixels of similar probability, in ten bins. The grey line is "
+            "ideal."
+        )
+        yield Drawing("reliability", "Reliability", caption), _draw_reliability(evaluations)
+    caption = (
+        "Bland-Altman plot, a point for each photograph. Lines: the mean difference, and the 95 % "
+        "limits of agreement."
+    )
+    yield (
+        Drawing("agreement-density", "Density: agreement of mask and label", caption),
+        _draw_agreement(evaluations, "density", "", lambda image: image.densities),
+    )
+    yield (
+        Drawing("agreement-width", "Mean width: agreement of mask and label", caption),
+        _draw_agreement(evaluations, "width", ", pixels", lambda image: image.widths),
+    )
+
+
+def _false_positives(counts: Confusion) -> float:
+    """Share of the label's background that the mask calls vessel."""
+    return 1 - metrics.specificity(counts)
+
+
+def _new_figure(height: float = 3.9) -> tuple[Figure, Axes]:
+    """A square plot of two fractions with a legend below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    axes.grid(color="#dddddd", linewidth=0.4)
+    return figure, axes
+
+
+def _label(evaluation: Evaluation) -> str:
+    """The name as matplotlib shows it: "$" starts a formula there, and "_" hides a label."""
+    name = evaluation.name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
+def _style(place: int) -> dict[str, Any]:
+    """Colour and dashes of the evaluation at a place."""
+    return {
+        "color": _COLORS[place % len(_COLORS)],
+        "linestyle": _DASHES[place % len(_DASHES)],
+    }
+
+
+def _draw_points(axes: Axes, place: int, x: float, y: float, label: str = "") -> None:
+    """A marker of the evaluation at a place."""
+    axes.plot(
+        [x], [y], marker=_MARKERS[place % len(_MARKERS)], linestyle="none", zorder=3,
+        markeredgecolor="white", markeredgewidth=0.6, color=_COLORS[place % len(_COLORS)],
+        label=label, clip_on=False,
+    )  # fmt: skip
+
+
+def _draw_curves(
+    evaluations: Sequence[Evaluation],
+    x: Callable[[Confusion], float],
+    y: Callable[[Confusion], float],
+    labels: tuple[str, str],
+) -> Figure:
+    """Two measures against each other at every threshold, and where the masks are."""
+    figure, axes = _new_figure()
+    for place, evaluation in enumerate(evaluations):
+        total = evaluation.total
+        points = [(x(counts), y(counts)) for counts in total.tally.detailed_curve]
+        points = [point for point in points if not any(map(math.isnan, point))]
+        if points:
+            axes.plot(*zip(*points, strict=True), **_style(place), label=_label(evaluation))
+        _draw_points(
+            axes, place, x(total.inside), y(total.inside), "" if points else _label(evaluation)
+        )
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    figure.legend(loc="outside lower left")
+    return figure
+
+
+def _draw_thresholds(evaluations: Sequence[Evaluation]) -> Figure:
+    """Dice at each threshold."""
+    figure, axes = _new_figure()
+    for place, evaluation in enumerate(evaluations):
+        total = evaluation.total
+        if not total.tally.curve:
+            continue
+        dices = [metrics.dice(counts) for counts in total.tally.curve]
+        axes.plot(THRESHOLDS, dices, **_style(place), label=_label(evaluation))
+        _draw_points(axes, place, evaluation.provenance["threshold"], metrics.dice(total.inside))
+    axes.set(xlabel="threshold", ylabel="Dice")
+    figure.legend(loc="outside lower left")
+    return figure
+
+
+def _draw_reliability(evaluations: Sequence[Evaluation]) -> Figure:
+    """Share of vessels over the mean probability in each bin."""
+    figure, axes = _new_figure()
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+    for place, evaluation in enumerate(evaluations):
+        bins = evaluation.total.tally.reliability
+        if bins:
+            axes.plot(
+                [each.probability for each in bins],
+                [each.vessels / each.pixels for each in bins],
+                **_style(place), marker=_MARKERS[place % len(_MARKERS)], label=_label(evaluation),
+                clip_on=False,
+            )  # fmt: skip
+    axes.set(xlabel="probability", ylabel="share of vessels")
+    figure.legend(loc="outside lower left")
+    return figure
+
+
+def _draw_agreement(
+    evaluations: Sequence[Evaluation],
+    name: str,
+    unit: str,
+    pair: Callable[[Result], tuple[float, float]],
+) -> Figure:
+    """Differences over means of a measure, a plot for each evaluation."""
+    from matplotlib.figure import Figure
+
+    number = len(evaluations)
+    figure = Figure(figsize=(_WIDTH, 2.3 * number), layout="constrained")
+    all_axes = figure.subplots(number, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for place, (axes, evaluation) in enumerate(zip(all_axes, evaluations, strict=True)):
+        pairs = [pair(image) for image in evaluation.images]
+        axes.plot(
+            [(mask + label) / 2 for mask, label in pairs],
+            [mask - label for mask, label in pairs],
+            marker=_MARKERS[place % len(_MARKERS)], linestyle="none", alpha=0.7,
+            color=_COLORS[place % len(_COLORS)], markeredgecolor="none",
+        )  # fmt: skip
+        agreement = evaluation.agreement()[name]
+        axes.axhline(0, color="#999999", linewidth=0.6)
+        for value, dashes in zip(agreement[1:], ("-", "--", "--"), strict=True):
+            if not math.isnan(value):
+                axes.axhline(value, color="black", linewidth=0.8, linestyle=dashes)
+        _, bias, low, high = (f"{value:+.2g}" for value in agreement)
+        title = f"{_label(evaluation)}\nbias {bias}, limits {low} to {high}"
+        axes.set_title(title, loc="left", fontsize=8)
+        axes.set_ylabel(f"mask - label{unit}")
+    all_axes[-1].set_xlabel(f"mean of mask and label{unit}")
+    return figure
