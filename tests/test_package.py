@@ -76,11 +76,11 @@ backends.onnxruntime backends.openvino
 backends.quantize
 segmenter
 api finetune.jpeg finetune.resampling
-batch.places batch.engine evaluation.statistics app.server finetune.losses finetune.augmentation
+batch.places batch.engine evaluation.statistics finetune.losses finetune.augmentation
 batch.search
 batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
 batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores
-batch.folder finetune.card evaluation.figures
+batch.folder finetune.card evaluation.figures app.server
 evaluation.report
 ray finetune.training napari.layers
 finetune napari napari.widget

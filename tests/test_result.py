@@ -57,6 +57,14 @@ class TestOverlay:
 
 
 class TestSave:
+    def test_overlays_look_as_chosen_and_say_how(self, result, tmp_path):
+        look = {"style": "outline", "color": (255, 128, 0), "opacity": 0.5}
+        result.save(tmp_path / "eye.png", "overlay", **look)
+        with Image.open(tmp_path / "eye.png") as image:
+            np.testing.assert_array_equal(image, result.overlay(**look))
+        provenance = read_provenance(tmp_path / "eye.png")
+        assert {**look, "color": [255, 128, 0]}.items() <= provenance.items()
+
     @pytest.mark.parametrize("kind", ["mask", "fov", "overlay", "probability"])
     @pytest.mark.parametrize("ending", [".png", ".tif", ".TIFF", ".npy"])
     def test_holds_the_pixels(self, kind, ending, result, tmp_path):

@@ -24,6 +24,7 @@ from vesselseg import (
 )
 from vesselseg.backends.pytorch import TorchBackend
 from vesselseg.result import read_provenance
+from vesselseg.sliding import windows
 
 
 def identical(first, second):
@@ -114,6 +115,24 @@ def test_same_pixels_give_the_same_result_however_they_arrive(model, photograph,
     for given in (tmp_path / "eye.png", str(tmp_path / "eye.png"), file.getvalue(), picture,
                   tensor, tensor / 255):  # fmt: skip
         assert identical(model(given), expected)
+
+
+def test_progress_is_reported_and_ends_the_computation(model, photograph):
+    seen = []
+
+    def stop(done, total):
+        seen.append((done, total))
+        if done == 3:
+            raise KeyError("enough")
+
+    total = len(windows(*photograph.shape[:2], model.spec.crop, model.spec.stride))
+    assert total > 3
+    with pytest.raises(KeyError, match="enough"):
+        model(photograph, progress=stop)
+    assert seen == [(1, total), (2, total), (3, total)]
+    seen.clear()
+    model(photograph, progress=lambda *numbers: seen.append(numbers))
+    assert seen == [(done, total) for done in range(1, total + 1)]
 
 
 def test_a_photograph_of_too_many_windows_is_rejected(published_file):

@@ -128,6 +128,7 @@ class Segmentation:
         *,
         format: Format | None = None,
         style: Style = "tint",
+        color: tuple[int, int, int] = _CYAN,
         opacity: float = 0.6,
     ) -> None:
         """Write one picture to a file or a binary stream.
@@ -144,6 +145,8 @@ class Segmentation:
             None goes by the path's ending, which it must not contradict; a stream needs it.
         style : {"tint", "outline"}
             Style of the overlay: vessels coloured, or only their border.
+        color : (int, int, int)
+            R, G and B of the overlay's colour, from 0 to 255.
         opacity : float
             Opacity of the overlay's colour, from 0 to 1.
 
@@ -184,7 +187,10 @@ class Segmentation:
             )
         if kind not in KINDS:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
-        _write(target, self._encode(kind, format, style, opacity))
+        drawn = {}
+        if kind == "overlay":
+            drawn = {"style": style, "color": color, "opacity": opacity}
+        _write(target, self._encode(kind, format, drawn))
 
     def save_dicom(self, target: Target, source: Target | bytes | bytearray | memoryview) -> None:
         """Write the mask as a DICOM Segmentation object that refers to its photograph.
@@ -225,12 +231,12 @@ class Segmentation:
         content, label = dicom.read_source(source)
         _write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
 
-    def _encode(self, kind: Kind, format: Format, style: Style, opacity: float) -> bytes:
-        """The content of a file."""
+    def _encode(self, kind: Kind, format: Format, drawn: dict[str, Any]) -> bytes:
+        """The content of a file; `drawn` says how an overlay is."""
         stream = io.BytesIO()
         values: NDArray[Any]
         if kind == "overlay":
-            values = np.asarray(self.overlay(style=style, opacity=opacity))
+            values = np.asarray(self.overlay(**drawn))
         elif kind == "probability":
             values = self.probability
             if format == "png":
@@ -242,7 +248,6 @@ class Segmentation:
         if format == "npy":
             np.save(stream, values, allow_pickle=False)
             return stream.getvalue()
-        drawn = {"style": style, "opacity": opacity} if kind == "overlay" else {}
         # A PNG file has checksums of its own.
         crc = {"crc32": _checksum(values)} if format == "tiff" else {}
         provenance = {"kind": kind, **drawn, **crc, **self.provenance}

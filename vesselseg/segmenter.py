@@ -116,6 +116,7 @@ class Segmenter:
         scale: Scale | None = None,
         threshold: float = 0.5,
         bits: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Segmentation:
         """Segment one photograph.
 
@@ -133,6 +134,9 @@ class Segmenter:
             Pixels with a higher probability are vessel, in [0, 1].
         bits : int, optional
             Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
+        progress : callable, optional
+            Called with the number of windows that are computed, and of all. An exception that it
+            raises ends the computation.
 
         Returns
         -------
@@ -152,7 +156,12 @@ class Segmenter:
         """
         options = self._check_options(scale, threshold, bits)
         photograph = self._preprocess(image, options)
-        logit = slide(photograph.pixels, self._vessel_logit, **self._window_options(options))
+        logit = slide(
+            photograph.pixels,
+            self._vessel_logit,
+            progress=progress,
+            **self._window_options(options),
+        )
         logit = restore(logit, photograph.seen.placement)
         copy = _to_host(logit[0].sigmoid_())
         return self._to_segmentation(photograph, copy, options)

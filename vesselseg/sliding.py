@@ -17,6 +17,7 @@ from torch import Tensor
 from .errors import OptionError
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
+Progress: TypeAlias = Callable[[int, int], None]
 
 _MAX_WINDOWS = 100_000
 """Of one image; more would take hours."""
@@ -86,11 +87,18 @@ def round_up(length: int, divisor: int) -> int:
 
 
 class Stitcher:
-    """One image, the sum of its windows' logits, and how many windows are still missing."""
+    """One image, the sum of its windows' logits, and how many windows are still missing.
 
-    def __init__(self, image: Tensor, windows: list[Window]) -> None:
+    `progress` is called with the windows that are added and that there are. What it raises counts
+    as an error of the network.
+    """
+
+    def __init__(
+        self, image: Tensor, windows: list[Window], progress: Progress | None = None
+    ) -> None:
         self.image = image
         self.windows = windows
+        self.progress = progress
         self.window_size = windows[0].size
         self.missing = len(windows)
         self.error: Exception | None = None  # of the network, if it failed on this image
@@ -108,6 +116,8 @@ class Stitcher:
             self.sums = torch.zeros(size, dtype=torch.float32, device=logits.device)
         self.sums[:, window.top : window.bottom, window.left : window.right] += logits
         self.missing -= 1
+        if self.progress is not None:
+            self.progress(len(self.windows) - self.missing, len(self.windows))
 
     def average(self) -> Tensor:
         """Logits (K, H, W), averaged over the windows that cover each pixel.
@@ -166,7 +176,7 @@ class WindowQueue:
         self.shrink_windows = shrink_windows
         self.batch: list[tuple[Stitcher, Window]] = []
 
-    def add(self, image: Tensor) -> Stitcher:
+    def add(self, image: Tensor, progress: Progress | None = None) -> Stitcher:
         """Queue the windows of an image (C, H, W), and compute the batches that are full.
 
         Raises OptionError if it has more windows than `MAX_WINDOWS`.
@@ -181,7 +191,8 @@ class WindowQueue:
                 f"accepted. Choose a smaller scale or a larger stride."
             )
         shrink_to = self.size_divisor if self.shrink_windows else None
-        stitcher = Stitcher(image, windows(height, width, self.crop, self.stride, shrink_to))
+        every = windows(height, width, self.crop, self.stride, shrink_to)
+        stitcher = Stitcher(image, every, progress)
         if self.batch and self.batch[0][0].window_size != stitcher.window_size:
             self.flush()  # a batch has windows of one size
         for window in stitcher.windows:
@@ -264,9 +275,11 @@ def restore(logits: Tensor, placement: Placement) -> Tensor:
     return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def slide(image: Tensor, network: Network, **options: Any) -> Tensor:
+def slide(
+    image: Tensor, network: Network, *, progress: Progress | None = None, **options: Any
+) -> Tensor:
     """Logits (K, H, W) of one image (C, H, W); `options` are those of :class:`WindowQueue`."""
     queue = WindowQueue(network, **options)
-    stitcher = queue.add(image)
+    stitcher = queue.add(image, progress)
     queue.flush()
     return stitcher.average()

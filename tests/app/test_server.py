@@ -1,49 +1,34 @@
 """What the page asks of its server, asked without a browser."""
 
-import contextlib
+import hashlib
 import io
+import logging
 import re
 import socket
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 from PIL import Image
+from support.app import encoded, served
 from support.dicom import dicom_file
 from support.drawn import twelve_bits
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
-import uvicorn
-
+import vesselseg
 from vesselseg import UnknownModelError, formats, list_models
 from vesselseg.app import server
-from vesselseg.app.server import OfferedModels, make_app
+from vesselseg.app.server import OfferedModels
+
+PAGE = Path(server.__file__).parent / "page"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@contextlib.contextmanager
-def served(model, load=None, max_upload=100_000, hosts=None):
-    """Serve the page with one model on a loopback port, in a thread; its address."""
-    app = make_app(OfferedModels(model, "narrow", load), max_upload=max_upload, hosts=hosts)
-    config = uvicorn.Config(
-        app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None,
-        log_level="critical", access_log=False,
-    )  # fmt: skip
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        running = uvicorn.Server(config)
-        thread = threading.Thread(target=running.run, args=([listening],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            running.should_exit = True
-            thread.join()
 
 
 @pytest.fixture
@@ -54,9 +39,9 @@ def asked():
 
 @pytest.fixture
 def url(model, asked):
-    def counted(image, bits):
+    def counted(image, **options):
         asked.append(image)
-        return model(image, bits=bits)
+        return model(image, **options)
 
     with served(counted, hosts=("127.0.0.1", "localhost", "::1")) as url:
         yield url
@@ -66,12 +51,6 @@ def url(model, asked):
 def content(photograph):
     """The photograph as a file."""
     return encoded(photograph[:150, :130])
-
-
-def encoded(pixels):
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
-    return stream.getvalue()
 
 
 def segmented(url, content, **query):
@@ -102,15 +81,18 @@ def test_downloads_are_the_librarys_own_files(url, model, content, asked, tmp_pa
     assert (found["height"], found["width"]) == (150, 130)
     for threshold in (0.5, 0.52):
         result = model(content, threshold=threshold)
+        result.provenance["input_version"] = hashlib.sha256(content).hexdigest()
         assert 0.01 < result.mask.mean() < 0.99
         for kind in ("mask", "overlay", "probability", "fov"):
             result.save(tmp_path / "own.png", kind)
             answer = result_of(url, found["token"], f"{kind}.png", threshold=threshold)
             assert answer.content == (tmp_path / "own.png").read_bytes()
             assert answer.headers["content-type"] == "image/png"
-    answer = result_of(url, found["token"], "overlay.png", opacity=0.25)
+    look = {"opacity": 0.25, "style": "outline"}
+    answer = result_of(url, found["token"], "overlay.png", **look, color="ff8000")
     with Image.open(io.BytesIO(answer.content)) as image:
-        np.testing.assert_array_equal(image, model(content).overlay(opacity=0.25))
+        expected = model(content).overlay(**look, color=(255, 128, 0))
+        np.testing.assert_array_equal(image, expected)
     assert len(asked) == 1  # whatever is asked afterwards, the network runs once
 
 
@@ -124,19 +106,45 @@ def test_page_gets_the_photograph_and_exact_probabilities(url, model, content):
     np.testing.assert_array_equal(np.frombuffer(floats, "<f4").reshape(own.shape), own)
 
 
-def test_result_is_forgotten_when_reported_and_when_others_come(url, content):
-    def status(token):
-        return result_of(url, token, "mask.png").status_code
+def test_results_are_forgotten_when_the_page_says_so(url, content):
+    tokens = [segmented(url, content)["token"] for _ in range(3)]
+    body = "\n".join(["no-such-token", *tokens[:2]])
+    assert requests.post(f"{url}/forget", data=body, timeout=30).status_code == 204
+    statuses = [result_of(url, token, "mask.png").status_code for token in tokens]
+    assert statuses == [404, 404, 200]
 
-    first, second = (segmented(url, content)["token"] for _ in range(2))
-    assert status(first) == 200
-    assert requests.delete(f"{url}/results/{first}", timeout=30).status_code == 204
-    assert (status(first), status(second)) == (404, 200)
-    for _ in range(4):
-        segmented(url, content)
-    gone = result_of(url, second, "mask.png")
-    assert gone.status_code == 404
-    assert gone.text.endswith("Segment the photograph again.")
+
+def test_the_results_used_last_stay_as_far_as_the_memory_goes(model, content):
+    with served(model, memory=3 * 9 * 150 * 130) as url:
+        first, *others = (segmented(url, content)["token"] for _ in range(3))
+        assert result_of(url, first, "mask.png").status_code == 200
+        fourth = segmented(url, content)["token"]
+        statuses = [result_of(url, each, "mask.png").status_code for each in (first, *others)]
+        assert statuses == [200, 404, 200]
+        gone = result_of(url, others[0], "mask.png")
+        assert gone.text.endswith("Segment the photograph again.")
+        assert result_of(url, fourth, "mask.png").status_code == 200
+
+
+def test_rows_are_those_of_the_librarys_tables(url, model, content, tmp_path):
+    (tmp_path / "eye.png").write_bytes(content)
+    rows = []
+    vesselseg.segment_folder(
+        tmp_path / "eye.png", tmp_path / "out", model=model, kinds=("mask", "overlay"),
+        threshold=0.52, measure=True, on_row=rows.append, progress=False,
+    )  # fmt: skip
+    token = segmented(url, content)["token"]
+    measured, row = (
+        result_of(url, token, f"{table}.json", threshold=0.52).json()
+        for table in ("measures", "row")
+    )
+    names = ("input", "mask", "overlay", "seconds")  # the page fills in those of files
+    expected = {name: value for name, value in rows[0].items() if name not in names}
+    assert list(measured) == list(rows[0])
+    assert {name: value for name, value in measured.items() if name not in names} == expected
+    assert "density" in measured
+    assert row == {name: measured[name] for name in list(measured)[: len(row)]}
+    assert list(row)[-1] == "seconds"
 
 
 def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
@@ -151,7 +159,7 @@ def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
     sys.addaudithook(audit)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     token = segmented(url, content)["token"]
-    for file in ("photograph.png", "mask.png", "overlay.png", "probability.png"):
+    for file in ("photograph.png", "mask.png", "overlay.png", "row.json", "measures.json"):
         assert result_of(url, token, file).ok
     active = False
     assert written == []
@@ -161,8 +169,8 @@ def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "content", "told"),
     [
-        ("segment", b"no image", "could not be decoded"),
-        ("segment", b"", "is empty"),
+        ("segment", b"no image", "The file could not be decoded"),
+        ("segment", b"", "The file is empty"),
         ("segment?model=unet", b"x", "'unet' is not on this machine. Available are: narrow"),
     ],
 )
@@ -179,7 +187,10 @@ def test_errors_of_the_library_are_reported(url, path, content, told):
         ("overlay.png", {"threshold": "nan"}, 400, "threshold is nan; it must be"),
         ("overlay.png", {"threshold": "half"}, 400, "threshold is 'half'; it must be"),
         ("overlay.png", {"opacity": "-1"}, 400, "opacity is -1.0; it must be"),
-        ("edges.png", {}, 404, "There is no 'edges.png'; there are photograph.png, "),
+        ("overlay.png", {"color": "#fff"}, 400, "color is '#fff'; it must be six hexadecimal"),
+        ("overlay.png", {"style": "dots"}, 400, "style is 'dots'; allowed are"),
+        ("seg.dcm", {}, 400, "The source is no DICOM file"),
+        ("edges.png", {}, 400, "There is no 'edges.png'; there are photograph.png, "),
     ],
 )
 def test_invalid_numbers_and_files_are_reported(url, content, file, query, status, told):
@@ -210,7 +221,9 @@ def test_unexpected_errors_are_reported_without_details():
 
 def test_the_page_names_no_other_host_and_its_policy_forbids_them(url):
     disclaimers = 0
-    for path in ("", "page.css", "page.js", "settings"):
+    scripts = [path.name for path in PAGE.glob("*.js")]
+    assert "page.js" in scripts
+    for path in ("", "page.css", *scripts, "settings"):
         answer = requests.get(f"{url}/{path}", timeout=30)
         assert answer.status_code == 200
         assert not re.search(r"(https?|wss?):|[\"'(=]\s*//|@import|<iframe", answer.text), path
@@ -239,6 +252,48 @@ def test_other_web_sites_cannot_ask_through_the_browser(url, content, asked):
         assert answer.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "option"),
+    [
+        ({"Host": "eye.example:80"}, "--allow-host eye.example"),
+        ({"Origin": "https://eye.example"}, "--allow-host eye.example"),
+        ({"Host": "a b"}, None),
+        ({"Origin": "null"}, None),
+    ],
+)
+def test_a_refusal_names_the_option_that_allows_it(url, headers, option):
+    answer = requests.get(url, headers=headers, timeout=30)
+    assert answer.status_code in (400, 403)
+    assert answer.headers["content-type"].startswith("text/plain")
+    if option:
+        assert answer.text.endswith(f"allow it: vesselseg app {option}")
+    else:
+        assert "--allow-host" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["eye.example", "EYE.example:8443", "127.0.0.1:8000"])
+def test_behind_a_proxy_that_is_allowed(model, content, host):
+    """Some proxies pass on the name that the browser asked for, and others use their own."""
+    with served(model, hosts=("127.0.0.1",), proxies=("eye.example",)) as url:
+        headers = {"Host": host, "Origin": "https://eye.example"}
+        answer = requests.post(f"{url}/segment", data=content, headers=headers, timeout=30)
+        assert answer.status_code == 200
+        for other in ({**headers, "Host": "other.example"}, {"Origin": "https://other.example"}):
+            answer = requests.post(f"{url}/segment", data=content, headers=other, timeout=30)
+            assert answer.status_code in (400, 403)
+
+
+@pytest.mark.parametrize("prefix", ["", "/vessels"])
+def test_a_proxy_may_keep_its_path_or_take_it_off(model, content, prefix):
+    with served(model, root_path="/vessels") as url:
+        page = requests.get(f"{url}{prefix}/", timeout=30).text
+        assert '<base href="/vessels/">' in page
+        assert requests.get(f"{url}{prefix}/page.js", timeout=30).status_code == 200
+        token = segmented(f"{url}{prefix}", content)["token"]
+        assert result_of(f"{url}{prefix}", token, "mask.png").status_code == 200
+        assert requests.get(f"{url}/vessels", allow_redirects=False, timeout=30).text == page
+
+
 def test_a_malformed_host_is_rejected_with_the_headers_of_every_answer(url):
     with connected(url) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: bad[\r\n\r\n")
@@ -252,11 +307,11 @@ def held(model):
     """A page whose network waits until `go` is set; `running` says that it was reached."""
     running, go, seen = threading.Event(), threading.Event(), []
 
-    def wait(content, bits):
+    def wait(content, **options):
         seen.append(content)
         running.set()
         assert go.wait(30)
-        return model(content, bits=bits)
+        return model(content, **options)
 
     with served(wait) as url:
         yield url, running, go, seen
@@ -267,7 +322,9 @@ def test_the_page_and_a_full_queue_answer_at_once(held, content):
     url, _, go, _ = held
 
     def send():
-        return requests.post(f"{url}/segment", data=content, timeout=30).status_code
+        answer = requests.post(f"{url}/segment", data=content, timeout=30)
+        assert ("retry-after" in answer.headers) == (answer.status_code == 503)
+        return answer.status_code
 
     with ThreadPoolExecutor(20) as senders:
         answers = [senders.submit(send) for _ in range(20)]
@@ -293,11 +350,62 @@ def test_a_photograph_whose_sender_has_gone_is_not_computed(held, content):
     assert len(seen) == 2
 
 
+def test_the_network_stops_when_the_sender_goes_away(model, content):
+    """A photograph of many windows, of which the first is computed when the sender leaves."""
+    begun, gone, ended = threading.Event(), threading.Event(), []
+
+    def slow(content, *, progress, **options):
+        def wait(done, total):
+            begun.set()
+            assert gone.wait(30)
+            time.sleep(0.1)
+            progress(done, total)
+
+        try:
+            return model(content, progress=wait, **options)
+        except Exception as error:
+            ended.append(error)
+            raise
+
+    with served(slow) as url:
+        with connected(url) as connection:
+            head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+            connection.sendall(head.encode() + content)
+            assert begun.wait(30)
+        gone.set()
+        deadline = time.monotonic() + 30
+        while not ended:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert requests.get(f"{url}/settings", timeout=30).status_code == 200
+
+
+def test_warnings_of_another_photograph_are_left_out(model, content):
+    """Such as of one that is measured or read in another thread at the same time."""
+
+    def disturbed(content, **options):
+        logger = logging.getLogger("vesselseg.images")
+        other = threading.Thread(target=logger.warning, args=("of another photograph",))
+        other.start()
+        other.join()
+        return model(content, **options)
+
+    with served(disturbed) as url:
+        assert segmented(url, content)["warnings"] == []
+
+
 def test_dicom_photographs_are_segmented_like_others(url, photograph):
     part = photograph[:150, :130]
     png, dicom = segmented(url, encoded(part)), segmented(url, dicom_file(part, PatientID="4711"))
+    assert dicom["provenance"].pop("input_version") != png["provenance"].pop("input_version")
     assert dicom["provenance"] == png["provenance"]
+    assert (dicom["is_dicom"], png["is_dicom"]) == (True, False)
     assert "4711" not in str(dicom)
+    from pydicom import dcmread
+
+    answer = result_of(url, dicom["token"], "seg.dcm")
+    assert answer.headers["content-type"] == "application/dicom"
+    assert dcmread(io.BytesIO(answer.content)).PatientID == "4711"
     answer = requests.post(f"{url}/segment", data=dicom_file(part)[:400], timeout=30)
     assert answer.status_code == 400
     assert "DICOM file whose header cannot be read" in answer.text
@@ -346,9 +454,18 @@ class TestOfferedModels:
         assert loaded == []
 
     def test_models_are_among_the_settings(self, url):
-        offered = requests.get(f"{url}/settings", timeout=30).json()
-        assert offered["models"][:2] == ["narrow", self.EMBEDDED]
-        assert offered["max_upload"] == 100_000
+        settings = requests.get(f"{url}/settings", timeout=30).json()
+        own, embedded, *others = settings["models"]
+        assert own == {"name": "narrow", "label": "narrow", "downloaded": True}
+        assert embedded == {
+            "name": self.EMBEDDED, "label": "Any camera (built in)", "downloaded": True
+        }  # fmt: skip
+        labels = {each["name"]: each["label"] for each in others if not each["downloaded"]}
+        assert labels["unet_s5-d16_drive"] == "Like DRIVE"
+        assert labels["unet_s5-d16_chase_db1"] == "Like CHASE_DB1"
+        assert labels["unet_s5-d16_pspnet_ce-dice_hrf"] == "Like HRF (PSPNet, ce+dice)"
+        assert len(set(labels.values())) == len(labels) == len(list_models()) - 1
+        assert settings["max_upload"] == 100_000
 
     def test_each_model_is_loaded_once_when_it_is_chosen(self, models, loaded):
         for name in ("", "given (eye.pth)"):

@@ -45,7 +45,7 @@ def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
     process, url = command("--port", "0")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
     settings = requests.get(f"{url}settings", timeout=30).json()
-    assert settings["models"][0] == "unet_s5-c16_chase-hrf-fives"
+    assert settings["models"][0]["label"] == "Any camera (built in)"
     assert settings["max_upload"] == 50_000_000
     assert requests.get(url, headers={"Host": "example.org"}, timeout=30).status_code == 400
     assert "server" not in requests.get(url, timeout=30).headers
@@ -61,11 +61,51 @@ def test_other_address_options_and_file(command, model, tmp_path):
     process, url = command("--host", "0.0.0.0", "--port", "0", "--max-upload", "3",
                            "--model", str(tmp_path / "mine.pth"))  # fmt: skip
     settings = requests.get(f"{url}settings", timeout=30).json()
-    assert settings["models"][0] == "narrow (mine.pth)"
+    assert settings["models"][0]["label"] == "narrow (mine.pth)"
     assert settings["max_upload"] == 3_000_000
     assert requests.get(url, headers={"Host": "my-computer"}, timeout=30).status_code == 200
     process.terminate()
     assert "there is no password and nothing is encrypted" in process.communicate(timeout=30)[1]
+
+
+@pytest.mark.slow
+def test_behind_a_proxy(command):
+    process, url = command("--port", "0", "--allow-host", "Eye.example", "--allow-host",
+                           "eye.local", "--root-path", "/vessels/")  # fmt: skip
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/vessels/", url)
+    assert requests.get(url, timeout=30).status_code == 200
+    for name in ("eye.example", "eye.local"):
+        headers = {"Host": name, "Origin": f"https://{name}"}
+        assert requests.get(f"{url}settings", headers=headers, timeout=30).status_code == 200
+    answer = requests.get(url, headers={"Host": "other.example"}, timeout=30)
+    assert answer.status_code == 400
+    assert "--allow-host other.example" in answer.text
+    process.terminate()
+
+
+@pytest.mark.slow
+def test_other_machines_use_only_the_names_that_are_allowed(command):
+    process, url = command("--host", "0.0.0.0", "--port", "0", "--allow-host", "eye.example")
+    statuses = [
+        requests.get(url, headers={"Host": name}, timeout=30).status_code
+        for name in ("eye.example", "127.0.0.1", "other.example")
+    ]
+    assert statuses == [200, 200, 400]
+    process.terminate()
+
+
+@pytest.mark.slow
+def test_opens_the_browser(command, tmp_path, monkeypatch):
+    script = tmp_path / "browser"
+    script.write_text(f"#!/bin/sh\necho $1 > {tmp_path / 'opened'}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(script))
+    _, url = command("--port", "0", "--open")
+    deadline = time.monotonic() + 30
+    while not ((tmp_path / "opened").exists() and (tmp_path / "opened").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (tmp_path / "opened").read_text() == f"{url}\n"
 
 
 def test_port_in_use_is_reported(capsys):
@@ -95,7 +135,19 @@ def test_missing_extra_is_reported(capsys, monkeypatch):
     assert said.endswith(f"{how_to_install('app')}\n")
 
 
-@pytest.mark.parametrize("options", [["--port", "70000"], ["--port", "web"], ["--max-upload", "0"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--port", "70000"],
+        ["--port", "web"],
+        ["--max-upload", "0"],
+        ["--allow-host", "https://eye.example/"],
+        ["--allow-host", "eye.example:8000"],
+        ["--allow-host", "*"],
+        ["--root-path", "vessels"],
+        ["--root-path", "/a?b"],
+    ],
+)
 def test_wrong_values_are_rejected(options, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["app", *options])

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
+import json
+import re
 import secrets
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from logging import WARNING, getLogger
 from logging.handlers import BufferingHandler
+from pathlib import PurePath
 from typing import cast
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..api import find_cached
+from ..batch.jobs import Job
+from ..batch.work import SEGMENTS, Work
 from ..errors import OptionError, UnknownModelError, VesselsegError
-from ..formats import endings
-from ..registry import list_models
-from ..result import KINDS, Kind, Segmentation
+from ..formats import endings, is_dicom
+from ..measures import check_options
+from ..registry import EMBEDDED, REGISTRY
+from ..result import KINDS, Kind, Segmentation, Style
 from ..segmenter import Segmenter
+from ..spec import ModelSpec
 
 _HEADERS = {
     # The browser itself rejects scripts, styles, fonts and pictures that are not served here.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Cache-Control": "no-store",  # the browser keeps no copy on disk either
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -47,13 +57,25 @@ _HEADERS = {
 """Sent with every response."""
 
 _STATIC = {
-    "/": ("app/page/index.html", "text/html"),
-    "/page.css": ("app/page/page.css", "text/css"),
-    "/page.js": ("app/page/page.js", "text/javascript"),
-    "/example.jpg": ("embedded/fundus.jpg", "image/jpeg"),
+    "page.css": "app/page/page.css",
+    **{f"{name}.js": f"app/page/{name}.js" for name in ("page", "picture", "requests", "zip")},
+    "example.jpg": "embedded/fundus.jpg",
 }
-_FILES = ("photograph.png", "probability.f32", *(f"{kind}.png" for kind in KINDS))
-_KEPT = 4  # results in memory
+_MEDIA_TYPES = {
+    ".css": "text/css",
+    ".dcm": "application/dicom",
+    ".f32": "application/octet-stream",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".png": "image/png",
+}
+_TABLES = ("row.json", "measures.json")
+_FILES = (
+    "photograph.png", "probability.f32", *(f"{kind}.png" for kind in KINDS), "seg.dcm", *_TABLES
+)  # fmt: skip
+_HEADS = {"fcn": "FCN", "pspnet": "PSPNet", "deeplabv3": "DeepLabV3"}
+_MEMORY = 10**9  # bytes of results that are kept
 _QUEUE = 8  # photographs that wait for the network or are being uploaded
 _STALL = 30.0  # seconds without a byte after which an upload is given up
 
@@ -74,7 +96,7 @@ class OfferedModels:
 
         They are looked up each time, so that a model downloaded in the meantime is offered.
         """
-        available = [spec.name for spec in list_models() if find_cached(spec)]
+        available = [name for name, spec in REGISTRY.items() if find_cached(spec)]
         return list(dict.fromkeys([self.name, *available]))
 
     def get(self, name: str) -> Segmenter:
@@ -92,110 +114,198 @@ class OfferedModels:
         return self.loaded[name]
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A result in memory, and what it needs for its files."""
+
+    result: Segmentation
+    seconds: float
+    warnings: list[str]
+    source: bytes
+    """The photograph's file, if it is a DICOM file, which a Segmentation object refers to."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, about: RGB, probability, mask and field of view of each pixel."""
+        return 9 * self.result.mask.size + len(self.source)
+
+
+class _Results:
+    """The results used last, up to so many bytes, and at least one; used by the event loop."""
+
+    def __init__(self, memory: int) -> None:
+        self.memory = memory
+        self.kept: OrderedDict[str, _Kept] = OrderedDict()
+
+    def add(self, kept: _Kept) -> str:
+        """Keep a result; return the token that it is asked for by."""
+        token = secrets.token_urlsafe(16)
+        self.kept[token] = kept
+        while len(self.kept) > 1 and sum(each.size for each in self.kept.values()) > self.memory:
+            self.kept.popitem(last=False)
+        return token
+
+    def get(self, token: str) -> _Kept:
+        """The result of a token."""
+        if token not in self.kept:
+            raise HTTPException(
+                404, "This result is no longer in memory. Segment the photograph again."
+            )
+        self.kept.move_to_end(token)
+        return self.kept[token]
+
+    def forget(self, token: str) -> None:
+        """Release a result, if it is still there."""
+        self.kept.pop(token, None)
+
+
+class _CancelledError(Exception):
+    """Nobody waits for the result any more."""
+
+
 def make_app(
-    models: OfferedModels, *, max_upload: int, hosts: Collection[str] | None = None
+    models: OfferedModels,
+    *,
+    max_upload: int,
+    hosts: Collection[str] | None = None,
+    proxies: Collection[str] = (),
+    root_path: str = "",
+    memory: int = _MEMORY,
 ) -> ASGIApp:
     """The application, to be run by an ASGI server.
 
     ``POST /segment?model=NAME`` takes an image file of at most `max_upload` bytes as its body, and
     ``&bits=N`` if its 16-bit values use fewer. It answers with JSON, which has the ``token`` of the
-    result. ``GET /results/TOKEN/FILE`` gives one of `_FILES`, for ``threshold`` and ``opacity`` in
-    the query; ``DELETE /results/TOKEN`` forgets it. ``GET /settings`` has models and limits. Errors
-    are answered as text.
+    result; if the sender goes away, the network stops. ``GET /results/TOKEN/FILE`` gives one of
+    `_FILES`, for ``threshold``, ``opacity``, ``style`` and ``color`` in the query. ``POST /forget``
+    takes tokens, one a line, and releases their results. ``GET /settings`` has models and limits.
+    Errors are answered as text.
 
     `hosts` are the names, without port, by which a browser may ask for the page; None for any.
+    `proxies` are those under which a proxy serves it, and `root_path` is its path there, such as
+    "/vessels"; requests may come with or without it. Results in memory are limited to `memory`
+    bytes.
 
     One thread runs the network: two would only compete for the same processors. Other photographs
     wait in a short queue, and the page itself never waits for them.
     """
-    results: OrderedDict[str, Segmentation] = OrderedDict()  # used by the event loop alone
+    results = _Results(memory)
     network = ThreadPoolExecutor(1)
     queue = asyncio.Semaphore(_QUEUE)
 
     def settings(_: Request) -> Response:
-        return JSONResponse({"models": models.names(), "max_upload": max_upload})
+        available = models.names()
+        names = [*available, *(name for name in REGISTRY if name not in available)]
+        offered = [
+            {"name": name, "label": _label(name), "downloaded": name in available} for name in names
+        ]
+        has_measures = find_spec("skan") is not None
+        return JSONResponse({"models": offered, "max_upload": max_upload, "measures": has_measures})
 
     async def segment(request: Request) -> Response:
         if queue.locked():
-            raise HTTPException(503, "Several photographs are waiting. Try again in a moment.")
+            raise HTTPException(
+                503, "Several photographs are waiting. Try again in a moment.", {"Retry-After": "1"}
+            )
         async with queue:
             content = await _read_body(request, max_upload)
-            name, bits = request.query_params.get("model", ""), _read_bits(request)
-            start = time.perf_counter()
-            future = network.submit(_run_model, models, name, content, bits)
-            done = asyncio.wrap_future(future)
-            while not done.done():
-                if await request.is_disconnected() and future.cancel():
-                    raise HTTPException(400, "The sender of the photograph has gone.")
-                await asyncio.wait([done], timeout=0.5)
-        result, warnings = done.result()
-        token = secrets.token_urlsafe(16)
-        results[token] = result
-        if len(results) > _KEPT:
-            results.popitem(last=False)
-        height, width = result.mask.shape
+            name, bits = request.query_params.get("model", ""), _read_bits(request.query_params)
+            kept = await _unless_gone(
+                request, network, lambda stop: _run_model(models, name, content, bits, stop)
+            )
+        height, width = kept.result.shape
         return JSONResponse(
             {
-                "token": token,
+                "token": results.add(kept),
+                "model": name or models.name,
+                "label": _label(name or models.name),
                 "height": height,
                 "width": width,
-                "seconds": time.perf_counter() - start,
-                "warnings": warnings,
-                "provenance": result.provenance,
+                "seconds": kept.seconds,
+                "warnings": kept.warnings,
+                "is_dicom": bool(kept.source),
+                "provenance": kept.result.provenance,
             }
         )
 
     async def file(request: Request) -> Response:
-        token, name = request.path_params["token"], request.path_params["file"]
-        if token not in results:
-            raise HTTPException(
-                404, "This result is no longer in memory. Segment the photograph again."
-            )
+        kept, name = results.get(request.path_params["token"]), request.path_params["file"]
         if name not in _FILES:
-            raise HTTPException(404, f"There is no {name!r}; there are {', '.join(_FILES)}.")
-        results.move_to_end(token)
-        threshold, opacity = _read_number(request, "threshold"), _read_number(request, "opacity")
-        content = await run_in_threadpool(_encode, results[token], name, threshold, opacity)
-        media_type = "image/png" if name.endswith(".png") else "application/octet-stream"
-        return Response(content, media_type=media_type)
+            raise HTTPException(400, f"There is no {name!r}; there are {', '.join(_FILES)}.")
+        content = await run_in_threadpool(_encode, kept, name, request.query_params)
+        return Response(content, media_type=_MEDIA_TYPES[PurePath(name).suffix])
 
     async def forget(request: Request) -> Response:
-        results.pop(request.path_params["token"], None)
+        for token in (await _read_body(request, max_upload)).decode("ascii", "replace").split():
+            results.forget(token)
         return Response(status_code=204)
 
     def rejected(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(str(error), 400)
+        return PlainTextResponse(_name_file(str(error)), 400)
 
     def unexpected(_: Request, error: Exception) -> Response:
         # Starlette raises the error again after this response, so that the server logs it.
         text = f"Unexpected error: {type(error).__name__}. The terminal shows more."
         return PlainTextResponse(text, 500)
 
-    routes = [
+    page = _read_static("app/page/index.html").decode()
+    page = page.replace("ENDINGS", ",".join(endings())).replace("ROOT", root_path)
+    index = Response(page, media_type="text/html")
+    routes: list[BaseRoute] = [
+        Route("/", index),
         Route("/settings", settings),
         Route("/segment", segment, methods=["POST"]),
-        Route("/results/{token}", forget, methods=["DELETE"]),
+        Route("/forget", forget, methods=["POST"]),
         Route("/results/{token}/{file}", file),
     ]
-    for path, (name, media_type) in _STATIC.items():
-        content = resources.files("vesselseg").joinpath(name).read_bytes()
-        if path == "/":  # what the page's file chooser offers
-            content = content.replace(b"ENDINGS", ",".join(endings()).encode())
-        routes.append(Route(path, Response(content, media_type=media_type), methods=["GET"]))
-    # Older versions of the middleware cut a host at its first colon: "[" is every IPv6 address in
-    # brackets, which, unlike a name, no other site can point here.
-    allowed = ["*"] if hosts is None else [*hosts, *(f"[{host}]" for host in hosts), "["]
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=allowed)]
+    for name, path in _STATIC.items():
+        content = Response(_read_static(path), media_type=_MEDIA_TYPES[PurePath(name).suffix])
+        routes.append(Route(f"/{name}", content, methods=["GET"]))
+    if root_path:  # some proxies take it off, and others leave it
+        routes += [Route(root_path, index), Mount(root_path, routes=list(routes))]
     handlers = {VesselsegError: rejected, FileNotFoundError: rejected, Exception: unexpected}
-    return _guard(Starlette(routes=routes, middleware=middleware, exception_handlers=handlers))
+    return _guard(Starlette(routes=routes, exception_handlers=handlers), hosts, proxies)
 
 
-def _guard(app: ASGIApp) -> ASGIApp:
+def _read_static(path: str) -> bytes:
+    return resources.files("vesselseg").joinpath(path).read_bytes()
+
+
+def _label(name: str) -> str:
+    """What the page calls a model; names that are not in the registry stay as they are."""
+    if name == EMBEDDED.name:
+        return "Any camera (built in)"
+    if name not in REGISTRY:
+        return name
+    spec: ModelSpec = REGISTRY[name]
+    is_plain = (spec.head, spec.loss) == ("fcn", "ce")
+    loss = "" if spec.loss == "ce" else f", {spec.loss}"
+    return f"Like {spec.dataset.upper()}" + ("" if is_plain else f" ({_HEADS[spec.head]}{loss})")
+
+
+def _guard(app: ASGIApp, hosts: Collection[str] | None, proxies: Collection[str]) -> ASGIApp:
     """Send `HEADERS` with every response, and reject requests that come from other pages.
 
     A page anywhere on the web can make a browser send requests to 127.0.0.1. Its address is then
-    in ``Origin``. (If it gave its own name that address, TrustedHostMiddleware rejects it.)
+    in ``Origin``; or, if it gave its own name that address, its name is in ``Host``. (Starlette's
+    TrustedHostMiddleware would reject such a name too, without saying what to do.)
     """
+
+    def refusal(headers: Headers) -> tuple[str, int] | None:
+        """Why a request is rejected, and the status; None if it is not."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        name = _host_name(f"//{host}")
+        if hosts is not None and name not in {*hosts, *proxies}:
+            return f"This page does not answer to the name {name!r}. {_advise(name)}", 400
+        if origin in (None, f"http://{host}", f"https://{host}"):
+            return None
+        name = _host_name(str(origin))
+        if name in proxies:
+            return None
+        return (
+            f"Requests from {origin!r} are rejected: only this page may ask. {_advise(name)}",
+            403,
+        )
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -203,47 +313,111 @@ def _guard(app: ASGIApp) -> ASGIApp:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        headers = Headers(scope=scope)
-        origin, host = headers.get("origin"), headers.get("host", "")
-        if origin in (None, f"http://{host}", f"https://{host}"):
-            await app(scope, receive, send_with_headers)
-        else:
-            text = f"Requests from {origin!r} are rejected: only this page may ask."
-            await PlainTextResponse(text, 403)(scope, receive, send_with_headers)
+        refused = refusal(Headers(scope=scope))
+        answer = app if refused is None else PlainTextResponse(*refused)
+        await answer(scope, receive, send_with_headers)
 
     return guarded
 
 
+def _host_name(address: str) -> str:
+    """The name in an address such as ``//eye.example:8000``, in small letters, or ""."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _advise(name: str) -> str:
+    """What to do about a name that is rejected; "" for one that nobody can mean."""
+    if not re.fullmatch(r"[\w.:-]+", name, re.ASCII):
+        return ""
+    return (
+        f"If you or a proxy of yours serve it under that name, allow it: vesselseg app "
+        f"--allow-host {name}"
+    )
+
+
+async def _unless_gone(
+    request: Request, executor: ThreadPoolExecutor, work: Callable[[threading.Event], _Kept]
+) -> _Kept:
+    """What `work` returns. If the sender goes away, the event that it is given is set."""
+    stop = threading.Event()
+    future = executor.submit(work, stop)
+    done = asyncio.wrap_future(future)
+    try:
+        while not done.done():
+            if await request.is_disconnected():
+                stop.set()
+                future.cancel()  # if it still waits for its turn
+                await asyncio.gather(done, return_exceptions=True)
+                raise HTTPException(400, "The sender of the photograph has gone.")
+            await asyncio.wait([done], timeout=0.5)
+        return done.result()
+    finally:
+        stop.set()  # the server ends
+
+
 def _run_model(
-    models: OfferedModels, name: str, content: bytes, bits: int | None
-) -> tuple[Segmentation, list[str]]:
-    """Segment an image file; return the result and the warnings that are logged about it."""
+    models: OfferedModels, name: str, content: bytes, bits: int | None, stop: threading.Event
+) -> _Kept:
+    """Segment an image file, with the warnings that are logged about it; `stop` ends it."""
+
+    def check(*_: int) -> None:
+        if stop.is_set():
+            raise _CancelledError
+
+    check()
+    model = models.get(name)
+    own_thread = threading.get_ident()
     collector = BufferingHandler(sys.maxsize)
     collector.setLevel(WARNING)
+    # Other threads may warn at the same time, of other photographs.
+    collector.addFilter(lambda record: record.thread == own_thread)
     logger = getLogger("vesselseg")
     logger.addHandler(collector)
+    start = time.perf_counter()
     try:
-        result = models.get(name)(content, bits=bits)
+        result = model(content, bits=bits, progress=check)
     finally:
         logger.removeHandler(collector)
-    return result, [record.getMessage() for record in collector.buffer]
+    seconds = time.perf_counter() - start
+    result.provenance["input_version"] = hashlib.sha256(content).hexdigest()
+    warnings = [_name_file(record.getMessage()) for record in collector.buffer]
+    return _Kept(result, seconds, warnings, content if is_dicom(content[:132]) else b"")
 
 
-def _encode(result: Segmentation, file: str, threshold: float, opacity: float) -> bytes:
-    """One of `_FILES`: a picture as :meth:`Segmentation.save` writes it, with this opacity.
+def _name_file(text: str) -> str:
+    """A message of the library, which got the bytes of a file, about the file."""
+    return re.sub("the [0-9]+ bytes given", "The file", text, flags=re.IGNORECASE)
+
+
+def _encode(kept: _Kept, file: str, query: QueryParams) -> bytes:
+    """One of `_FILES`: pictures as :meth:`Segmentation.save` writes them, with these settings.
 
     ``photograph.png`` is the photograph as it was decoded and turned upright, and
-    ``probability.f32`` is float32 (H, W), little-endian, row by row.
+    ``probability.f32`` is float32 (H, W), little-endian, row by row. ``row.json`` is the row of a
+    manifest, and ``measures.json`` the one with measures; the page fills in the names of files.
     """
-    result = result.at_threshold(threshold)
+    threshold, opacity = _read_number(query, "threshold", 0.5), _read_number(query, "opacity", 0.6)
+    style = cast("Style", query.get("style", "tint"))
+    result = kept.result.at_threshold(threshold)
     if file == "probability.f32":
         return result.probability.astype("<f4").tobytes()
+    if file in _TABLES:
+        measuring = check_options() if file == "measures.json" else None
+        work = Work(threshold=threshold, style=style, measuring=measuring)
+        row = work.describe(Job("", dict.fromkeys(("mask", "overlay"), "")), result, kept.seconds)
+        row.pop(SEGMENTS, None)
+        return json.dumps(row).encode()
     stream = io.BytesIO()
     if file == "photograph.png":
         result.overlay(opacity=0).save(stream, format="PNG", compress_level=1)
+    elif file == "seg.dcm":
+        result.save_dicom(stream, kept.source)
     else:
-        kind = cast("Kind", file.removesuffix(".png"))
-        result.save(stream, kind, format="png", opacity=opacity)
+        kind, color = cast("Kind", file.removesuffix(".png")), _read_color(query)
+        result.save(stream, kind, format="png", style=style, color=color, opacity=opacity)
     return stream.getvalue()
 
 
@@ -268,19 +442,28 @@ async def _read_body(request: Request, max_upload: int) -> bytes:
         raise HTTPException(400, "The upload broke off.") from None
 
 
-def _read_bits(request: Request) -> int | None:
-    """The significant bits of 16-bit values, in the query of a request, or None."""
-    text = request.query_params.get("bits", "")
+def _read_bits(query: QueryParams) -> int | None:
+    """The significant bits of 16-bit values, or None."""
+    text = query.get("bits", "")
     try:
         return int(text) if text else None
     except ValueError:
         raise OptionError(f"bits is {text!r}; it must be an integer from 8 to 16.") from None
 
 
-def _read_number(request: Request, name: str) -> float:
-    """The threshold or the opacity in the query of a request."""
-    text = request.query_params.get(name, {"threshold": 0.5, "opacity": 0.6}[name])
+def _read_number(query: QueryParams, name: str, default: float) -> float:
+    """The threshold or the opacity."""
+    text = query.get(name, default)
     try:
         return float(text)
     except ValueError:
         raise OptionError(f"{name} is {text!r}; it must be a number from 0 to 1.") from None
+
+
+def _read_color(query: QueryParams) -> tuple[int, int, int]:
+    """R, G and B of a color such as ``00dcff``."""
+    text = query.get("color", "00dcff")
+    if not re.fullmatch("[0-9a-fA-F]{6}", text):
+        raise OptionError(f"color is {text!r}; it must be six hexadecimal digits, RRGGBB.")
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue

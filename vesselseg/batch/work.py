@@ -99,9 +99,13 @@ class Work:
         """Write the files of a job; return its row."""
         # The model got the photograph decoded.
         result.provenance.update(bits=self.bits, input_version=version)
+        self._write(job, result)
+        return self.describe(job, result, seconds)
+
+    def describe(self, job: Job, result: Segmentation, seconds: float) -> Row:
+        """The row of a result."""
         row = self._describe(job, result.provenance, result.shape, result.vessel_fraction())
         row["seconds"] = round(seconds, 3)
-        self._write(job, result)
         if self.measuring is not None:
             self._add_measures(row, job, result.measure(**self.measuring), result.provenance)
         return row

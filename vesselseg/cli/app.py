@@ -6,8 +6,11 @@ import argparse
 import contextlib
 import functools
 import ipaddress
+import re
 import socket
 import sys
+import threading
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,21 @@ from ..errors import OptionError, missing_extra
 from . import arguments
 
 _DESCRIPTION = """\
-Serve a web page on this machine: drop a photograph, see its vessels, move threshold and opacity,
-download mask and overlay. Ctrl-C ends it.
+Serve a web page on this machine: drop photographs, see their vessels, move threshold and opacity,
+download masks, overlays, measures and a manifest. Ctrl-C ends it.
 
-Photographs and results stay in the memory of this process, the last four of them, until the page
-is closed; nothing is written to disk, and nothing is sent to or loaded from another host. The page
-offers the model given here, the embedded one, and those that `vesselseg download` has put into the
-cache."""
+Photographs and results stay in the memory of this process until the page is closed; the oldest
+results give way to new ones. Nothing is written to disk, and nothing is sent to or loaded from
+another host. The page offers the model given here, the embedded one, and those that `vesselseg
+download` has put into the cache."""
+
+_EPILOG = """\
+examples:
+  vesselseg app --open
+  vesselseg app --port 8080 --max-upload 200
+
+behind a proxy that serves the page as https://eye.example/vessels/:
+  vesselseg app --allow-host eye.example --root-path /vessels"""
 
 
 def add_parsers(commands: Any) -> None:
@@ -31,13 +42,21 @@ def add_parsers(commands: Any) -> None:
         help="serve a web page on this machine to try photographs",
         usage="vesselseg app [--port N] [options]",
         description=_DESCRIPTION,
-        epilog="examples:\n  vesselseg app\n  vesselseg app --port 8080 --max-upload 200",
+        epilog=_EPILOG,
     )
     add = parser.add_argument_group("page").add_argument
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at; one other "
         "than 127.0.0.1 lets other machines in (default: %(default)s)")  # fmt: skip
     add("--port", type=_port, default=8000, metavar="N",
         help="port to listen at, 0 for any free one (default: %(default)s)")  # fmt: skip
+    add("--open", action="store_true", help="open the page in the browser of this machine")
+    add("--allow-host", type=_host_name, action="append", default=[], metavar="NAME",
+        help="also answer to requests for this name, under which you or a proxy serve the page; "
+        "can be repeated (default: the names of this machine's own address; any, if other "
+        "machines are let in)")  # fmt: skip
+    add("--root-path", type=_root_path, default="", metavar="PATH",
+        help="path under which a proxy serves the page, such as /vessels "
+        "(default: none)")  # fmt: skip
     add("--max-upload", type=arguments.positive, default=50, metavar="MB",
         help="largest file that is accepted, in megabytes (default: %(default)s)")  # fmt: skip
     arguments.add_model_options(parser, max_pixels=50_000_000)
@@ -49,6 +68,22 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 5 or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 65535")
     return int(text)
+
+
+def _host_name(text: str) -> str:
+    """The name of a host, without a port."""
+    if not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:]+", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the name of a host, such as eye.example, without https:// and port"
+        )
+    return text.lower()
+
+
+def _root_path(text: str) -> str:
+    """A path such as ``/vessels``; "" for the root."""
+    if not re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path such as /vessels")
+    return text.rstrip("/")
 
 
 def _app(options: argparse.Namespace) -> int:
@@ -72,7 +107,9 @@ def _app(options: argparse.Namespace) -> int:
             ) from error
         address, used_port = bound.getsockname()[:2]
         is_loopback = ipaddress.ip_address(address).is_loopback
-        hosts = ("127.0.0.1", "localhost", "::1", host) if is_loopback else None
+        hosts = None
+        if is_loopback or options.allow_host:
+            hosts = ("127.0.0.1", "localhost", "::1", host)
         # The first model is loaded before anything listens, so that no client waits for it.
         first = arguments.load_model(options)
         name = first.spec.name
@@ -81,7 +118,11 @@ def _app(options: argparse.Namespace) -> int:
             name += f" ({Path(file).name})"
         load = functools.partial(arguments.load_model, options, weights=None)
         server = make_app(
-            OfferedModels(first, name, load), max_upload=options.max_upload * 10**6, hosts=hosts
+            OfferedModels(first, name, load),
+            max_upload=options.max_upload * 10**6,
+            hosts=hosts,
+            proxies=options.allow_host,
+            root_path=options.root_path,
         )
         config = uvicorn.Config(
             server, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None,
@@ -95,10 +136,18 @@ def _app(options: argparse.Namespace) -> int:
                 f"page; there is no password and nothing is encrypted.",
                 file=sys.stderr,
             )
-        print(f"vesselseg: {to_url(host, used_port)} (Ctrl-C ends it)", flush=True)
+        url = to_url(host, used_port) + f"{options.root_path}/".removeprefix("/")
+        print(f"vesselseg: {url} (Ctrl-C ends it)", flush=True)
+        if options.open:  # its requests wait until the server runs; some browsers do not return
+            threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):  # the normal end
             uvicorn.Server(config).run(sockets=[bound])
     return 0
+
+
+def _open_browser(url: str) -> None:
+    if not webbrowser.open(url):
+        print(f"vesselseg: no browser was found; open {url} in one.", file=sys.stderr)
 
 
 def to_url(host: str, port: int) -> str:

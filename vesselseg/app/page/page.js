@@ -1,118 +1,503 @@
-"use strict";
-
+// The page: one state, changed by actions, and drawn by render(), which takes everything that it
+// shows of a photograph from that photograph's own object. Nothing else changes what is shown.
+//
 // Every photograph is segmented once. The browser gets its probabilities, float32, and applies the
 // threshold as the library does; only downloads are computed by the library itself.
 
+import { FITTED, drawFov, drawVessels, listen, move, zoomAt } from "./picture.js";
+import { ask, forget, loadPixels, resultFile, segment } from "./requests.js";
+import { makeZip, toCsv, toJsonLines } from "./zip.js";
+
+const HELD_PIXELS = 40e6; // of photographs that are ready to be shown; others are loaded again
+const ZIP_BYTES = 2e9; // after which another zip is begun
+
 const by = (id) => document.getElementById(id);
-const COLORS = { overlay: [0, 220, 255], mask: [255, 255, 255] }; // R, G, B of vessels
-let settings = { models: [], max_upload: Infinity };
-let items = []; // {file, state, result}; a result has token, width, height, probability, inside, ...
-let current = null; // the item that is shown
-let queue = Promise.resolve(); // photographs are segmented one after another
-let zoom = { scale: 1, x: 0, y: 0 };
 
-function say(text) {
-  by("status").textContent = text;
+const state = {
+  photos: [], // in the order in which they were added; newPhoto() says what they are
+  selected: null, // one of them
+  chosen: { model: "", bits: "" }, // for photographs that are added
+  view: {}, // show, style, color, fov, threshold, opacity, divider: of whichever picture is shown
+  zoom: FITTED, // of the selected photograph
+  settings: { models: [], max_upload: Infinity, measures: false }, // of the server
+  notice: "", // about the page, never about a photograph
+  zip: null, // {done, total, abort} while one is collected
+};
+
+function newPhoto(file) {
+  const name = unique(file.name, "name");
+  return {
+    file,
+    name,
+    stem: unique(file.name.replace(/(?<=.)\.[^.]*$/, ""), "stem"), // of downloads
+    ...state.chosen, // model and bits
+    status: "waiting", // then "working", then "done", "failed" or "cancelled"
+    error: "",
+    started: 0, // when the work began, in milliseconds
+    abort: null, // the AbortController of the work
+    preview: null, // an image of the file, if the browser can decode it
+    result: null, // what the server said: token, label, width, height, seconds, warnings, ...
+    pixels: null, // what is needed to draw it; released if many others are
+    shown: 0, // when it was shown last
+    entry: null, // its line in the list
+  };
 }
 
-function fail(text) {
-  by("error").textContent = text;
-  by("error").hidden = !text;
+/** A name that no other photograph has: "eye.jpg", then "eye.jpg (2)". */
+function unique(wanted, field) {
+  let name = wanted;
+  for (let n = 2; state.photos.some((photo) => photo[field] === name); n++) name = `${wanted} (${n})`;
+  return name;
 }
 
-async function ask(address, options) {
-  let answer;
-  try {
-    answer = await fetch(address, options);
-  } catch {
-    throw new Error("vesselseg does not answer. Is it still running in its terminal?");
+// ---- Actions ----
+
+function add(files) {
+  state.notice = files.length ? "" : "There was no file. Drop image files, not text or links.";
+  let first = null;
+  for (const file of files) {
+    const same = state.photos.find(
+      (photo) => ["name", "size", "lastModified"].every((key) => photo.file[key] === file[key]),
+    );
+    const photo = same ?? newPhoto(file);
+    if (!same) state.photos.push(photo);
+    first ??= photo;
   }
-  if (!answer.ok) throw new Error(await answer.text());
-  return answer;
+  if (first && state.selected?.status !== "working") select(first);
+  work();
 }
 
-function take(files) {
-  if (!files.length) return;
-  fail("");
-  const added = [...files].map((file) => ({ file, state: "waiting", result: null }));
-  items.push(...added);
-  for (const item of added) queue = queue.then(() => segment(item));
+function select(photo) {
+  state.selected = photo;
+  state.zoom = FITTED;
+  if (photo) showPreview(photo);
+  if (photo?.status === "done" && !photo.pixels) restore(photo);
+  render();
 }
 
-async function segment(item) {
-  if (!items.includes(item)) return;
-  const { file } = item;
-  item.state = "working";
-  listFiles();
+function showPreview(photo) {
+  if (photo.preview) return;
+  const image = new Image();
+  const url = URL.createObjectURL(photo.file);
+  image.alt = "The photograph";
+  image.onload = () => {
+    URL.revokeObjectURL(url);
+    photo.preview = image;
+    render();
+  };
+  image.onerror = () => URL.revokeObjectURL(url);
+  image.src = url;
+}
+
+let isWorking = false;
+
+/** Segment the photographs that wait, one after another, the selected one first. */
+async function work() {
+  if (isWorking) return;
+  isWorking = true;
+  const isWaiting = (photo) => photo?.status === "waiting";
+  for (;;) {
+    const photo = isWaiting(state.selected) ? state.selected : state.photos.find(isWaiting);
+    if (!photo) break;
+    await segmentPhoto(photo);
+  }
+  isWorking = false;
+  render();
+}
+
+async function segmentPhoto(photo) {
+  const abort = new AbortController();
+  Object.assign(photo, { status: "working", error: "", started: Date.now(), abort });
+  render();
   try {
-    if (file.size > settings.max_upload) {
-      const [size, limit] = [file.size, settings.max_upload].map((bytes) => bytes / 1e6);
-      throw new Error(`has ${size.toFixed(1)} MB; at most ${limit} MB are accepted (--max-upload).`);
+    const { size } = photo.file;
+    const limit = state.settings.max_upload;
+    if (size > limit) {
+      const [own, most] = [size, limit].map((bytes) => bytes / 1e6);
+      throw new Error(`The file has ${own.toFixed(1)} MB; at most ${most} MB are accepted (--max-upload).`);
     }
-    if (!current || !current.result) preview(item);
-    say(`Segmenting ${file.name} …`);
-    const query = new URLSearchParams({ model: by("model").value, bits: by("bits").value });
-    const answer = await ask(`segment?${query}`, { method: "POST", body: file });
-    const result = await answer.json();
-    const get = (name) => ask(`results/${result.token}/${name}`);
-    result.probability = new Float32Array(await (await get("probability.f32")).arrayBuffer());
-    result.photograph = URL.createObjectURL(await (await get("photograph.png")).blob());
-    result.inside = await readMask(await (await get("fov.png")).blob());
-    release(item);
-    item.result = result;
-    item.state = "done";
-    await show(item);
-    say(`${file.name}: ${result.width} × ${result.height} pixels, ${result.seconds.toFixed(1)} s`);
+    const result = await segment(photo.file, photo.model, photo.bits, abort.signal);
+    const fresh = { file: photo.file, result };
+    const pixels = await loadPixels(fresh, abort.signal);
+    abort.signal.throwIfAborted();
+    forget([photo]);
+    Object.assign(photo, { status: "done", result: fresh.result, pixels, shown: Date.now() });
+    releasePixels();
   } catch (error) {
-    // The last result stays; a photograph that fails leaves the list.
-    items = items.filter((other) => other !== item || item.result);
-    if (item === current && !item.result) current = null;
-    say("");
-    fail(`${file.name}: ${error.message}`);
-    if (current) await show(current);
-    else by("pictures").hidden = true;
+    if (abort.signal.aborted) return; // cancel() or remove() has said what follows
+    forget([photo]);
+    Object.assign(photo, { status: "failed", error: error.message, result: null, pixels: null });
   }
-  listFiles();
+  render();
 }
 
-async function readMask(blob) {
-  const bitmap = await createImageBitmap(blob);
-  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
-  const context = canvas.getContext("2d");
-  context.drawImage(bitmap, 0, 0);
-  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  return Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i] >> 7);
+/** Load what a result is drawn from, if it was released. */
+async function restore(photo) {
+  try {
+    const held = await hold(photo, async (same) => (same.pixels = await loadPixels(same)));
+    if (photo.result === held.result) photo.pixels = held.pixels;
+    else if (photo.status === "done" && !photo.pixels) return restore(photo);
+    releasePixels();
+  } catch (error) {
+    photo.error = error.message;
+  }
+  render();
 }
 
-function preview(item) {
-  // The photograph is visible while it is worked on, if the browser can decode it.
-  current = item;
-  fit();
-  const image = by("photograph");
-  image.onerror = () => (by("pictures").hidden = true);
-  image.src = URL.createObjectURL(item.file);
-  by("pictures").hidden = false;
-  by("pictures").classList.add("busy");
-  by("vessels").hidden = by("line").hidden = true;
+/**
+ * Use a copy of a photograph with the result that it has now, so that nothing of another result is
+ * mixed in if it is segmented again in the meantime; the copy.
+ */
+async function hold(photo, use) {
+  const held = { ...photo };
+  const { result } = held;
+  await use(held);
+  if (photo.result === result) photo.result = held.result; // with another token, if it was released
+  else if (held.result !== result) forget([held]);
+  return held;
 }
 
-async function show(item) {
-  current = item;
-  const { result } = item;
-  by("photograph").onerror = null;
-  by("photograph").src = result.photograph;
-  await by("photograph").decode();
-  if (current !== item) return;
-  by("vessels").width = result.width;
-  by("vessels").height = result.height;
-  by("pictures").classList.remove("busy");
-  by("vessels").hidden = by("pictures").hidden = by("zoom").hidden = by("about").hidden = false;
-  for (const button of by("downloads").children) button.disabled = false;
-  by("warnings").replaceChildren(...result.warnings.map((text) => element("li", text)));
-  by("warnings").hidden = !result.warnings.length;
-  showProvenance(result);
-  draw();
-  listFiles();
+function releasePixels() {
+  let held = 0;
+  if (state.selected) state.selected.shown = Date.now();
+  for (const photo of [...state.photos].sort((a, b) => b.shown - a.shown)) {
+    if (!photo.pixels) continue;
+    held += photo.pixels.width * photo.pixels.height;
+    if (held > HELD_PIXELS && photo !== state.selected) photo.pixels = photo.preview = null;
+  }
+}
+
+/** Stop the work on a photograph; an earlier result of it is shown again. */
+function cancel(photo) {
+  photo.abort?.abort();
+  if (photo.result) {
+    const { model, bits } = photo.result;
+    Object.assign(photo, { status: "done", model, bits });
+    if (!photo.pixels) restore(photo);
+  } else {
+    photo.status = "cancelled";
+  }
+  render();
+}
+
+function again(photo, chosen = {}) {
+  photo.abort?.abort();
+  Object.assign(photo, chosen, { status: "waiting" });
+  render();
+  work();
+}
+
+function remove(photo) {
+  photo.abort?.abort();
+  forget([photo]);
+  const place = state.photos.indexOf(photo);
+  state.photos.splice(place, 1);
+  photo.status = "removed";
+  select(state.photos[Math.min(place, state.photos.length - 1)] ?? null);
+}
+
+/** Choose a model or bits: for the selected photograph, and those that are added later. */
+function choose(chosen) {
+  Object.assign(state.chosen, chosen);
+  if (state.selected) again(state.selected, chosen);
+  render();
+}
+
+async function addExample(kind) {
+  try {
+    const whole = await (await ask("example.jpg")).blob();
+    const content = kind === "whole" ? whole : await alter(whole, kind);
+    const name = kind === "whole" ? "example.jpg" : `example-${kind}.jpg`;
+    add([new File([content], name, { type: "image/jpeg", lastModified: 0 })]);
+  } catch (error) {
+    state.notice = error.message;
+    render();
+  }
+}
+
+/** The example as a small photograph; or as large as before, but so blurred that it is warned of. */
+async function alter(whole, kind) {
+  const bitmap = await createImageBitmap(whole);
+  const draw = (source, side) => {
+    const canvas = new OffscreenCanvas(side, side);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(source, 0, 0, side, side);
+    return canvas;
+  };
+  const small = draw(bitmap, kind === "small" ? 300 : 70);
+  const canvas = kind === "small" ? small : draw(small, bitmap.width);
+  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
+}
+
+// ---- Downloads ----
+
+/** What the view says of pictures, as the server takes it. */
+function drawing() {
+  const { threshold, opacity, style, color } = state.view;
+  return { threshold, opacity, style, color: color.slice(1) };
+}
+
+async function downloadOne(photo, file) {
+  photo.error = "";
+  try {
+    await hold(photo, async (held) => {
+      const answer = await resultFile(held, file, drawing());
+      save(await answer.blob(), `${held.stem}_${file}`);
+    });
+  } catch (error) {
+    photo.error = error.message;
+  }
+  render();
+}
+
+function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+/** Download masks, overlays, measures and the manifest of all photographs that have a result. */
+async function downloadAll() {
+  const photos = state.photos.filter((photo) => photo.result || photo.status === "failed");
+  const abort = new AbortController();
+  const look = drawing(); // one for all, even if a slider is moved in the meantime
+  state.zip = { done: 0, total: photos.length, abort };
+  render();
+  try {
+    let part = newPart();
+    for (const photo of photos) {
+      await hold(photo, (held) => collect(held, part, look, abort.signal));
+      state.zip.done += 1;
+      render();
+      if (part.size > ZIP_BYTES) {
+        savePart(part);
+        part = newPart(part.number + 1);
+      }
+    }
+    if (part.manifest.length) savePart(part);
+  } catch (error) {
+    if (!abort.signal.aborted) state.notice = `The zip was not made: ${error.message}`;
+  }
+  state.zip = null;
+  render();
+}
+
+function newPart(number = 1) {
+  return { number, files: [], manifest: [], measures: [], size: 0 };
+}
+
+async function collect(photo, part, look, signal) {
+  const names = { mask: `${photo.stem}_mask.png`, overlay: `${photo.stem}_overlay.png` };
+  const rowOf = (row) => ({ input: photo.name, ...names, ...row, ...names, input: photo.name });
+  if (!photo.result) {
+    part.manifest.push(rowOf({ error: photo.error }));
+    return;
+  }
+  const get = (file) => resultFile(photo, file, look, signal);
+  part.manifest.push(rowOf(await (await get("row.json")).json()));
+  if (state.settings.measures) part.measures.push(rowOf(await measuresOf(get)));
+  for (const kind of ["mask", "overlay"]) {
+    const bytes = new Uint8Array(await (await get(`${kind}.png`)).arrayBuffer());
+    part.files.push({ name: names[kind], bytes });
+    part.size += bytes.length;
+  }
+}
+
+/** The measures, or why there are none, such as no field of view; that is the row's error. */
+async function measuresOf(get) {
+  try {
+    return await (await get("measures.json")).json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return { error: error.message };
+  }
+}
+
+function savePart({ number, files, manifest, measures }) {
+  const encode = (text) => new TextEncoder().encode(text);
+  const tables = [{ name: "manifest.jsonl", bytes: encode(toJsonLines(manifest)) }];
+  if (measures.length) tables.push({ name: "measures.csv", bytes: encode(toCsv(measures)) });
+  save(makeZip([...files, ...tables]), number === 1 ? "vesselseg.zip" : `vesselseg-${number}.zip`);
+}
+
+// ---- What is shown ----
+
+function render() {
+  const photo = state.selected;
+  by("notice").textContent = state.notice;
+  by("notice").hidden = !state.notice;
+  by("drop").hidden = photo !== null;
+  document.querySelector("figure").hidden = by("list").hidden = photo === null;
+  if (photo) {
+    renderCaption(photo);
+    renderPicture(photo);
+  }
+  renderList();
+  renderSettings(photo);
+  renderDownloads(photo);
+}
+
+function renderCaption(photo) {
+  const { status, result, error } = photo;
+  const isDone = status === "done";
+  by("name").textContent = photo.name;
+  by("facts").textContent = factsOf(photo);
+  by("error").textContent = error;
+  by("error").hidden = !error;
+  const warnings = isDone ? result.warnings : [];
+  by("warnings").replaceChildren(...warnings.map((text) => warningOf(photo, text)));
+  by("warnings").hidden = !warnings.length;
+  by("cancel").hidden = status !== "working" && status !== "waiting";
+  by("again").hidden = status !== "failed" && status !== "cancelled";
+}
+
+/** A warning, with what can be done about it here. */
+function warningOf(photo, text) {
+  const entry = element("li", text);
+  const bits = /If they use (\d+) bits/.exec(text)?.[1];
+  if (bits) {
+    const button = element("button", `Read ${bits} bits`);
+    button.addEventListener("click", () => again(photo, { bits }));
+    entry.append(" ", button);
+  }
+  return entry;
+}
+
+function factsOf(photo) {
+  if (photo.status === "done") {
+    const { width, height, seconds, label, provenance } = photo.result;
+    const model = provenance.unverified ? `${label} (unverified weights)` : label;
+    return [`${width} × ${height} pixels`, `${seconds.toFixed(1)} s`, model, shareOf(photo)].join(" · ");
+  }
+  const seconds = Math.floor((Date.now() - photo.started) / 1000);
+  return {
+    waiting: "Waiting for its turn",
+    working: `Segmenting … ${seconds} s · ${labelOf(photo.model)}`,
+    failed: "Not segmented",
+    cancelled: "Cancelled",
+  }[photo.status];
+}
+
+function labelOf(model) {
+  const offered = state.settings.models;
+  return (offered.find(({ name }) => name === model) ?? offered[0])?.label ?? "";
+}
+
+function shareOf({ pixels }) {
+  if (!pixels) return "loading the picture …";
+  const share = draw(pixels);
+  return share === null ? "no field of view" : `${(100 * share).toFixed(1)} % of the field of view is vessel`;
+}
+
+const drawn = { pixels: null, key: "", share: null, fov: null };
+
+/** Draw a result, unless it is what the canvas has; the share of the field of view that is vessel. */
+function draw(pixels) {
+  const { show, style, color, threshold, fov } = state.view;
+  const key = JSON.stringify([show, style, color, threshold]);
+  if (drawn.pixels !== pixels || drawn.key !== key) {
+    Object.assign(drawn, { pixels, key, share: drawVessels(by("vessels"), pixels, state.view) });
+  }
+  if (fov && drawn.fov !== pixels) {
+    drawFov(by("fov"), pixels);
+    drawn.fov = pixels;
+  }
+  return drawn.share;
+}
+
+function renderPicture(photo) {
+  const { view, zoom } = state;
+  const isDone = photo.status === "done" && photo.pixels !== null;
+  const isComing = ["waiting", "working", "done"].includes(photo.status);
+  const image = isDone ? photo.pixels.image : isComing && photo.preview;
+  if (isDone) draw(photo.pixels);
+  fill(by("photograph"), image ? [image] : []);
+  by("frame").hidden = !image;
+  by("zoom").hidden = by("line").hidden = by("vessels").hidden = !isDone;
+  by("fov").hidden = !isDone || !view.fov;
+  if (!image) return;
+  by("frame").style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+  by("frame").classList.toggle("busy", !isDone);
+  by("frame").classList.toggle("zoomed", zoom.scale > 1);
+  by("layer").style.transform = `translate(${100 * zoom.x}%, ${100 * zoom.y}%) scale(${zoom.scale})`;
+  by("scale").value = `${zoom.scale.toFixed(1)} ×`;
+  const hidden = (view.divider / 100 - zoom.x) / zoom.scale; // of the picture, left of the line
+  by("vessels").style.clipPath = `inset(0 0 0 ${100 * Math.min(Math.max(hidden, 0), 1)}%)`;
+  by("vessels").style.opacity = view.show === "overlay" ? view.opacity : 1;
+  by("line").style.left = `${view.divider}%`;
+}
+
+function renderList() {
+  const words = { waiting: "waiting", working: "segmenting", failed: "failed", cancelled: "cancelled", done: "" };
+  for (const photo of state.photos) {
+    photo.entry ??= newEntry(photo);
+    const [button] = photo.entry.children;
+    button.children[1].textContent = words[photo.status];
+    button.classList.toggle("warned", photo.status === "done" && photo.result.warnings.length > 0);
+    button.setAttribute("aria-current", String(photo === state.selected));
+  }
+  fill(by("files"), state.photos.map((photo) => photo.entry));
+}
+
+function newEntry(photo) {
+  const button = element("button", "");
+  button.type = "button";
+  button.append(element("span", photo.name), element("span", ""));
+  button.addEventListener("click", () => select(photo));
+  const entry = document.createElement("li");
+  entry.append(button);
+  return entry;
+}
+
+function renderSettings(photo) {
+  const { models } = state.settings;
+  const { model, bits } = photo ?? state.chosen;
+  const here = models.filter((each) => each.downloaded);
+  const missing = models.filter((each) => !each.downloaded);
+  if (by("model").dataset.models !== JSON.stringify(models)) {
+    by("model").dataset.models = JSON.stringify(models);
+    by("model").replaceChildren(...here.map(({ name, label }) => new Option(label, name)));
+    by("missing").querySelector("summary").textContent = `${missing.length} more, not downloaded`;
+    const terms = missing.flatMap(({ name, label }) => [
+      element("dt", label), element("dd", `vesselseg download ${name}`),
+    ]); // prettier-ignore
+    by("missing").querySelector("dl").replaceChildren(...terms);
+  }
+  by("missing").hidden = !missing.length;
+  by("model").value = model || here[0]?.name;
+  by("bits").value = bits;
+  const differ = state.photos.some((each) => each.model !== model || each.bits !== bits);
+  by("for-all").hidden = !photo || !differ;
+  by("threshold-value").value = Number(state.view.threshold).toFixed(2);
+  by("opacity-value").value = Number(state.view.opacity).toFixed(2);
+  by("divider-value").value = `${state.view.divider} %`;
+  by("style").disabled = by("color").disabled = by("opacity").disabled = state.view.show !== "overlay";
+}
+
+function renderDownloads(photo) {
+  const isDone = photo?.status === "done";
+  by("downloads").hidden = by("about").hidden = !photo;
+  for (const button of by("one").children) button.disabled = !isDone;
+  by("one").lastElementChild.hidden = !isDone || !photo.result.is_dicom;
+  const { zip, settings } = state;
+  const count = state.photos.filter((each) => each.result).length;
+  const text = zip ? `Collecting ${zip.done + 1} of ${zip.total} …` : `Everything as a zip (${count})`;
+  by("zip").textContent = text;
+  by("zip").disabled = zip !== null || !count;
+  by("cancel-zip").hidden = zip === null;
+  by("zip-note").textContent = settings.measures
+    ? "Masks, overlays, measures.csv and manifest.jsonl"
+    : 'Masks, overlays and manifest.jsonl. For measures: pip install "vesselseg[measure]"';
+  by("about").hidden = !isDone;
+  const facts = Object.entries(isDone ? photo.result.provenance : {}).flatMap(([name, value]) => {
+    if (name === "threshold") return []; // the slider shows it
+    const shown = Array.isArray(value) ? value.join(" × ") : String(value ?? "none");
+    return [element("dt", name.replaceAll("_", " ")), element("dd", shown)];
+  });
+  by("provenance").replaceChildren(...facts);
 }
 
 function element(tag, text) {
@@ -121,171 +506,89 @@ function element(tag, text) {
   return node;
 }
 
-function listFiles() {
-  const marks = { waiting: "… ", working: "⏳ ", done: "" };
-  const entries = items.map((item) => {
-    const button = element("button", marks[item.state] + item.file.name);
-    button.type = "button";
-    button.disabled = !item.result;
-    button.setAttribute("aria-current", String(item === current));
-    button.addEventListener("click", () => show(item));
-    const entry = document.createElement("li");
-    entry.append(button);
-    return entry;
-  });
-  by("files").replaceChildren(...entries);
-  by("files").hidden = items.length < 2;
+/** Give a node these children, leaving it alone if it has them, so that the focus stays. */
+function fill(node, children) {
+  const old = [...node.childNodes];
+  const isSame = old.length === children.length && old.every((each, i) => each === children[i]);
+  if (!isSame) node.replaceChildren(...children);
 }
 
-function draw() {
-  by("threshold-value").value = Number(by("threshold").value).toFixed(2);
-  place();
-  if (!current?.result) return;
-  const { width, height, probability, inside } = current.result;
-  const kind = by("show").value;
-  const pixels = new ImageData(width, height);
-  const words = new Uint32Array(pixels.data.buffer);
-  const word = (red, green, blue, alpha) => new Uint32Array(Uint8Array.of(red, green, blue, alpha).buffer)[0];
-  const on = kind === "probability" ? 0 : word(...COLORS[kind], 255);
-  const off = kind === "overlay" ? 0 : word(0, 0, 0, 255);
-  const greys = Array.from({ length: 256 }, (_, i) => word(i, i, i, 255));
-  const threshold = Math.fround(by("threshold").value); // float32, like the probabilities
-  let vessels = 0;
-  let total = 0;
-  for (let i = 0; i < words.length; i++) {
-    const isVessel = probability[i] > threshold;
-    words[i] = kind === "probability" ? greys[Math.round(probability[i] * 255)] : isVessel ? on : off;
-    total += inside[i];
-    vessels += isVessel & inside[i];
+// ---- Events ----
+
+function readView() {
+  for (const id of ["show", "style", "color", "threshold", "opacity", "divider"]) {
+    state.view[id] = by(id).value;
   }
-  by("vessels").getContext("2d").putImageData(pixels, 0, 0);
-  by("share").value = total ? `${((100 * vessels) / total).toFixed(1)} % of the field of view is vessel` : "";
+  state.view.fov = by("show-fov").checked;
+  render();
 }
 
-function place() {
-  by("opacity-value").value = Number(by("opacity").value).toFixed(2);
-  by("divider-value").value = `${by("divider").value} %`;
-  const left = by("divider").value;
-  by("vessels").style.opacity = by("show").value === "overlay" ? by("opacity").value : 1;
-  by("vessels").style.clipPath = `inset(0 0 0 ${left}%)`;
-  by("line").style.left = `${left}%`;
-  by("line").hidden = !current?.result;
-}
-
-function showProvenance(result) {
-  by("provenance").replaceChildren();
-  for (const [name, value] of Object.entries(result.provenance)) {
-    if (name === "threshold") continue; // the slider shows it
-    const text = Array.isArray(value) ? value.join(" × ") : String(value ?? "none");
-    by("provenance").append(element("dt", name.replaceAll("_", " ")), element("dd", text));
-  }
-}
-
-async function download(file) {
-  fail("");
-  const item = current;
+async function loadSettings() {
   try {
-    const query = `threshold=${by("threshold").value}&opacity=${by("opacity").value}`;
-    const answer = await ask(`results/${item.result.token}/${file}?${query}`);
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(await answer.blob());
-    link.download = `${item.file.name.replace(/\.[^.]*$/, "")}_${file}`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    state.settings = await (await ask("settings")).json();
+    state.chosen.model ||= state.settings.models[0].name;
   } catch (error) {
-    fail(error.message);
+    state.notice = error.message;
   }
+  render();
 }
 
-function release({ result }) {
-  if (!result) return;
-  URL.revokeObjectURL(result.photograph);
-  fetch(`results/${result.token}`, { method: "DELETE", keepalive: true }).catch(() => {});
+function zoomTo(change) {
+  if (state.selected?.status !== "done") return;
+  state.zoom = change(state.zoom);
+  render();
 }
 
-function fit() {
-  zoom = { scale: 1, x: 0, y: 0 };
-  applyZoom();
+function divide(share) {
+  by("divider").value = Math.round(100 * share);
+  readView();
 }
 
-function applyZoom() {
-  by("pictures").style.transform = `translate(${zoom.x}px, ${zoom.y}px) scale(${zoom.scale})`;
-  by("stage").classList.toggle("zoomed", zoom.scale > 1);
-}
-
-function zoomAt(factor, clientX, clientY) {
-  const box = by("pictures").getBoundingClientRect();
-  const scale = Math.min(Math.max(zoom.scale * factor, 1), 20);
-  if (scale === 1) return fit();
-  const change = scale / zoom.scale - 1;
-  zoom = { scale, x: zoom.x - (clientX - box.left) * change, y: zoom.y - (clientY - box.top) * change };
-  applyZoom();
-}
-
-function listenToPointers() {
-  by("stage").addEventListener("wheel", (event) => {
-    if (by("pictures").hidden) return;
-    event.preventDefault();
-    zoomAt(event.deltaY < 0 ? 1.25 : 0.8, event.clientX, event.clientY);
+function listenToAll() {
+  by("controls").addEventListener("input", (event) => {
+    if (!["model", "bits"].includes(event.target.id)) readView();
   });
-  by("stage").addEventListener("pointermove", (event) => {
-    if (event.buttons !== 1 || zoom.scale === 1 || by("line").hasPointerCapture(event.pointerId)) return;
-    zoom.x += event.movementX;
-    zoom.y += event.movementY;
-    applyZoom();
+  by("model").addEventListener("change", () => choose({ model: by("model").value }));
+  by("bits").addEventListener("change", () => choose({ bits: by("bits").value }));
+  by("for-all").addEventListener("click", () => {
+    const { model, bits } = state.selected;
+    for (const photo of state.photos) {
+      if (photo.model !== model || photo.bits !== bits) again(photo, { model, bits });
+    }
   });
-  by("line").addEventListener("pointerdown", (event) => by("line").setPointerCapture(event.pointerId));
-  by("line").addEventListener("pointermove", (event) => {
-    if (!by("line").hasPointerCapture(event.pointerId)) return;
-    const box = by("pictures").getBoundingClientRect();
-    const share = (event.clientX - box.left) / box.width;
-    by("divider").value = Math.round(100 * Math.min(Math.max(share, 0), 1));
-    place();
-  });
-  by("zoom").addEventListener("click", (event) => {
-    const factor = Number(event.target.dataset.zoom ?? NaN);
-    const box = by("stage").getBoundingClientRect();
-    if (factor === 0) fit();
-    else if (factor) zoomAt(factor, box.left + box.width / 2, box.top + box.height / 2);
-  });
-}
-
-async function start() {
-  for (const id of ["threshold", "show"]) by(id).addEventListener("input", draw);
-  for (const id of ["opacity", "divider"]) by(id).addEventListener("input", place);
-  for (const id of ["model", "bits"]) {
-    by(id).addEventListener("change", () => {
-      const item = current;
-      if (item) queue = queue.then(() => segment(item));
-    });
-  }
   by("file").addEventListener("change", () => {
-    take(by("file").files);
+    add([...by("file").files]);
     by("file").value = ""; // so that the same file can be chosen again
   });
-  by("example").addEventListener("click", async () => {
-    const content = await (await ask("example.jpg")).blob();
-    take([new File([content], "example.jpg", { type: "image/jpeg" })]);
-  });
-  by("downloads").addEventListener("click", (event) => {
-    if (event.target.dataset.file) download(event.target.dataset.file);
+  by("examples").addEventListener("click", (event) => {
+    const kind = event.target.closest("button")?.dataset.example;
+    if (kind) addExample(kind);
   });
   for (const name of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(name, (event) => {
       event.preventDefault(); // or the browser would leave the page and open the file
-      by("drop").classList.toggle("over", name === "dragover");
-      if (name === "drop") take(event.dataTransfer.files);
+      document.body.classList.toggle("dragging", name === "dragover");
+      if (name === "drop") add([...event.dataTransfer.files]);
     });
   }
-  listenToPointers();
-  addEventListener("pagehide", () => items.forEach(release));
-  draw();
-  try {
-    settings = await (await ask("settings")).json();
-    by("model").replaceChildren(...settings.models.map((name) => new Option(name, name)));
-  } catch (error) {
-    fail(error.message);
-  }
+  by("cancel").addEventListener("click", () => cancel(state.selected));
+  by("again").addEventListener("click", () => again(state.selected));
+  by("remove").addEventListener("click", () => remove(state.selected));
+  by("one").addEventListener("click", (event) => {
+    if (event.target.dataset.file) downloadOne(state.selected, event.target.dataset.file);
+  });
+  by("zip").addEventListener("click", downloadAll);
+  by("cancel-zip").addEventListener("click", () => state.zip?.abort.abort());
+  by("zoom").addEventListener("click", (event) => {
+    const factor = Number(event.target.dataset.zoom ?? NaN);
+    if (!Number.isNaN(factor)) zoomTo((zoom) => (factor ? zoomAt(zoom, factor, 0.5, 0.5) : FITTED));
+  });
+  listen(by("frame"), by("line"), zoomTo, divide);
+  setInterval(() => state.selected?.status === "working" && renderCaption(state.selected), 1000);
+  addEventListener("focus", loadSettings); // a model may have been downloaded in the meantime
+  addEventListener("pagehide", () => forget(state.photos));
 }
 
-start();
+listenToAll();
+readView();
+loadSettings();
