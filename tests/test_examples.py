@@ -71,6 +71,14 @@ def test_measurements(run, tmp_path):
         assert drawn.width == 960
 
 
+def test_pvbm(run):
+    """PVBM's area is the density that vesselseg measures, times the field of view."""
+    pytest.importorskip("PVBM", reason="needs PVBM: pip install pvbm")
+    lines = run("pvbm.py", warnings="default").splitlines()
+    assert lines[0].split()[0] == "area"
+    assert lines[0].split()[-1] == lines[-1].split()[-1]
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "vessels.onnx"

@@ -223,3 +223,11 @@ def test_metrics_need_neither_torch_nor_scikit_image_to_be_imported():
 
 def test_counts_can_be_summed():
     assert sum([Confusion(1, 2, 3, 4)] * 2) == Confusion(2, 4, 6, 8)
+
+
+@pytest.mark.parametrize("value", [1, 255, -1, 0.5])
+@pytest.mark.parametrize("background", [True, False], ids=["with background", "alone"])
+def test_any_one_value_besides_0_is_true(value, background):
+    values = np.full((2, 2), value)
+    values[0] *= not background
+    assert confusion(values, values != 0) == confusion(values != 0, values != 0)

@@ -261,7 +261,8 @@ def to_bool(values: ArrayLike, name: str) -> Mask:
     if array.dtype == np.bool_:
         return array
     true = array != 0
-    if array.dtype.kind not in "iuf" or (array.size and (array[true] != array.max()).any()):
+    found = array[true]
+    if array.dtype.kind not in "iuf" or (found != found[:1]).any():
         raise OptionError(
             f"{name} must be bool, or numbers with one value besides 0; it is an array of "
             f"{array.dtype} with others. A probability needs a threshold first."
