@@ -196,6 +196,7 @@ def test_auc_of_a_single_class_is_nan(label):
         (lambda: confusion(MASK, LABEL, LABEL.T), r"fov has the shape \(4, 2\)"),
         (lambda: confusion(np.array([[0.2, 0.7]]), [[0, 1]]), "needs a threshold first"),
         (lambda: confusion([[0, -1]], [[0, 1]]), "mask must be bool"),
+        (lambda: confusion([[-1, -1]], [[0, 1]]), "mask must be bool"),
         (lambda: metrics.auc(np.ones(3), [0, 1]), r"probability has the shape \(3,\)"),
         (lambda: metrics.auc([0.1, math.nan], [0, 1]), "not numbers"),
     ],
@@ -223,11 +224,3 @@ def test_metrics_need_neither_torch_nor_scikit_image_to_be_imported():
 
 def test_counts_can_be_summed():
     assert sum([Confusion(1, 2, 3, 4)] * 2) == Confusion(2, 4, 6, 8)
-
-
-@pytest.mark.parametrize("value", [1, 255, -1, 0.5])
-@pytest.mark.parametrize("background", [True, False], ids=["with background", "alone"])
-def test_any_one_value_besides_0_is_true(value, background):
-    values = np.full((2, 2), value)
-    values[0] *= not background
-    assert confusion(values, values != 0) == confusion(values != 0, values != 0)

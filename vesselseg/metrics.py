@@ -256,15 +256,15 @@ def _to_masks(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None) -> tuple
 
 
 def to_bool(values: ArrayLike, name: str) -> Mask:
-    """An array of bool; OptionError if it has more than one value besides 0."""
+    """An array of bool; OptionError if it has anything but 0 and one positive value."""
     array = np.asarray(values)
     if array.dtype == np.bool_:
         return array
     true = array != 0
-    found = array[true]
-    if array.dtype.kind not in "iuf" or (found != found[:1]).any():
+    highest = array.max(initial=0) if array.dtype.kind in "iuf" else 0
+    if array.dtype.kind not in "iuf" or (array[true] != highest).any():
         raise OptionError(
-            f"{name} must be bool, or numbers with one value besides 0; it is an array of "
+            f"{name} must be bool, or numbers with one positive value besides 0; it is an array of "
             f"{array.dtype} with others. A probability needs a threshold first."
         )
     return np.asarray(true)
