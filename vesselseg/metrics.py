@@ -59,7 +59,7 @@ def confusion(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -
     Parameters
     ----------
     mask, label : array (H, W)
-        Vessel or not: bool, or numbers with one value besides 0 (0 and 1, or 0 and 255).
+        Vessel or not: bool, or numbers with one positive value besides 0 (0 and 1, or 0 and 255).
     fov : array (H, W), optional
         Field of view, in the same form; pixels outside are not counted.
 
@@ -125,7 +125,7 @@ def auc(probability: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) 
     probability : array of float or int (H, W)
         Any score that is higher where a vessel is more likely.
     label : array (H, W)
-        Vessel or not: bool, or numbers with one value besides 0.
+        Vessel or not: bool, or numbers with one positive value besides 0.
     fov : array (H, W), optional
         Field of view, in the same form; pixels outside are not counted.
 
@@ -178,7 +178,7 @@ def cldice(mask: ArrayLike, label: ArrayLike, fov: ArrayLike | None = None) -> f
     Parameters
     ----------
     mask, label : array (H, W)
-        Vessel or not: bool, or numbers with one value besides 0.
+        Vessel or not: bool, or numbers with one positive value besides 0.
     fov : array (H, W), optional
         Field of view, in the same form. Vessels outside it are removed before skeletons are
         computed.

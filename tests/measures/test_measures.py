@@ -240,7 +240,7 @@ class TestArguments:
         [
             ({"mask": np.zeros((4, 4, 3), bool)}, r"mask has the shape \(4, 4, 3\)"),
             ({"mask": np.full((4, 4), 0.3)}, "Threshold a probability first"),
-            ({"mask": np.arange(16, dtype=np.uint8).reshape(4, 4)}, "one value besides 0"),
+            ({"mask": np.arange(16, dtype=np.uint8).reshape(4, 4)}, "one positive value besides 0"),
             ({"mask": np.zeros((0, 4), bool)}, r"mask has the shape \(0, 4\)"),
             ({"fov": np.ones((4, 5), bool)}, r"mask has the shape \(4, 4\), but fov has \(4, 5\)"),
             ({"fov": np.zeros((4, 4), bool)}, "field of view is empty"),

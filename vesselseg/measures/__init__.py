@@ -206,7 +206,7 @@ def measure(
     Parameters
     ----------
     mask : array_like (H, W)
-        bool, or integers with one value besides 0, such as 0 and 255.
+        bool, or integers with one positive value besides 0, such as 0 and 255.
     fov : array_like (H, W), optional
         The field of view, likewise; None is the whole frame. Vessels outside it do not count.
     mm_per_pixel : float, optional
