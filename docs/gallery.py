@@ -223,12 +223,10 @@ FAILS = [
 
 
 def fit(image: Image.Image) -> Image.Image:
-    """The whole picture inside one panel."""
-    panel = Image.new("RGB", (PANEL, PANEL), "white")
-    image = image.convert("RGB")
-    image.thumbnail((PANEL, PANEL), Image.Resampling.LANCZOS)
-    panel.paste(image, ((PANEL - image.width) // 2, (PANEL - image.height) // 2))
-    return panel
+    """The whole picture, reduced or enlarged to the size of a panel."""
+    factor = PANEL / max(image.size)
+    size = round(factor * image.width), round(factor * image.height)
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def detail(result: vesselseg.Segmentation) -> Image.Image:
@@ -244,8 +242,7 @@ def detail(result: vesselseg.Segmentation) -> Image.Image:
 
 def picture(result: vesselseg.Segmentation, photograph: Image.Image) -> Image.Image:
     """Four panels: photograph, vessels on it, mask, and a detail at its own size."""
-    small = photograph.convert("RGB")
-    small.thumbnail((PANEL, PANEL), Image.Resampling.LANCZOS)
+    small = fit(photograph)
     share = np.asarray(
         Image.fromarray(result.mask.astype(np.float32)).resize(small.size, Image.Resampling.BOX)
     )
@@ -254,8 +251,9 @@ def picture(result: vesselseg.Segmentation, photograph: Image.Image) -> Image.Im
     tint = Image.fromarray(tinted.astype(np.uint8))
     mask = Image.fromarray((255 * np.sqrt(share)).astype(np.uint8))
     page = Image.new("RGB", (2 * PANEL + 4, 2 * PANEL + 4), "white")
-    for number, panel in enumerate((fit(small), fit(tint), fit(mask), detail(result))):
-        page.paste(panel, (number % 2 * (PANEL + 4), number // 2 * (PANEL + 4)))
+    for number, panel in enumerate((small, tint, mask, detail(result))):
+        left, top = (PANEL + 4) * (number % 2), (PANEL + 4) * (number // 2)
+        page.paste(panel, (left + (PANEL - panel.width) // 2, top + (PANEL - panel.height) // 2))
     return page
 
 

@@ -1,8 +1,7 @@
 """What a TIFF file declares about its pixels, and those that Pillow would read wrongly.
 
-Pillow reads most TIFF files rightly. Others are read with tifffile (``pip install
-"vesselseg[tiff]"``), as far as their pixels are not compressed: what tifffile unpacks has no
-limit. All others are rejected.
+Pillow reads most TIFF files rightly. Others are read with tifffile, of the extra ``tiff``, as far
+as their pixels are not compressed: what tifffile unpacks has no limit. All others are rejected.
 """
 
 from __future__ import annotations

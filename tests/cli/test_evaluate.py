@@ -13,6 +13,7 @@ from support import drawn, models
 
 from vesselseg import Segmenter
 from vesselseg.cli import main
+from vesselseg.errors import how_to_install
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_without_matplotlib_nothing_is_computed_in_vain(tmp_path, weights, run, 
     code, _, err = run(*pairs, "--model", weights, "--report", tmp_path / "page")
 
     assert code == 2
-    assert "vesselseg[eval]" in err
+    assert how_to_install("eval") in err
 
 
 def test_pairs_may_lie_in_any_two_folders(tmp_path, weights, run):

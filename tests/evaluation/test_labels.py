@@ -258,6 +258,14 @@ def test_files_that_are_damaged_or_missing(tmp_path):
             read_label(tmp_path / name)
 
 
+def test_a_gzipped_label_unpacks_to_no_more_than_a_large_image(tmp_path, monkeypatch):
+    monkeypatch.setattr("vesselseg.evaluation.datasets.MAX_PIXELS", 100)
+    path = tmp_path / "label.ppm.gz"
+    path.write_bytes(gzip.compress(bytes(401)))
+    with pytest.raises(DatasetError, match="unpacks to more than 400 bytes"):
+        read_label(path)
+
+
 @pytest.mark.parametrize("name", ["im0001.ppm", "im0001.ppm.gz"])
 def test_photographs_gzipped_or_not(tmp_path, name):
     drawn.write(tmp_path / name, drawn.photograph(3))

@@ -35,7 +35,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..api import find_cached
 from ..batch.jobs import Job
 from ..batch.work import SEGMENTS, Work
-from ..errors import OptionError, UnknownModelError, VesselsegError
+from ..errors import OptionError, UnknownModelError, VesselsegError, how_to_install
 from ..formats import endings, is_dicom
 from ..measures import check_options
 from ..registry import EMBEDDED, REGISTRY
@@ -199,8 +199,10 @@ def make_app(
         offered = [
             {"name": name, "label": _label(name), "downloaded": name in available} for name in names
         ]
-        has_measures = find_spec("skan") is not None
-        return JSONResponse({"models": offered, "max_upload": max_upload, "measures": has_measures})
+        no_measures = "" if find_spec("skan") else how_to_install("measure")
+        return JSONResponse(
+            {"models": offered, "max_upload": max_upload, "no_measures": no_measures}
+        )
 
     async def segment(request: Request) -> Response:
         if queue.locked():

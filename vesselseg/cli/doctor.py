@@ -26,8 +26,8 @@ _VARIABLES = (
     "SSL_CERT_FILE", "VESSELSEG_HOME", "VESSELSEG_MIRROR", "VESSELSEG_OFFLINE",
 )  # fmt: skip
 _EXTRAS = (
-    "argcomplete", "highdicom", "napari", "nncf", "onnx", "onnxruntime", "openvino", "pydicom",
-    "ray", "scikit-image", "skan", "starlette", "uvicorn",
+    "argcomplete", "highdicom", "matplotlib", "napari", "nncf", "onnx", "onnxruntime", "openvino",
+    "pydicom", "ray", "scikit-image", "skan", "starlette", "tifffile", "uvicorn",
 )  # fmt: skip
 _TIMEOUT = 10.0  # seconds that a host may take to answer
 _REPEATS = 3

@@ -79,7 +79,9 @@ def add_parsers(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     """Train, print a line for each measurement, and print what was written."""
     from ..finetune import train
+    from ..process import limit_threads
 
+    limit_threads()
     result = train(
         options.images,
         options.labels,

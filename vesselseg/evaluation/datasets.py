@@ -32,7 +32,7 @@ from ..batch.places import identity
 from ..batch.search import LeftOut, is_photograph, walk
 from ..errors import DatasetError, OptionError, did_you_mean
 from ..files import is_folder
-from ..formats import endings, open_picture
+from ..formats import MAX_PIXELS, collect_complaints, endings, open_picture
 from ..images import RGB, check_bits, to_rgb
 from ..metrics import Mask
 from ..result import read_provenance
@@ -540,7 +540,7 @@ def _read_two_values(path: Path, kind: str) -> tuple[Mask, bool]:
             f"{str(path)!r} cannot be used as a {kind}: vesselseg wrote it as {ours['kind']}."
         )
     try:
-        with open_picture(io.BytesIO(content)) as opened:
+        with collect_complaints() as complaints, open_picture(io.BytesIO(content)) as opened:
             pages, is_lossy = getattr(opened, "n_frames", 1), opened.format in _LOSSY
             opened.load()
             upright = opened
@@ -550,6 +550,8 @@ def _read_two_values(path: Path, kind: str) -> tuple[Mask, bool]:
     except Exception as error:  # bytes from outside can make a decoder raise anything
         reason = str(error).partition("\n")[0]
         raise DatasetError(f"Label {str(path)!r} could not be decoded: {reason}.") from error
+    for complaint in dict.fromkeys(complaints):
+        logger.warning("Label %r may be damaged: %s", str(path), complaint.strip())
     if pages > 1:
         raise DatasetError(f"Label {str(path)!r} has {pages} pages; it must have one.")
     if values.ndim == 3:
@@ -652,8 +654,13 @@ def _read_content(path: Path) -> bytes:
     try:
         if not S_ISREG(path.stat().st_mode):
             raise DatasetError(f"{str(path)!r} is not a file, but a folder, a pipe or a device.")
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix.lower() == ".gz" else content
+        if path.suffix.lower() != ".gz":
+            return path.read_bytes()
+        with gzip.open(path) as stream:
+            content = stream.read(4 * MAX_PIXELS + 1)
+        if len(content) > 4 * MAX_PIXELS:
+            raise DatasetError(f"{str(path)!r} unpacks to more than {4 * MAX_PIXELS:,} bytes.")
+        return content
     except FileNotFoundError as error:
         raise FileNotFoundError(f"There is no file {str(path)!r}.") from error
     except (OSError, EOFError, zlib.error) as error:

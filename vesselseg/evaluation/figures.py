@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import metrics
-from ..errors import MissingExtraError
+from ..errors import require
 from ..files import whole_file
 from ..metrics import Confusion
 from .scores import THRESHOLDS, Evaluation, Result
@@ -42,13 +42,7 @@ class Drawing(NamedTuple):
 
 def require_matplotlib() -> None:
     """Raise MissingExtraError unless figures can be drawn."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            "Figures need matplotlib, which is not installed. Install it: "
-            "pip install 'vesselseg[eval]'"
-        ) from error
+    require("matplotlib.figure", "eval")
 
 
 def draw_figures(

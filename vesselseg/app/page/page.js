@@ -19,7 +19,7 @@ const state = {
   chosen: { model: "", bits: "" }, // for photographs that are added
   view: {}, // show, style, color, fov, threshold, opacity, divider: of whichever picture is shown
   zoom: FITTED, // of the selected photograph
-  settings: { models: [], max_upload: Infinity, measures: false }, // of the server
+  settings: { models: [], max_upload: Infinity, no_measures: "" }, // of the server
   notice: "", // about the page, never about a photograph
   zip: null, // {done, total, abort} while one is collected
 };
@@ -298,7 +298,7 @@ async function collect(photo, part, look, signal) {
   }
   const get = (file) => resultFile(photo, file, look, signal);
   part.manifest.push(rowOf(await (await get("row.json")).json()));
-  if (state.settings.measures) part.measures.push(rowOf(await measuresOf(get)));
+  if (!state.settings.no_measures) part.measures.push(rowOf(await measuresOf(get)));
   for (const kind of ["mask", "overlay"]) {
     const bytes = new Uint8Array(await (await get(`${kind}.png`)).arrayBuffer());
     part.files.push({ name: names[kind], bytes });
@@ -488,9 +488,9 @@ function renderDownloads(photo) {
   by("zip").textContent = text;
   by("zip").disabled = zip !== null || !count;
   by("cancel-zip").hidden = zip === null;
-  by("zip-note").textContent = settings.measures
-    ? "Masks, overlays, measures.csv and manifest.jsonl"
-    : 'Masks, overlays and manifest.jsonl. For measures: pip install "vesselseg[measure]"';
+  by("zip-note").textContent = settings.no_measures
+    ? `Masks, overlays and manifest.jsonl. Measures need an extra. ${settings.no_measures}`
+    : "Masks, overlays, measures.csv and manifest.jsonl";
   by("about").hidden = !isDone;
   const facts = Object.entries(isDone ? photo.result.provenance : {}).flatMap(([name, value]) => {
     if (name === "threshold") return []; // the slider shows it
