@@ -51,26 +51,33 @@ def results(model, image):
     ]
 
 
-def load(backend, published_file, folder):
+@pytest.fixture(scope="module", params=BACKENDS)
+def load(request, model, published_file, tmp_path_factory):
+    """A function that loads the same model with one of the backends."""
+    backend = request.param
     if backend == "torch":
-        return vesselseg.load_model(NARROW, weights=published_file, device="cpu")
-    model = vesselseg.load_model(NARROW, weights=published_file, device="cpu")
-    model.export(folder / "model.onnx")
-    return vesselseg.load_model(folder / "model.onnx", backend=backend)
+        return lambda: vesselseg.load_model(NARROW, weights=published_file, device="cpu")
+    pytest.importorskip(backend)
+    file = tmp_path_factory.mktemp("model") / "model.onnx"
+    model.export(file)
+    return lambda: vesselseg.load_model(file, backend=backend, device="cpu")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.fixture(scope="module")
+def before(load, image):
+    """A model that was loaded before the settings, and its results."""
+    model = load()
+    return model, results(model, image)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-def test_results_and_settings_are_the_same(name, backend, image, published_file, tmp_path):
-    if backend != "torch":
-        pytest.importorskip(backend)
-    before = load(backend, published_file, tmp_path)
-    expected = results(before, image)
+def test_results_and_settings_are_the_same(name, load, before, image):
+    early, expected = before
     with SETTINGS[name]():
         settings = state()
-        within = load(backend, published_file, tmp_path)
+        within = load()
         found = [
-            results(before, image),
+            results(early, image),
             results(within, image),
             results(pickle.loads(pickle.dumps(within)), image),
         ]
@@ -81,20 +88,31 @@ def test_results_and_settings_are_the_same(name, backend, image, published_file,
             assert np.array_equal(value, wanted)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-@pytest.mark.parametrize("name", SETTINGS)
-def test_files_are_the_same(name, precision, image, published_file, tmp_path):
-    def write(path):
-        model = vesselseg.load_model(
-            NARROW, weights=published_file, device="cpu", precision=precision
-        )
-        model.save(path)
-        model(image, scale=0.5).save(path.with_suffix(".png"))
-        return path.read_bytes(), path.with_suffix(".png").read_bytes()
+@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+def write(request, image, published_file, tmp_path_factory):
+    """A function that writes a model and a mask, and returns their bytes."""
+    folder = tmp_path_factory.mktemp("files")
 
-    expected = write(tmp_path / "before.pth")
+    def write():
+        model = vesselseg.load_model(
+            NARROW, weights=published_file, device="cpu", precision=request.param
+        )
+        model.save(folder / "model.pth")
+        model(image, scale=0.5).save(folder / "mask.png")
+        return (folder / "model.pth").read_bytes(), (folder / "mask.png").read_bytes()
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def written_before(write):
+    return write()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_files_are_the_same(name, write, written_before):
     with SETTINGS[name]():
-        assert write(tmp_path / "within.pth") == expected
+        assert write() == written_before
 
 
 @pytest.mark.parametrize("name", ["inference mode", "no gradients"])

@@ -130,7 +130,7 @@ class TestDeviceAndPrecision:
         with pytest.raises(OptionError, match=r"is not an int8 file\. A model becomes int8 when"):
             vesselseg.load_model(file, precision="int8")
         with pytest.raises(OptionError, match="'float32' and 'auto' are allowed"):
-            vesselseg.load_model(file, precision="fp32")
+            vesselseg.load_model(file, precision="tf32")
 
     @pytest.mark.slow
     @pytest.mark.parametrize("precision", [None, "auto", "int8"])

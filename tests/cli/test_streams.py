@@ -75,7 +75,7 @@ def test_a_full_disk_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
-    assert main(["models"]) == 1
+    assert main(["models"]) == 2
     assert "Standard output cannot be written: No space left" in capsys.readouterr().err
 
 
@@ -88,7 +88,7 @@ def test_evaluations_are_written_whatever_the_terminal(
     tiny_weights(Path("tiny.pth"))
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", stream)
-    words = "evaluate set --dataset pairs --model tiny.pth --csv e.csv --json e.json --report r"
+    words = "evaluate set --dataset pairs --model tiny.pth --table e.csv --json e.json --report r"
     assert main(words.split()) == 0
     assert os.fsencode("gr\udcf6\udcdfe") in Path("e.csv").read_bytes()
     assert r"gr\udcf6\udcdfe" in Path("e.json").read_text(encoding="utf-8")
