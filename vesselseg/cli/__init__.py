@@ -108,6 +108,7 @@ def _main(words: list[str]) -> int:
     if unknown:
         commands[words[position]].error(f"unrecognized: {' '.join(unknown)}")
     options.progress = options.progress and not options.quiet
+    options.words = words
     dicom.silence()
     with _log_to_standard_error(options):
         try:

@@ -49,7 +49,11 @@ def add_parsers(commands: Any) -> None:
         "than 127.0.0.1 lets other machines in (default: %(default)s)")  # fmt: skip
     add("--port", type=_port, default=8000, metavar="N",
         help="port to listen at, 0 for any free one (default: %(default)s)")  # fmt: skip
-    add("--open", action="store_true", help="open the page in the browser of this machine")
+    add(
+        "--open",
+        action="store_true",
+        help="open the page in the browser of this machine (default: no)",
+    )
     add("--allow-host", type=_host_name, action="append", default=[], metavar="NAME",
         help="also answer to requests for this name, under which you or a proxy serve the page; "
         "can be repeated (default: the names of this machine's own address; any, if other "

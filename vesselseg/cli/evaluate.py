@@ -122,7 +122,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         print(f"vesselseg: {printable(name)}: {why}", file=sys.stderr)
 
     # Files first: no fault of a terminal can lose them.
-    run = report.describe_run(evaluations, shlex.join(["vesselseg", *sys.argv[1:]]))
+    run = report.describe_run(evaluations, shlex.join(["vesselseg", *options.words]))
     if options.json:
         report.write_json(Path(options.json), dataset, evaluations, run)
     if options.table:
