@@ -49,18 +49,15 @@ def add_parsers(commands: Any) -> None:
         "than 127.0.0.1 lets other machines in (default: %(default)s)")  # fmt: skip
     add("--port", type=_port, default=8000, metavar="N",
         help="port to listen at, 0 for any free one (default: %(default)s)")  # fmt: skip
-    add(
-        "--open",
-        action="store_true",
-        help="open the page in the browser of this machine (default: no)",
-    )
+    add("--open", action="store_true",
+        help="open the page in the browser of this machine (default: no)")  # fmt: skip
     add("--allow-host", type=_host_name, action="append", default=[], metavar="NAME",
         help="also answer to requests for this name, under which you or a proxy serve the page; "
         "can be repeated (default: the names of this machine's own address; any, if other "
         "machines are let in)")  # fmt: skip
-    add("--root-path", type=_root_path, default="", metavar="PATH",
+    add("--root-path", type=_root_path, default="/", metavar="PATH",
         help="path under which a proxy serves the page, such as /vessels "
-        "(default: none)")  # fmt: skip
+        "(default: %(default)s)")  # fmt: skip
     add("--max-upload", type=arguments.positive, default=50, metavar="MB",
         help="largest file that is accepted, in megabytes (default: %(default)s)")  # fmt: skip
     arguments.add_model_options(parser, max_pixels=50_000_000)
