@@ -58,6 +58,7 @@ def test_finds_the_vessels_of_the_example(result):
     assert green[result.mask].mean() < green[around].mean() - 15
 
 
+@pytest.mark.slow
 def test_follows_its_spec(result):
     assert result.provenance["scale"] == "fov"
     assert result.provenance["network_size"] == [1411, 1411]  # between least and largest size

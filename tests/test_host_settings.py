@@ -51,7 +51,13 @@ def results(model, image):
     ]
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name == "openvino" else ())
+        for name in BACKENDS
+    ],
+)
 def load(request, model, published_file, tmp_path_factory):
     """A function that loads the same model with one of the backends."""
     backend = request.param

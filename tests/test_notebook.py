@@ -62,6 +62,7 @@ def texts(notebook: Any) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_says_what_is_stored(stored: Any, folder: Path) -> None:
     notebook = execute(folder)
     assert texts(notebook) == texts(stored)

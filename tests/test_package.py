@@ -164,7 +164,10 @@ def uses(path):
     return found
 
 
-USED = {path: uses(path) for path in USERS}
+@pytest.fixture(scope="module")
+def used():
+    """File -> what it takes from other modules of the package."""
+    return {path: uses(path) for path in USERS}
 
 
 def in_signatures(tree):
@@ -180,7 +183,7 @@ def in_signatures(tree):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
-def test_an_underscore_marks_what_only_its_own_module_uses(path):
+def test_an_underscore_marks_what_only_its_own_module_uses(path, used):
     module = ".".join(filter(None, ("vesselseg", module_name(path).removesuffix("__init__"))))
     tree = ast.parse(path.read_text())
     public = (
@@ -188,15 +191,15 @@ def test_an_underscore_marks_what_only_its_own_module_uses(path):
         if "__all__" in ast.dump(tree)
         else ()
     )
-    elsewhere = set().union(*(found for user, found in USED.items() if user != path))
+    elsewhere = set().union(*(found for user, found in used.items() if user != path))
     for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             continue
         name = node.name
         is_used = (module, name) in elsewhere
         if name.startswith("_") and not name.startswith("__"):
-            in_package = [user for user in USED if PACKAGE in user.parents and user != path]
-            assert not any((module, name) in USED[user] for user in in_package), name
+            in_package = [user for user in used if PACKAGE in user.parents and user != path]
+            assert not any((module, name) in used[user] for user in in_package), name
         elif not name.startswith("__"):
             is_named = is_used or name in public or name in TEXTS
             assert is_named or name in in_signatures(tree), f"{name} is used here alone: _{name}"

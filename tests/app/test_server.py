@@ -126,6 +126,7 @@ def test_the_results_used_last_stay_as_far_as_the_memory_goes(model, content):
         assert result_of(url, fourth, "mask.png").status_code == 200
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_the_librarys_tables(url, model, content, tmp_path):
     (tmp_path / "eye.png").write_bytes(content)
     rows = []

@@ -54,6 +54,7 @@ def test_the_test_split_is_evaluated_and_named(tmp_path, weights, run):
     assert "training" not in out
 
 
+@pytest.mark.slow
 def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_path, weights, run):
     folder = drawn.chase_db1(tmp_path / "data", numbers=range(1, 3))
     arguments = [folder, "--dataset", "chase_db1", "--model", weights]
@@ -136,6 +137,7 @@ def test_subjects_are_named_by_a_pattern(tmp_path, weights, run):
     assert "'carl' finds no subject in the file name 'anna_L.png'" in err
 
 
+@pytest.mark.slow
 def test_figures_for_a_paper(tmp_path, weights, run, pairs):
     code, _, _ = run(*pairs, "--model", weights, "--report", tmp_path / "page", "--figures", "pdf")
 

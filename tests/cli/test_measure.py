@@ -108,6 +108,7 @@ class TestOverlay:
         drawn = pixels(Path("d/m.png_measures.png"))
         assert np.array_equal(drawn, np.asarray(vesselseg.measure(vessels(1)).overlay()))
 
+    @pytest.mark.slow
     def test_resuming_draws_again_what_is_missing_or_other(self, capsys):
         words = ["measure", "p", "-o", "m.csv", *self.WORDS, "--resume"]
         assert main(words) == 0

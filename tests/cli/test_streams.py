@@ -62,7 +62,9 @@ def test_every_character_is_printed_or_escaped(
     assert "\\udcff" in printed
 
 
-@pytest.mark.parametrize("command", [["models"], ["cache"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command", [["models"], ["cache"], pytest.param(["doctor"], marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_commands_end_as_usual_when_nobody_reads(
     command: list[str], name: str, monkeypatch: pytest.MonkeyPatch

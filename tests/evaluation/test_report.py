@@ -348,6 +348,7 @@ def browse(page, profile, *flags):
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
 def test_chromium_shows_figures_and_pictures(tmp_path):
     probability = models.tiny_model(tmp_path)(drawn.photograph(0)).probability
