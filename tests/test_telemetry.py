@@ -17,10 +17,10 @@ pytestmark = pytest.mark.slow
 
 # name -> the modules that it needs, and Python code that uses it as a host program would.
 USES = {
-    "library": ((), "vesselseg.segment(EYE, scale=0.2).save('vessels.png')"),
-    "commands": (
+    "library and commands": (
         (),
         """
+vesselseg.segment(EYE, scale=0.2).save("vessels.png")
 assert main([EYE, "-o", "vessels.png", "--scale", "0.2"]) == 0
 assert main(["models"]) == main(["doctor"]) == 0
 """,
