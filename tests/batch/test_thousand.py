@@ -50,12 +50,12 @@ def written(folder: Path) -> int:
 @pytest.mark.parametrize(
     "function", ["segment_folder", pytest.param("segment_dataset", marks=pytest.mark.cluster)]
 )
-def test_every_fault_has_its_row_and_the_rest_is_written_after_five_kills(
+def test_every_fault_has_its_row_and_the_rest_is_written_after_ten_kills(
     function: str, tmp_path: Path
 ) -> None:
     if function == "segment_dataset":
         pytest.importorskip("ray", reason="Ray is not installed: pip install 'vesselseg[ray]'")
-    count, kills = 1000, 5
+    count, kills = 1000, 10
     chance = random.Random(0)
     tiny_weights(tmp_path / "tiny.pth")
     out = tmp_path / "out"
