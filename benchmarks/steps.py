@@ -34,8 +34,9 @@ MODELS = ("embedded-drive", "embedded-hrf")  # of one photograph, from file to f
 LAYERED = ("drive", "embedded-drive")  # of the layers; the embedded model's windows are all alike
 REST = "sigmoid, threshold and everything else"
 STEPS: dict[str, tuple[Any, str]] = {
-    "decode the file": (segmenter, "to_rgb"),
+    "decode the file": (segmenter, "decode"),
     "find the field of view": (segmenter, "find_field_of_view"),
+    "look for damage": (segmenter, "find_faults"),
     "size and colours": (segmenter, "preprocess"),
     "cut windows, add their logits": (sliding.WindowQueue, "_compute"),
     "network": (TorchBackend, "__call__"),

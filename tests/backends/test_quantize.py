@@ -65,7 +65,8 @@ class TestFile:
         middle = torch.from_numpy(windows[len(windows) // 2]).permute(2, 0, 1)[None]
         exact = TorchBackend(network, spec, "cpu", "float32")(middle)
         logits = openvino.OpenVinoBackend(file, None, None)(middle)
-        assert 0 < (logits - exact).abs().mean() < 0.2 * exact.std()
+        # Where the processor has bfloat16, OpenVINO computes in it what is not int8.
+        assert 0 < (logits - exact).abs().mean() < 0.25 * exact.std()
 
 
 class TestCalibration:

@@ -178,8 +178,11 @@ def contents(spec: ModelSpec | None = None) -> list[Path]:
     """Files of ours in the cache folder, of one model or of all: weights, sidecars and parts."""
     specs = list(REGISTRY.values()) if spec is None else [spec]
     names = {source.filename for each in specs for source in _named_sources(each)}
-    folder = cache_folder()
-    found = []
+    found: list[Path] = []
+    try:
+        folder = cache_folder()
+    except DownloadError:  # there is none
+        return found
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = path.name.removesuffix(".json")
         if _PART.fullmatch(name):
