@@ -83,7 +83,8 @@ batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scor
 batch.folder finetune.card evaluation.figures app.server
 evaluation.report
 ray finetune.training napari.layers
-finetune napari napari.widget
+finetune napari napari.measuring
+napari.widget
 cli.arguments cli.parser cli.streams
 cli.collection cli.models
 cli.app cli.doctor cli.evaluate cli.measure cli.segment cli.train

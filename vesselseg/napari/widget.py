@@ -19,6 +19,7 @@ from superqt.utils import ensure_main_thread
 from ..errors import VesselsegError
 from ..registry import list_models
 from .layers import LayerData, measure_features, photograph_of, to_layers
+from .measuring import MeasuresButton, Shown
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -47,6 +48,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.cancelled = threading.Event()  # of the last run
         self.result: Segmentation | None = None  # shown last, in `mask_layer`
         self.mask_layer: Any = None
+        self.photograph_layer: Any = None  # that `result` is of
         self.measuring = False
         self.photograph = ComboBox(
             label="Photograph",
@@ -93,6 +95,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             enabled=False,
             tooltip="Ends a download, or drops the result; a later download resumes",
         )
+        self.measures_button = MeasuresButton(napari_viewer, self.find_shown)
         self.progress = ProgressBar(visible=False)
         self.extend(
             [
@@ -108,6 +111,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
                     layout="horizontal",
                     labels=False,
                 ),
+                self.measures_button,
                 self.progress,
             ]
         )
@@ -145,7 +149,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             bits=self.bits.value,
             device=self.device.value,
         )
-        worker.returned.connect(partial(self.show_outcome, self.cancelled))
+        worker.returned.connect(partial(self.show_outcome, self.cancelled, layer))
         worker.finished.connect(partial(self.end, self.cancelled))
         worker.start()
 
@@ -183,7 +187,10 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.progress.value = self.progress.max = 0  # busy: the model runs
 
     def show_outcome(
-        self, cancelled: threading.Event, outcome: tuple[Segmentation, list[LayerData]] | str
+        self,
+        cancelled: threading.Event,
+        photograph_layer: Image,
+        outcome: tuple[Segmentation, list[LayerData]] | str,
     ) -> None:
         """Add the layers of a run, or show the message that it ended with."""
         if not self.is_wanted(cancelled):
@@ -192,9 +199,16 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             show_error(outcome)
             return
         self.result, layers = outcome
+        self.photograph_layer = photograph_layer
         for data in layers:
             self.mask_layer = self.viewer.add_layer(Layer.create(*data))
         self.redraw(self.threshold.value)  # it may have moved meanwhile
+
+    def find_shown(self) -> Shown | None:
+        """The vessels shown last, for the button "Show measures"."""
+        if self.result is None or self.mask_layer not in self.viewer.layers:
+            return None
+        return Shown(self.photograph_layer, self.mask_layer, self.result.field_of_view)
 
     def redraw(self, threshold: float) -> None:
         """Draw the mask of another threshold, and measure it in a thread."""
