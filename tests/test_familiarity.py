@@ -99,3 +99,10 @@ def test_the_embedded_model_is_familiar_with_the_example_unless_it_is_blurred(ex
     for blur in (4, 10):
         blurred = vesselseg.segment(example.filter(ImageFilter.GaussianBlur(blur)), device="cpu")
         assert blurred.familiarity < FAMILIARITY_LIMIT
+
+
+def test_undecided_are_probabilities_around_a_half(load, photograph):
+    result = load()(photograph)
+    inside = result.probability[result.field_of_view]
+    expected = (np.abs(inside - 0.5) <= 0.25).mean()
+    assert result.provenance["undecided_fraction"] == pytest.approx(expected, abs=1e-6)

@@ -86,6 +86,7 @@ class TestResult:
             "precision": "float32",
             "threshold": 0.25,
             "familiarity": None,
+            "undecided_fraction": pytest.approx(0.5, abs=0.5),
             "warning": (
                 "The field of view is 141 pixels wide at the network's scale, but model 'narrow' "
                 "expects 500: it may miss vessels. scale='fov' would match it."

@@ -56,7 +56,8 @@ class Segmentation:
         ``model``, ``sha256`` of its weights, ``spec`` (digest of the model spec), ``stride``,
         ``scale`` (the rule), ``network_size`` (height and width at the network's scale),
         ``fov_diameter`` (pixels of the photograph, or None), ``backend``, ``device``,
-        ``precision``, ``threshold``, ``familiarity`` and ``warning``. Files that
+        ``precision``, ``threshold``, ``familiarity``, ``undecided_fraction`` (share of the field of
+        view with a probability from 0.25 to 0.75) and ``warning``. Files that
         :func:`vesselseg.segment_folder` writes also have the ``input_version`` of the photograph.
     """
 

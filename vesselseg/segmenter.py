@@ -20,7 +20,7 @@ from .backends import Backend, check_batch_size
 from .choices import Precision, canonical_device, canonical_precision
 from .content import find_faults
 from .errors import OptionError
-from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness
+from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness, undecided_fraction
 from .fov import FieldOfView, find_field_of_view
 from .images import (
     MAX_PIXELS,
@@ -510,6 +510,7 @@ class Segmenter:
             )
             logger.warning("%s", doubt)
             warnings = [*warnings, doubt]
+        undecided = undecided_fraction(probability, fov.mask)
         provenance: dict[str, Any] = {
             "vesselseg": __version__,
             "torch": str(torch.__version__),
@@ -530,6 +531,7 @@ class Segmenter:
             "precision": self.precision,
             "threshold": options.threshold,
             "familiarity": None if familiar is None else round(familiar, 3),
+            "undecided_fraction": None if undecided is None else round(undecided, 6),
             "warning": " ".join(warnings),
         }
         mask = probability > np.float32(options.threshold)

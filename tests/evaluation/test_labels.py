@@ -12,7 +12,15 @@ from PIL import ExifTags, Image, ImageFilter, ImageOps
 from support import drawn
 
 from vesselseg import DatasetError, Segmentation
-from vesselseg.evaluation.datasets import Sample, read_fov, read_label, read_mask, read_photograph
+from vesselseg.evaluation.datasets import (
+    Sample,
+    read_fov,
+    read_label,
+    read_partial_label,
+    read_photograph,
+    read_sample_fov,
+    read_sample_label,
+)
 
 LABEL = drawn.vessels(0)
 WHITE = Image.fromarray(LABEL.astype(np.uint8) * 255)
@@ -198,8 +206,51 @@ class TestFieldsOfView:
         sample = Sample("eye", "", tmp_path / "eye.png", tmp_path / "label.png")
         drawn.write(sample.image, drawn.photograph(0))
         drawn.write(tmp_path / "fov.png", drawn.disc() ^ inverted)
-        read_mask(sample, tmp_path / "fov.png", drawn.photograph(0), is_fov=True)
+        read_sample_fov(sample, tmp_path / "fov.png", drawn.photograph(0))
         assert ("darker inside than outside" in caplog.text) == inverted
+
+
+class TestKnownInPart:
+    """128 beside 0 and 255 says that it is not known whether there is a vessel."""
+
+    VALUES = np.where(LABEL, 255, 0).astype(np.uint8)
+    VALUES[:15] = 128
+
+    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+    @pytest.mark.parametrize("levels", [{0, 128, 255}, {0, 128}, {128, 255}])
+    def test_in_any_form(self, tmp_path, mode, levels, caplog):
+        values = np.where(np.isin(self.VALUES, list(levels)), self.VALUES, 128).astype(np.uint8)
+        Image.fromarray(values).convert(mode).save(tmp_path / "label.png")
+
+        label = read_partial_label(tmp_path / "label.png")
+
+        assert np.array_equal(label.known, values != 128)
+        assert np.array_equal(label.vessels, values == 255)
+        assert "which is read as not known" in caplog.text
+
+    def test_is_no_surprise_in_the_folder_of_corrections(self, tmp_path, caplog):
+        drawn.write(tmp_path / "corrections" / "eye.png", self.VALUES)
+        assert not read_partial_label(tmp_path / "corrections" / "eye.png").known.all()
+        assert not caplog.text
+
+    def test_other_labels_are_known_everywhere(self, tmp_path):
+        WHITE.save(tmp_path / "label.jpg")  # with greys
+        label = read_partial_label(tmp_path / "label.jpg")
+        assert label.known.all()
+        assert (label.vessels != LABEL).mean() < 0.02
+
+    @pytest.mark.parametrize("read", [read_label, read_fov])
+    def test_is_rejected_where_all_must_be_known(self, tmp_path, read):
+        drawn.write(tmp_path / "label.png", self.VALUES)
+        with pytest.raises(DatasetError, match="known in part only"):
+            read(tmp_path / "label.png")
+
+    def test_a_soft_brush_is_rejected(self, tmp_path):
+        soft = self.VALUES.copy()
+        soft[20] = np.arange(100, 100 + drawn.WIDTH)
+        drawn.write(tmp_path / "label.png", soft)
+        with pytest.raises(DatasetError, match="Paint with a hard brush"):
+            read_partial_label(tmp_path / "label.png")
 
 
 class TestOrientation:
@@ -215,12 +266,12 @@ class TestOrientation:
         WHITE.save(tmp_path / f"label{ending}", exif=exif, **options)
         sample = Sample("eye", "", tmp_path / f"eye{ending}", tmp_path / f"label{ending}")
 
-        mask = read_mask(sample, sample.label, read_photograph(sample))
+        label = read_sample_label(sample, sample.label, read_photograph(sample))
 
         WHITE.save(tmp_path / "stored.png", exif=exif)
         with Image.open(tmp_path / "stored.png") as stored:
             expected = np.asarray(ImageOps.exif_transpose(stored)) > 0
-        assert (mask != expected).mean() < 0.01
+        assert (label.vessels != expected).mean() < 0.01
         assert not caplog.text
 
     @pytest.mark.parametrize("orientation", range(1, 9))
@@ -232,11 +283,11 @@ class TestOrientation:
         WHITE.save(sample.label)
 
         if orientation < 5:
-            read_mask(sample, sample.label, read_photograph(sample))
+            read_sample_label(sample, sample.label, read_photograph(sample))
             assert ("EXIF orientation turns" in caplog.text) == (orientation > 1)
         else:
             with pytest.raises(DatasetError, match=r"same size\. Turn it as the EXIF orientation"):
-                read_mask(sample, sample.label, read_photograph(sample))
+                read_sample_label(sample, sample.label, read_photograph(sample))
 
 
 def test_files_that_are_damaged_or_missing(tmp_path):

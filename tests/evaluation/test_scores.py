@@ -73,7 +73,8 @@ def test_photographs_of_12_bits(tmp_path, model):
     assert evaluation.images == expected.images
     assert evaluation.provenance == {**expected.provenance, "bits": 12}
     per_photograph = {
-        "size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "warning"
+        "size", "network_size", "fov_diameter", "vessel_bias", "familiarity",
+        "undecided_fraction", "warning",
     }  # fmt: skip
     assert not per_photograph & evaluation.provenance.keys()
 

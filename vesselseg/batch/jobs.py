@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
@@ -22,7 +23,16 @@ from .places import (
     open_filesystem,
     suffix_of,
 )
-from .search import HIDDEN, OTHER_ENDING, OURS, LeftOut, find_files, is_photograph
+from .search import (
+    CORRECTION,
+    HIDDEN,
+    OTHER_ENDING,
+    OURS,
+    LeftOut,
+    find_files,
+    is_correction,
+    is_photograph,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +209,9 @@ def _find_remote(
     found: list[tuple[str, PurePath]] = []
     folder, results = f"{address.rstrip('/')}/", f"{out.rstrip('/')}/"
     has_only_results = results.startswith(folder) and results != folder
+    files_in: defaultdict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for file in map(PurePosixPath, paths):
+        files_in[file.parent].append(file)
     for path in paths:
         place = PurePosixPath(path).relative_to(base)
         name = join(address, *place.parts)
@@ -209,6 +222,8 @@ def _find_remote(
             reason = OTHER_ENDING
         elif name.startswith(results) and (has_only_results or _is_result(filesystem, path)):
             reason = OURS
+        elif is_correction(place, files_in[PurePosixPath(path).parent.parent]):
+            reason = CORRECTION
         if reason:
             left_out.add(place, reason)
         else:

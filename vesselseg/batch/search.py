@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
@@ -24,6 +24,10 @@ _LISTED = 3  # names of each reason
 HIDDEN = "hidden"
 OURS = "written by vesselseg"
 OTHER_ENDING = "of another ending"
+CORRECTION = "a correction"
+
+CORRECTIONS = "corrections"
+"""The folder, beside photographs, of their corrections."""
 
 
 class LeftOut:
@@ -45,7 +49,9 @@ class LeftOut:
             listed = ", ".join(map(repr, names[:_LISTED]))
             more = ", ..." if len(names) > _LISTED else ""
             reasons.append(f"{len(names)} {reason} ({listed}{more})")
-        level = logging.INFO if self._names.keys() <= {HIDDEN, OURS} else logging.WARNING
+        level = (
+            logging.INFO if self._names.keys() <= {HIDDEN, OURS, CORRECTION} else logging.WARNING
+        )
         count = sum(map(len, self._names.values()))
         logger.log(level, "%d left out of %r: %s.", count, place, "; ".join(reasons))
 
@@ -141,8 +147,23 @@ def is_photograph(path: Path, left_out: LeftOut, *, or_result: bool = False) -> 
     elif suffix not in endings() or names_dicom(path.name):
         if not dicom.is_photograph(path):
             reason = "not a photograph by the content" if suffix in endings() else OTHER_ENDING
-    elif suffix in FORMATS and not or_result and read_provenance(path):
+    elif or_result:
+        reason = ""
+    elif suffix in FORMATS and read_provenance(path):
         reason = OURS
+    elif is_correction(path.absolute()):
+        reason = CORRECTION
     if reason:
         left_out.add(path, reason)
     return not reason
+
+
+def is_correction(path: PurePath, above: Iterable[PurePath] | None = None) -> bool:
+    """Whether a file, of any program, is the correction of one in the folder above its own.
+
+    `above` has the files of that folder; if it is None, it is on this machine.
+    """
+    if path.parent.name != CORRECTIONS or path.suffix.lower() != ".png":
+        return False
+    others = Path(path).parents[1].iterdir() if above is None else above
+    return any(path.stem in (other.name, other.stem) for other in others)

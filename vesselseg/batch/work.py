@@ -40,7 +40,8 @@ Mask: TypeAlias = "NDArray[np.bool_]"
 
 _SETTINGS = (
     "model", "sha256", "unverified", "spec", "stride", "scale", "bits", "backend", "device",
-    "precision", "threshold", "input_version", "fov_diameter", "familiarity", "warning",
+    "precision", "threshold", "input_version", "fov_diameter", "familiarity",
+    "undecided_fraction", "warning",
 )  # fmt: skip
 
 SEGMENTS = "segments"

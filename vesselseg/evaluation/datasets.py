@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from ..batch.places import identity
-from ..batch.search import LeftOut, is_photograph, walk
+from ..batch.search import CORRECTIONS, LeftOut, is_photograph, walk
 from ..errors import DatasetError, OptionError, did_you_mean
 from ..files import is_folder
 from ..formats import endings, open_picture
@@ -37,15 +37,25 @@ from ..images import RGB, check_bits, to_rgb
 from ..metrics import Mask
 from ..result import read_provenance
 
-__all__ = ["Dataset", "Sample", "read_dataset", "read_label", "read_pairs"]
+__all__ = [
+    "Dataset",
+    "Label",
+    "Sample",
+    "read_dataset",
+    "read_label",
+    "read_pairs",
+    "read_partial_label",
+]
 
 logger = logging.getLogger(__name__)
 
 _SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are searched
 _WHITES = (1, 255, 65535)
+_UNKNOWN = 128  # between 0 and 255: not known whether there is a vessel
 _TWO_VALUES = (
     "A label has two values: 0, and 255 or 1 (65535 in files of 16 bits) where there is a vessel. "
+    "Beside 0 and 255, 128 means that it is not known. "
     "To make a label of probabilities or of numbers of objects: np.uint8(values > threshold) * 255."
 )
 _LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
@@ -111,6 +121,15 @@ class Dataset:
         if self.split == "all":
             what = "test and training images together, not a test"
         return f"{self.title}, {what}: {present} of {present + len(self.missing)} images"
+
+
+class Label(NamedTuple):
+    """A label that may be known in part only: two masks (H, W)."""
+
+    vessels: Mask
+    """True where there is a vessel; False where it is not known."""
+    known: Mask
+    """True where it is known whether there is a vessel."""
 
 
 class Layout(NamedTuple):
@@ -470,14 +489,31 @@ def read_photograph(sample: Sample) -> RGB:
     return to_rgb(_read_content(path) if is_gzipped else path, bits=sample.bits)
 
 
-def read_mask(sample: Sample, path: Path, photograph: RGB, *, is_fov: bool = False) -> Mask:
-    """Read a label or field of view of a photograph (H, W, 3).
+def read_sample_label(sample: Sample, path: Path, photograph: RGB) -> Label:
+    """Read a label of a photograph (H, W, 3).
 
-    Raises DatasetError as :func:`read_label` does, and if the sizes differ. A warning is logged if
-    the EXIF orientation turns the photograph alone, or if a field of view is darker than what is
-    outside it.
+    Raises DatasetError as :func:`read_partial_label` does, and if the sizes differ. A warning is
+    logged if the EXIF orientation turns the photograph alone.
     """
-    mask = (read_fov if is_fov else read_label)(path)
+    label = read_partial_label(path)
+    _check_fit(sample, path, photograph, label.vessels)
+    return label
+
+
+def read_sample_fov(sample: Sample, path: Path, photograph: RGB) -> Mask:
+    """Read a field of view of a photograph (H, W, 3), as :func:`read_sample_label` reads a label.
+
+    A warning is also logged if it is darker than what is outside it.
+    """
+    inside = read_fov(path)
+    _check_fit(sample, path, photograph, inside)
+    if not inside.all() and photograph[inside].mean() < photograph[~inside].mean():
+        logger.warning("Field of view %r is darker inside than outside. Is it inverted?", str(path))
+    return inside
+
+
+def _check_fit(sample: Sample, path: Path, photograph: RGB, mask: Mask) -> None:
+    """Raise DatasetError if a label or field of view differs in size from its photograph."""
     turned = _orientation_of(sample.image)
     (height, width), (rows, columns) = photograph.shape[:2], mask.shape
     if (rows, columns) != (height, width):
@@ -492,9 +528,6 @@ def read_mask(sample: Sample, path: Path, photograph: RGB, *, is_fov: bool = Fal
             "The EXIF orientation turns %r, but not %r, which is taken to be drawn on the turned "
             "photograph.", str(sample.image), str(path),
         )  # fmt: skip
-    if is_fov and not mask.all() and photograph[mask].mean() < photograph[~mask].mean():
-        logger.warning("Field of view %r is darker inside than outside. Is it inverted?", str(path))
-    return mask
 
 
 def read_label(path: Path) -> Mask:
@@ -506,18 +539,37 @@ def read_label(path: Path) -> Mask:
     EXIF orientation is applied, as it is to photographs.
 
     Raises FileNotFoundError if there is no such file, and DatasetError if it cannot be decoded, has
-    other values or colours or more of them, or if most of it is vessel. A mask that vesselseg wrote
-    can be read; its other pictures are rejected.
+    other values or colours or more of them, is known in part only
+    (:func:`read_partial_label`), or if most of it is vessel. A mask that vesselseg wrote can be
+    read; its other pictures are rejected.
     """
-    vessels, is_ours = _read_two_values(path, "mask")
-    share = vessels.mean()
+    label = read_partial_label(path)
+    _check_known(label, path)
+    return label.vessels
+
+
+def read_partial_label(path: Path) -> Label:
+    """Read a label that may be known in part only.
+
+    In a label whose values are 0, 128 and 255, or 128 and one of the others, 128 means that it is
+    not known whether there is a vessel. A warning is logged unless it is in a folder
+    ``corrections`` or vesselseg wrote it. Everything else is as in :func:`read_label`.
+    """
+    label, is_ours = _read_values(path, ("mask", "correction"))
+    share = label.vessels.mean()
     if share > _LARGEST_SHARE and not is_ours:
         raise DatasetError(
             f"In label {str(path)!r} {math.floor(100 * share)} % of the pixels are vessel. Vessels "
             f"must be white and everything else black. Invert the label if it is the other way "
             f"round."
         )
-    return vessels
+    unknown = 1 - label.known.mean()
+    if unknown and not is_ours and path.absolute().parent.name != CORRECTIONS:
+        logger.warning(
+            "In label %r %.1f %% of the pixels are %d, which is read as not known.",
+            str(path), 100 * unknown, _UNKNOWN,
+        )  # fmt: skip
+    return label
 
 
 def read_fov(path: Path) -> Mask:
@@ -525,19 +577,29 @@ def read_fov(path: Path) -> Mask:
 
     Raises as that does, except that all of it can be inside; but if none is, DatasetError.
     """
-    inside, _ = _read_two_values(path, "fov")
-    if not inside.any():
+    label, _ = _read_values(path, ("fov",))
+    _check_known(label, path)
+    if not label.vessels.any():
         raise DatasetError(f"Field of view {str(path)!r} is all black. White is inside.")
-    return inside
+    return label.vessels
 
 
-def _read_two_values(path: Path, kind: str) -> tuple[Mask, bool]:
-    """A label or field of view, and whether vesselseg wrote it, which must be as this kind."""
+def _check_known(label: Label, path: Path) -> None:
+    """Raise DatasetError if a label is known in part only."""
+    if not label.known.all():
+        raise DatasetError(
+            f"{str(path)!r} is known in part only: {_UNKNOWN} between 0 and 255 means that it is "
+            f"not known. Make it 0 or 255; only evaluation and training accept such labels."
+        )
+
+
+def _read_values(path: Path, kinds: tuple[str, ...]) -> tuple[Label, bool]:
+    """A label or field of view, and whether vesselseg wrote it, which must be as these kinds."""
     content = _read_content(path)
     ours = read_provenance(io.BytesIO(content))
-    if ours.get("kind", kind) != kind:
+    if ours.get("kind", kinds[0]) not in kinds:
         raise DatasetError(
-            f"{str(path)!r} cannot be used as a {kind}: vesselseg wrote it as {ours['kind']}."
+            f"{str(path)!r} cannot be used as a {kinds[0]}: vesselseg wrote it as {ours['kind']}."
         )
     try:
         with open_picture(io.BytesIO(content)) as opened:
@@ -553,8 +615,31 @@ def _read_two_values(path: Path, kind: str) -> tuple[Mask, bool]:
     if pages > 1:
         raise DatasetError(f"Label {str(path)!r} has {pages} pages; it must have one.")
     if values.ndim == 3:
-        return _from_colors(values, path), bool(ours)
-    return _from_grey(values, path, is_lossy), bool(ours)
+        return _fully_known(_from_colors(values, path)), bool(ours)
+    if not is_lossy and _has_unknown(values, path):
+        return Label(np.asarray(values == 255), np.asarray(values != _UNKNOWN)), bool(ours)
+    return _fully_known(_from_grey(values, path, is_lossy)), bool(ours)
+
+
+def _fully_known(vessels: Mask) -> Label:
+    return Label(vessels, np.ones_like(vessels))
+
+
+def _has_unknown(values: NDArray[Any], path: Path) -> bool:
+    """Whether values are 0, 128 and 255; DatasetError if there are others beside many of 128."""
+    if values.dtype != np.uint8:
+        return False
+    counts = np.bincount(values.ravel(), minlength=256)
+    levels = set(counts.nonzero()[0].tolist())
+    if levels <= {0, _UNKNOWN, 255}:
+        return _UNKNOWN in levels and len(levels) > 1
+    if counts[_UNKNOWN] > counts[1:255].sum() / 2:  # a soft brush on what is not known
+        raise DatasetError(
+            f"Label {str(path)!r} has many pixels of {_UNKNOWN}, which means that they are not "
+            f"known, and others between 0 and 255. Paint with a hard brush (a pencil, without "
+            f"antialiasing), so that there are only 0, {_UNKNOWN} and 255."
+        )
+    return False
 
 
 def _to_values(picture: Image.Image) -> NDArray[Any]:

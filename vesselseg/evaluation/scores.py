@@ -30,7 +30,14 @@ from ..process import progress_bar
 from ..result import Segmentation
 from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
-from .datasets import Dataset, Sample, read_mask, read_photograph
+from .datasets import (
+    Dataset,
+    Label,
+    Sample,
+    read_photograph,
+    read_sample_fov,
+    read_sample_label,
+)
 from .statistics import (
     RESAMPLES,
     Agreement,
@@ -95,6 +102,8 @@ class Case(NamedTuple):
     mask: Mask
     label: Mask
     fov: Mask
+    known: Mask | None = None
+    """Where the label is known; None is everywhere. Elsewhere the masks are False."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -524,7 +533,8 @@ def evaluate(
         samples, model, read, finish, add, on_error, scale=scale, threshold=threshold,
         progress=progress, name=model.spec.name,
     )  # fmt: skip
-    for name in ("size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "warning"):
+    for name in ("size", "network_size", "fov_diameter", "vessel_bias", "familiarity",
+                 "undecided_fraction", "warning"):  # fmt: skip
         del shared[name]  # of one photograph
     return Evaluation(model.spec.name, results, model.spec, shared, failed)
 
@@ -534,13 +544,14 @@ def evaluate_other_observer(
 ) -> Evaluation | None:
     """Compare the other observer's labels, if there are any, with those that count as the truth."""
 
-    def read(sample: Sample) -> tuple[Mask, RGB]:
+    def read(sample: Sample) -> tuple[Label, RGB]:
         assert sample.second is not None
         photograph = read_photograph(sample)
-        return read_mask(sample, sample.second, photograph), photograph
+        return read_sample_label(sample, sample.second, photograph), photograph
 
-    def finish(sample: Sample, photograph: RGB, other: Mask, _: float) -> _Scored:
-        case = _to_case(sample, photograph, other, find_field_of_view(photograph).mask)
+    def finish(sample: Sample, photograph: RGB, other: Label, _: float) -> _Scored:
+        fov = find_field_of_view(photograph).mask
+        case = _to_case(sample, photograph, other.vessels, fov, other.known)
         result = score(case, digests=_digest_files(sample, sample.second))
         return _Scored(case, result, {})
 
@@ -601,12 +612,19 @@ def _run(
     return tuple(results), failed
 
 
-def _to_case(sample: Sample, photograph: RGB, mask: Mask, fov: Mask) -> Case:
-    """Read the label, and the data set's own field of view to be used instead of `fov`."""
-    label = read_mask(sample, sample.label, photograph)
+def _to_case(
+    sample: Sample, photograph: RGB, mask: Mask, fov: Mask, is_known: Mask | None = None
+) -> Case:
+    """Read the label, and the data set's own field of view to be used instead of `fov`.
+
+    What the label does not know, or what `is_known` leaves out, is in no mask.
+    """
+    label, known = read_sample_label(sample, sample.label, photograph)
     if sample.fov is not None:
-        fov = read_mask(sample, sample.fov, photograph, is_fov=True)
-    return Case(sample, photograph, mask, label, fov)
+        fov = read_sample_fov(sample, sample.fov, photograph)
+    if is_known is not None:
+        known = known & is_known
+    return Case(sample, photograph, mask & known, label & known, fov & known, known)
 
 
 def _digest_files(sample: Sample, mask: Path | None = None) -> dict[str, str]:
@@ -624,7 +642,7 @@ def score(
     """Count the pixels of one photograph."""
     return Result(
         case.sample.name,
-        metrics.confusion(case.mask, case.label),
+        metrics.confusion(case.mask, case.label, case.known),
         metrics.confusion(case.mask, case.label, case.fov),
         *metrics.skeleton_counts(case.mask, case.label, case.fov),
         auc,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DatasetError, OptionError
-from ..evaluation.datasets import Sample, find_subject, read_mask, read_photograph
+from ..evaluation.datasets import Sample, find_subject, read_photograph, read_sample_label
 from ..fov import find_field_of_view
 from ..preprocess import vessel_bias
 from ..spec import ModelSpec
@@ -76,7 +76,9 @@ def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:
     decoded, has another size, or shows no vessels or too many.
     """
     rgb = read_photograph(sample)
-    label = read_mask(sample, sample.label, rgb)
+    label, known = read_sample_label(sample, sample.label, rgb)
+    if not known.all():
+        raise DatasetError(f"Label {str(sample.label)!r} is known in part only.")
     if not label.any():
         raise DatasetError(
             f"Label {str(sample.label)!r} has no vessel: all of it is black. Vessels must be "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import metrics
 from ..backends.pytorch import TorchBackend
-from ..evaluation.datasets import Sample, read_mask, read_photograph
+from ..evaluation.datasets import Sample, read_photograph, read_sample_label
 from ..metrics import Confusion
 from ..segmenter import Segmenter
 from ..spec import ModelSpec
@@ -82,8 +82,10 @@ def score_held_out(
     totals = [Confusion()] * len(THRESHOLDS)
     for sample in samples:
         photograph = read_photograph(sample)
-        label = read_mask(sample, sample.label, photograph)
+        label = read_sample_label(sample, sample.label, photograph)
         probability = model(photograph).probability
         for place, threshold in enumerate(THRESHOLDS):
-            totals[place] += metrics.confusion(probability > np.float32(threshold), label)
+            totals[place] += metrics.confusion(
+                probability > np.float32(threshold), label.vessels, label.known
+            )
     return HeldOutScores(iteration, tuple(totals))

@@ -1,0 +1,274 @@
+"""Corrections: masks that you painted over, to be learnt from.
+
+The correction of ``FOLDER/eye.jpg`` is ``FOLDER/corrections/eye.png``, an 8-bit grey PNG file: 0 is
+background, 255 vessel, and 128 means that you do not know. If several photographs share a stem,
+the whole file name is kept: ``FOLDER/corrections/eye.jpg.png``. Photographs and masks are never
+changed.
+
+::
+
+    from vesselseg import corrections
+
+    corrections.save_correction("photographs/eye.jpg", label, result.provenance)
+    corrections.find_corrections("photographs")  # what vesselseg.finetune learns from
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+from unicodedata import normalize
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from ._version import __version__
+from .batch.search import CORRECTIONS, LeftOut, is_photograph
+from .errors import DatasetError, OptionError, OutputError
+from .evaluation.datasets import read_partial_label
+from .files import StrPath, is_file, is_folder, whole_file
+from .images import decode
+from .result import encode_png
+
+__all__ = [
+    "UNKNOWN",
+    "VESSEL",
+    "Correction",
+    "find_corrections",
+    "read_correction",
+    "save_correction",
+    "worth_correcting",
+]
+
+UNKNOWN = 128
+"""The value of pixels that you do not know."""
+
+VESSEL = 255
+"""The value of vessels; background is 0."""
+
+
+class Correction(NamedTuple):
+    """A photograph and the file of its correction."""
+
+    photograph: Path
+    label: Path
+
+
+def save_correction(
+    photograph: StrPath, label: ArrayLike, provenance: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the correction of a photograph, replacing an earlier one.
+
+    Parameters
+    ----------
+    photograph : path
+        The photograph's file. The correction goes to the folder ``corrections`` beside it, which
+        is made if it does not exist.
+    label : array of uint8 (H, W)
+        0 for background, 128 where you do not know, 255 for vessel.
+    provenance : dict, optional
+        Of the mask that was painted over, such as ``result.provenance``.
+
+    Returns
+    -------
+    Path
+        The file of the correction. It holds, in the text chunk ``vesselseg``, the file name of the
+        photograph, the date, the version of vesselseg and `provenance` (``painted_over``).
+
+    Raises
+    ------
+    FileNotFoundError, ImageError
+        If the photograph does not exist or cannot be read.
+    OptionError
+        If `label` has another shape than the photograph, other values, or no pixel that is known.
+    OutputError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import vesselseg
+    >>> from vesselseg import corrections
+    >>> result = vesselseg.segment("eye.jpg")  # doctest: +SKIP
+    >>> label = np.where(result.mask, 255, 0).astype(np.uint8)  # doctest: +SKIP
+    >>> label[:100] = 128  # not looked at  # doctest: +SKIP
+    >>> corrections.save_correction("eye.jpg", label, result.provenance)  # doctest: +SKIP
+    """
+    photograph = Path(photograph)
+    values = np.asarray(label)
+    shape = decode(photograph).rgb.shape[:2]
+    if values.shape != shape:
+        raise OptionError(
+            f"label has the shape {values.shape}, but the photograph {photograph.name!r} "
+            f"{shape}; they must be equal."
+        )
+    found = set(np.unique(values).tolist())
+    if not found <= {0, UNKNOWN, VESSEL}:
+        raise OptionError(
+            f"label has the values {sorted(found)[:8]}; allowed are 0 for background, {UNKNOWN} "
+            f"where you do not know, and {VESSEL} for vessel."
+        )
+    if found == {UNKNOWN}:
+        raise OptionError(
+            f"All of label is {UNKNOWN}, which means that nothing is known. Paint some vessels or "
+            f"background."
+        )
+    path = _name_correction(photograph)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {str(path.parent)!r} cannot be made: {error.strerror or error}."
+        ) from error
+    about = {
+        "kind": "correction",
+        "vesselseg": __version__,
+        "photograph": photograph.name,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "painted_over": dict(provenance or {}),
+    }
+    with whole_file(path) as part:
+        part.write_bytes(encode_png(Image.fromarray(values.astype(np.uint8)), about))
+    return path
+
+
+def find_corrections(folder: StrPath) -> list[Correction]:
+    """The photographs in a folder that have a correction, sorted by name.
+
+    Parameters
+    ----------
+    folder : path
+        The folder of the photographs, which holds the folder ``corrections``.
+
+    Returns
+    -------
+    list of Correction
+        Empty if there is no correction.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    DatasetError
+        If a correction belongs to none or to several of the photographs.
+    """
+    folder = Path(folder)
+    if not is_folder(folder):
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    if not is_folder(folder / CORRECTIONS):
+        return []
+    labels = [
+        path for path in (folder / CORRECTIONS).iterdir()
+        if path.suffix.lower() == ".png" and not path.name.startswith(".")
+    ]  # fmt: skip
+    owners: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in _photographs(folder, {_stem(label) for label in labels}):
+        owners[normalize("NFC", path.name)].append(path)
+        owners[_stem(path)].append(path)
+    label_of: dict[Path, Path] = {}
+    for label in labels:
+        photographs = owners[_stem(label)]
+        if not photographs:
+            raise DatasetError(
+                f"The correction {str(label)!r} belongs to no photograph in {str(folder)!r}. Its "
+                f"name must be that of the photograph, with the ending .png."
+            )
+        if len(photographs) > 1:
+            names = ", ".join(repr(path.name) for path in photographs)
+            raise DatasetError(
+                f"The correction {str(label)!r} could belong to {names}. Name it after the whole "
+                f"file name, for example {photographs[0].name + '.png'!r}."
+            )
+        other = label_of.setdefault(photographs[0], label)
+        if other is not label:
+            raise DatasetError(
+                f"{photographs[0].name!r} has two corrections, {other.name!r} and {label.name!r}. "
+                f"Keep one."
+            )
+    return [Correction(*pair) for pair in sorted(label_of.items())]
+
+
+def read_correction(path: StrPath) -> NDArray[np.uint8]:
+    """Read a correction, whichever program wrote it.
+
+    Parameters
+    ----------
+    path : path
+        The file of the correction.
+
+    Returns
+    -------
+    ndarray of uint8 (H, W)
+        0 for background, 128 where it is not known, 255 for vessel.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    DatasetError
+        If it is damaged or no label (:func:`vesselseg.evaluation.datasets.read_partial_label`).
+    """
+    label = read_partial_label(Path(path))
+    values = np.where(label.vessels, VESSEL, 0)
+    return np.where(label.known, values, UNKNOWN).astype(np.uint8)
+
+
+def worth_correcting(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of a manifest, with those first whose photographs are most worth correcting.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        Rows with ``familiarity`` and ``undecided_fraction``, as a manifest has them.
+
+    Returns
+    -------
+    list of dict
+        Those without an error, the least familiar first, and of equally familiar ones those with
+        the most undecided pixels. A figure that is not known counts as 1 and 0.
+
+    Examples
+    --------
+    >>> from vesselseg import corrections
+    >>> rows = [
+    ...     {"input": "a.jpg", "familiarity": 1.0, "undecided_fraction": 0.02},
+    ...     {"input": "b.jpg", "familiarity": 1.0, "undecided_fraction": 0.05},
+    ...     {"input": "c.jpg", "familiarity": 0.7, "undecided_fraction": 0.03},
+    ... ]
+    >>> [row["input"] for row in corrections.worth_correcting(rows)]
+    ['c.jpg', 'b.jpg', 'a.jpg']
+    """
+
+    def order(row: Mapping[str, Any]) -> tuple[float, float]:
+        familiarity, undecided = row.get("familiarity"), row.get("undecided_fraction")
+        return 1.0 if familiarity is None else familiarity, -(undecided or 0.0)
+
+    return sorted((row for row in rows if not row.get("error")), key=order)
+
+
+def _name_correction(photograph: Path) -> Path:
+    """The file of a photograph's correction: an existing one, or one to be written."""
+    folder = photograph.parent / CORRECTIONS
+    whole = folder / f"{photograph.name}.png"
+    of_stem = _photographs(photograph.parent, {_stem(photograph)})
+    is_alone = all(path.name == photograph.name for path in of_stem)
+    return folder / f"{photograph.stem}.png" if is_alone and not is_file(whole) else whole
+
+
+def _photographs(folder: Path, names: set[str]) -> list[Path]:
+    """The photographs in a folder whose stem or whole name is one of these, sorted."""
+    return sorted(
+        path for path in folder.iterdir()
+        if not names.isdisjoint((_stem(path), normalize("NFC", path.name)))
+        and is_file(path)
+        and is_photograph(path, LeftOut())
+    )  # fmt: skip
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its ending, in the one of its forms that Unicode calls NFC."""
+    return normalize("NFC", path.stem)
