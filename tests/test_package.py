@@ -82,9 +82,9 @@ batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
 batch.work corrections finetune.trainer evaluation.scores finetune.photographs finetune.scores
 batch.folder finetune.card evaluation.figures app.server
 evaluation.report
-ray finetune.training napari.layers
+ray finetune.training napari.layers napari.correcting napari.fields
 finetune napari napari.measuring
-napari.widget
+napari.widget napari.correct
 cli.arguments cli.parser cli.streams
 cli.collection cli.models
 cli.app cli.doctor cli.evaluate cli.measure cli.segment cli.train

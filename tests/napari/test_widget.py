@@ -91,9 +91,12 @@ class TestManifest:
 
     def test_offers_a_widget_under_layers_and_a_sample(self):
         offered = PluginManifest.from_distribution("vesselseg").contributions
-        assert [widget.display_name for widget in offered.widgets] == ["Segment retinal vessels"]
+        assert [widget.display_name for widget in offered.widgets] == [
+            "Segment retinal vessels",
+            "Correct retinal vessels",
+        ]
         assert [item.command for item in offered.menus["napari/layers/segment"]] == [
-            offered.widgets[0].command
+            widget.command for widget in offered.widgets
         ]
         assert [sample.display_name for sample in offered.sample_data] == ["Fundus photograph"]
 

@@ -12,20 +12,21 @@ from napari.utils.notifications import show_error
 from qtpy.compat import isalive
 
 from ..errors import VesselsegError
+from ..images import field_of_view
 from ..measures import measure
 from ..metrics import Mask
-from .layers import LayerData, measures_to_layers
+from .layers import LayerData, measures_to_layers, photograph_of
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 
 class Shown(NamedTuple):
-    """A photograph's layer, the vessels in it (label 1), and its field of view."""
+    """A photograph's layer, the vessels in it (label 1), and its field of view if it is known."""
 
     photograph: Image
     vessels: Labels
-    field_of_view: Mask
+    field_of_view: Mask | None = None
 
 
 class MeasuresButton(PushButton):  # type: ignore[misc] # magicgui has no types where it is missing
@@ -82,9 +83,11 @@ class MeasuresButton(PushButton):  # type: ignore[misc] # magicgui has no types 
         self.layers = []
 
 
-def _measure(vessels: Mask, field_of_view: Mask, photograph: Image) -> list[LayerData] | str:
+def _measure(vessels: Mask, inside: Mask | None, photograph: Image) -> list[LayerData] | str:
     """The layers of what is measured, or a message for the user."""
     try:
-        return measures_to_layers(measure(vessels, fov=field_of_view), photograph)
+        if inside is None:
+            inside = field_of_view(photograph_of(photograph))
+        return measures_to_layers(measure(vessels, fov=inside), photograph)
     except VesselsegError as error:
         return str(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import ComboBox, Container, FileEdit, FloatSlider, ProgressBar, PushButton
+from magicgui.widgets import ComboBox, Container, FloatSlider, ProgressBar, PushButton
 from napari.layers import Image, Layer
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
@@ -17,7 +17,7 @@ from qtpy.compat import isalive
 from superqt.utils import ensure_main_thread
 
 from ..errors import VesselsegError
-from ..registry import list_models
+from .fields import bits_field, device_field, model_field, model_file_field
 from .layers import LayerData, measure_features, photograph_of, to_layers
 from .measuring import MeasuresButton, Shown
 
@@ -32,8 +32,6 @@ _SCALES = (
     ("by the field of view", "fov"),
     ("unchanged", "native"),
 )
-_BITS = (("all", None), ("14", 14), ("12", 12), ("10", 10))
-_DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types where it is missing
@@ -55,32 +53,15 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             choices=self.find_photographs,
             tooltip="An Image layer that holds one photograph: grey, RGB or RGBA",
         )
-        self.model = ComboBox(
-            label="Model",
-            choices=[spec.name for spec in list_models()],
-            tooltip="The first one comes with vesselseg; the others are downloaded on first use",
-        )
-        self.model_file = FileEdit(
-            label="Model file",
-            nullable=True,
-            filter="Models (*.pth *.pt *.ckpt *.onnx)",
-            tooltip="A model of your own, used in place of the one above. Empty for none",
-        )
+        self.model = model_field()
+        self.model_file = model_file_field()
         self.scale = ComboBox(
             label="Scale",
             choices=_SCALES,
             tooltip="How to resize the photograph before the network sees it",
         )
-        self.bits = ComboBox(
-            label="Bits",
-            choices=_BITS,
-            tooltip="How many of its 16 bits a 16-bit photograph uses",
-        )
-        self.device = ComboBox(
-            label="Device",
-            choices=_DEVICES,
-            tooltip="auto takes a GPU if there is one",
-        )
+        self.bits = bits_field()
+        self.device = device_field()
         self.threshold = FloatSlider(
             label="Threshold",
             value=0.5,
