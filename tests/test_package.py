@@ -79,7 +79,8 @@ api finetune.jpeg finetune.resampling
 batch.places batch.engine evaluation.statistics finetune.losses finetune.augmentation
 batch.search
 batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
-batch.work corrections finetune.trainer evaluation.scores finetune.photographs finetune.scores
+corrections
+batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores
 batch.folder finetune.card evaluation.figures app.server
 evaluation.report
 ray finetune.training napari.layers napari.correcting napari.fields

@@ -118,7 +118,7 @@ def test_windows_keep_label_and_image_together(tmp_path, data):
     drawn = data.windows(
         sources, sizes, 0, balance=False, augmentation=Augmentation(0, local=False), biases={}
     )
-    images, labels, _ = drawn.batch(16)
+    images, labels, *_ = drawn.batch(16)
     assert images.shape == (16, 3, 256, 256)
     assert labels.shape == (16, 256, 256)
     assert 0 <= labels.min() <= labels.max() <= 1
@@ -164,7 +164,7 @@ def test_changes_are_of_the_image_alone_and_each_has_its_switch(tmp_path, data):
         # The first of a seed: what is drawn for its colours moves only those after it.
         sizes = Sizes((918, 918), (1.0, 1.01))
         augmentation = Augmentation(colour, local=local)
-        images, labels, _ = data.windows(
+        images, labels, *_ = data.windows(
             sources, sizes, 1, balance=True, augmentation=augmentation, biases={}
         ).batch(1)
         return images[0], labels[0]
@@ -198,12 +198,13 @@ def test_windows_are_turned_and_mirrored_unless_they_must_not_be(tmp_path, data,
 def test_losses_are_least_where_the_label_is_met():
     coverage = torch.zeros(1, 32, 32)
     coverage[:, 14:18] = 1
+    known = torch.ones_like(coverage)
     sure = 20 * torch.stack([0.5 - coverage, coverage - 0.5], dim=1)
     for loss in (losses.cross_entropy, losses.soft_dice, losses.centreline_dice):
-        assert loss(sure, coverage) == pytest.approx(0, abs=1e-2)
-        assert loss(-sure, coverage) > 0.9
-    shifted = losses.centreline_dice(sure.roll(1, dims=2), coverage)
-    assert shifted < 0.5 < losses.centreline_dice(sure.roll(8, dims=2), coverage)
+        assert loss(sure, coverage, known) == pytest.approx(0, abs=1e-2)
+        assert loss(-sure, coverage, known) > 0.9
+    shifted = losses.centreline_dice(sure.roll(1, dims=2), coverage, known)
+    assert shifted < 0.5 < losses.centreline_dice(sure.roll(8, dims=2), coverage, known)
 
 
 @pytest.mark.slow

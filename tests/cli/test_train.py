@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from support import drawn
 from support.fine_tuning import NAMES, start_weights
 
 import vesselseg
 from vesselseg.cli import main
+from vesselseg.corrections import save_correction
 from vesselseg.finetune import windows
 from vesselseg.finetune.trainer import Trainer
 
@@ -22,11 +24,12 @@ def run(tmp_path, capsys, monkeypatch, one_thread):  # noqa: ARG001
     """The command on drawn photographs: its exit code, standard output and standard error."""
     monkeypatch.setattr(windows, "SIDE", 64)
     data = drawn.pairs(tmp_path / "data", names=NAMES)
+    both = [str(data / "images"), str(data / "labels")]
     start = start_weights(tmp_path / "start.pth")
 
-    def command(*arguments):
+    def command(*arguments, folders=both):
         code = main(
-            ["train", str(data / "images"), str(data / "labels"), "--output",
+            ["train", *folders, "--output",
              str(tmp_path / "model.pth"), "--model", str(start), "--device", "cpu",
              "--iterations", "4", "--evaluate-every", "2", "--batch-size", "1", *arguments]
         )  # fmt: skip
@@ -69,6 +72,22 @@ def test_between_measurements_a_bar_or_the_log_says_how_far_it_is(run, monkeypat
     assert re.fullmatch(r"INFO: Iteration 10 of 10: loss \d\.\d{4}\n", err)
 
 
+def test_train_on_corrections(run, tmp_path):
+    images = tmp_path / "data" / "images"
+    folders = [str(images), "--corrected"]
+    code, out, err = run(folders=folders)
+    assert (code, out) == (2, "")
+    assert "has 0 corrected photographs; at least two are needed" in err
+
+    for name in NAMES[:3]:
+        label = np.where(drawn.vessels(1), 255, 0).astype(np.uint8)
+        label[:9] = 128
+        save_correction(images / f"{name}.png", label)
+    code, out, err = run(folders=folders)
+    assert (code, err) == (0, "")
+    assert "Trained on 2 photographs, measured on 1" in out
+
+
 def test_failures_print_one_line_and_exit_with_2(run, tmp_path):
     (tmp_path / "data" / "labels" / "anna_L.png").unlink()
     code, out, err = run()
@@ -98,6 +117,7 @@ def test_invalid_option_values_exit_with_2(run):
     [
         (["a", "b"], "-o/--output"),
         (["a", "-o", "c.pth"], "LABELS"),
+        (["a", "b", "--corrected", "-o", "c.pth"], "not allowed with"),
         (["a", "b", "-o", "c.pth", "--iterations", "0"], "'0' is not a positive integer"),
     ],
 )
@@ -153,7 +173,7 @@ def test_help_names_every_option_and_loads_no_torch():
 
     options = (
         "output force restart name model device group held-out iterations evaluate-every patience "
-        "rate batch-size seed"
+        "rate batch-size seed corrected"
     )
     assert all(f"--{option} " in out for option in options.split())
     assert out.endswith("set()\n")

@@ -63,6 +63,40 @@ def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name
         assert image.figures.cldice == metrics.cldice(found.mask, label, view)
 
 
+def test_pixels_that_are_not_known_count_nowhere(tmp_path, model):
+    data = drawn.pairs(tmp_path / "data", names=("a", "b"))
+    values = np.where(drawn.vessels(0), 255, 0).astype(np.uint8)
+    values[:, :20] = 128
+    drawn.write(data / "labels" / "a.png", values)
+
+    image, other = evaluate(model, read(data).samples).images
+
+    sample, _ = read(data).samples
+    photograph, label, known = read_photograph(sample), values == 255, values != 128
+    found = model(photograph)
+    inside = vesselseg.field_of_view(photograph) & known
+    assert image.whole == confusion(found.mask, label, known)
+    assert image.inside == confusion(found.mask, label, inside)
+    assert sum(image.whole) == known.sum() < sum(other.whole) == known.size
+    assert image.figures.auc == metrics.auc(found.probability, label, inside)
+    assert image.figures.cldice == metrics.cldice(found.mask, label, inside)
+    assert sum(image.tally.curve[0]) == inside.sum()
+
+
+def test_an_observer_counts_where_both_are_known(tmp_path):
+    data = drawn.chase_db1(tmp_path / "data")
+    dataset = read_dataset(data, "chase_db1")
+    sample = dataset.samples[0]
+    known = np.ones((2, drawn.HEIGHT, drawn.WIDTH), dtype=bool)
+    known[0, :10], known[1, :, :10] = False, False
+    for path, is_known in zip((sample.label, sample.second), known, strict=True):
+        drawn.write(path, np.where(is_known, read_label(path) * 255, 128).astype(np.uint8))
+
+    image = evaluate_other_observer(dataset).images[0]
+
+    assert sum(image.whole) == known.all(axis=0).sum()
+
+
 def test_photographs_of_12_bits(tmp_path, model):
     grey, deep = (drawn.pairs(tmp_path / name, names=("a",)) for name in ("grey", "deep"))
     values = read_photograph(read(grey).samples[0])[..., 1]

@@ -39,7 +39,8 @@ def train(
         defaults = {
             "model": start, "group": "(.+)_", "iterations": 4, "evaluate_every": 2,
             "batch_size": 1, "device": "cpu", "progress": False,
+            "labels": data / "labels",
         }  # fmt: skip
-        return finetune.train(data / "images", data / "labels", output, **{**defaults, **options})
+        return finetune.train(data / "images", output=output, **{**defaults, **options})
 
     return run

@@ -91,7 +91,8 @@ def test_a_small_camera_shows_no_vessel_thinner_than_its_pixels():
         1.0, local=False, small=1.0, small_diameter=(500, 500.001), small_bias=(900, 2.5)
     )
     images = torch.full((8, 3, SIDE, SIDE), 0.5)
-    seen, labels, biases = simulate_camera(images, vessel, draws(8), augmentation)
+    known = torch.ones_like(vessel)
+    seen, labels, known, biases = simulate_camera(images, vessel, known, draws(8), augmentation)
     assert seen.shape == images.shape
     assert labels.sum(dim=1).mean() == pytest.approx(2, abs=0.01)  # a pixel of the small camera
     assert torch.allclose(biases, torch.tensor(2.5 * np.log2(900 / 500)).float(), atol=1e-4)
@@ -101,9 +102,8 @@ def test_only_a_share_of_the_windows_comes_from_a_small_camera():
     vessel = torch.zeros(400, 16, 16)
     vessel[:, 7] = 1
     augmentation = Augmentation(1.0, local=False, small=0.4, small_bias=(900, 2.5))
-    _, labels, biases = simulate_camera(
-        torch.full((400, 3, 16, 16), 0.5), vessel, draws(400), augmentation
-    )
+    images, known = torch.full((400, 3, 16, 16), 0.5), torch.ones_like(vessel)
+    _, labels, _, biases = simulate_camera(images, vessel, known, draws(400), augmentation)
     is_small = biases > 0
     assert is_small.float().mean() == pytest.approx(0.4, abs=0.1)
     assert torch.allclose(labels[~is_small], vessel[~is_small], atol=1e-6)

@@ -395,10 +395,12 @@ def test_the_loss_includes_the_bias_of_each_window():
     expected = torch.zeros(2, 2, 16, 16)
     expected[1, 1] = 1.5  # the vessel logits of the second window
 
-    batch = Batch(torch.rand(2, 3, 16, 16), labels, torch.tensor([0.0, 1.5]))
+    known = torch.ones_like(labels)
+    batch = Batch(torch.rand(2, 3, 16, 16), labels, torch.tensor([0.0, 1.5]), known)
     loss = Trainer(network, iterations=1, rate=1e-3, decay=0.9).step(batch)
 
-    assert torch.allclose(loss, cross_entropy(expected, labels) + soft_dice(expected, labels))
+    both = cross_entropy(expected, labels, known) + soft_dice(expected, labels, known)
+    assert torch.allclose(loss, both)
 
 
 def test_windows_carry_the_bias_of_their_photograph():
@@ -416,7 +418,8 @@ def test_activations_are_in_bfloat16_only_if_the_device_computes_it_natively(mon
     monkeypatch.setattr(trainer, "native_precisions", lambda _device: native)
     network, seen = UNet(8, 2, norm=True), []
     network.encoder[0][0].conv.register_forward_hook(lambda *call: seen.append(call[2].dtype))
-    batch = Batch(torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32), torch.zeros(1))
+    batch = Batch(torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32), torch.zeros(1),
+                  torch.ones(1, 32, 32))  # fmt: skip
     Trainer(network, iterations=1, rate=1e-3, decay=0.9).step(batch)
     assert seen == [getattr(torch, native[-1])]
 

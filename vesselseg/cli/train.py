@@ -16,7 +16,11 @@ _DESCRIPTION = """\
 Fine-tune a model on your own labelled photographs.
 
 A label has the file name of its photograph, optionally followed by "_" and more, with any ending.
-It has the same size, with white vessels on black.
+It has the same size, with white vessels on black. Beside 0 and 255, 128 marks pixels that are not
+known; they are left out.
+
+With --corrected, the labels are the corrections of masks in IMAGES/corrections. Only photographs
+that have one are used.
 
 Some of the subjects are held out. Dice on their photographs is measured before training and at
 regular intervals. The weights with the highest Dice are written, with a model card beside them. To
@@ -25,6 +29,7 @@ _EPILOG = """\
 examples:
   vesselseg train photographs/ labels/ -o model.pth
   vesselseg train photographs/ labels/ -o model.pth --group '(.+)_[LR]'
+  vesselseg train photographs/ --corrected -o model.pth
   vesselseg eye.jpg --model model.pth"""
 
 
@@ -33,13 +38,17 @@ def add_parsers(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="fine-tune a model on your own labelled photographs",
-        usage="vesselseg train IMAGES LABELS -o OUTPUT [options]",
+        usage="vesselseg train IMAGES (LABELS | --corrected) -o OUTPUT [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
     add = parser.add_argument
     add("images", type=Path, metavar="IMAGES", help="folder of photographs")
-    add("labels", type=Path, metavar="LABELS", help="folder of their labels")
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument("labels", type=Path, nargs="?", metavar="LABELS",
+        help="folder of their labels")  # fmt: skip
+    labels.add_argument("--corrected", action="store_true",
+        help="train on the corrections in IMAGES/corrections (default: no)")  # fmt: skip
     add("-o", "--output", type=Path, required=True, metavar="OUTPUT",
         help="the model file to write, .pth; a model card is written beside it, .md "
         "(required)")  # fmt: skip

@@ -2,7 +2,8 @@
 
 The published convention counts the pixels of all images together, in whole frames; its Dice is
 what mmsegmentation reports. It rewards the black border for being black, so most of the
-literature counts inside the field of view only, pooled or image by image.
+literature counts inside the field of view only, pooled or image by image. Pixels whose label is
+not known are left out of both.
 """
 
 from __future__ import annotations

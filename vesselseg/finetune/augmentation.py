@@ -15,6 +15,8 @@ from torch import Tensor
 from .jpeg import compress
 from .resampling import apply, enlargement, gaussian, reduction
 
+LEAST_KNOWN = 1 / 512  # share of a pixel: less than that is rounding
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -122,9 +124,12 @@ def _change_locally(images: Tensor, draws: Draws) -> Tensor:
 
 
 def simulate_camera(
-    images: Tensor, labels: Tensor, draws: Draws, augmentation: Augmentation
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Simulate other optics, sensors and files; return images, labels and logit biases (N,).
+    images: Tensor, labels: Tensor, known: Tensor, draws: Draws, augmentation: Augmentation
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Simulate other optics, sensors and files.
+
+    Labels (N, S, S) have the coverage of what is `known` of each pixel, in [0, 1]. Returns images,
+    labels, known and logit biases (N,).
 
     Images are blurred. Those of a small camera are also reduced by area and enlarged again, with
     labels that are 1 where at least a share of the reduced pixel is covered. Noise and the losses
@@ -136,20 +141,30 @@ def simulate_camera(
     blur = gaussian(side, deviation)
     biases = torch.zeros(len(images), dtype=images.dtype, device=images.device)
     if not augmentation.small:
-        return _degrade(apply(blur, images), draws, augmentation), labels, biases
+        return _degrade(apply(blur, images), draws, augmentation), labels, known, biases
     is_small = draws.chance(augmentation.small)
     low, high = (math.log(x) for x in augmentation.small_diameter)
     diameter = draws.uniform(low, high).exp()
     factor = torch.where(is_small, diameter / augmentation.least, 1.0)[:, 0]
     reducing, enlarging = reduction(side, factor), enlargement(side, factor)
     images = apply(enlarging, _degrade(apply(reducing @ blur, images), draws, augmentation))
-    covered = apply(reducing, labels[:, None])
+    labels, known = labels[:, None], known[:, None]
+    seen = apply(reducing, known)
+    covered = coverage_of_known(apply(reducing, labels * known), seen)
     drawn = (covered >= draws.uniform(*augmentation.small_coverage)).float()
-    labels = torch.where(is_small, apply(enlarging, drawn), labels[:, None])[:, 0]
+    seen_enlarged = apply(enlarging, seen)
+    drawn = coverage_of_known(apply(enlarging, drawn * seen), seen_enlarged)
+    labels = torch.where(is_small, drawn, labels)[:, 0]
+    known = torch.where(is_small, seen_enlarged, known)[:, 0]
     if augmentation.small_bias is not None:
         largest, bias = augmentation.small_bias
         biases = (bias * (largest / diameter).log2().clamp(0, 1) * is_small).flatten()
-    return images, labels, biases
+    return images, labels, known, biases
+
+
+def coverage_of_known(covered: Tensor, known: Tensor) -> Tensor:
+    """The covered share of what is known of each pixel, from both shares of the whole pixel."""
+    return (covered / known.clamp(min=LEAST_KNOWN)).clamp(max=1)
 
 
 def _degrade(images: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:

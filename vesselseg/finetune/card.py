@@ -88,7 +88,8 @@ def write_card(
     lines += [
         "## Scores",
         "",
-        "In percent, over the pixels of all held-out photographs together, whole frames. "
+        "In percent, over the pixels of all held-out photographs together, whole frames, as "
+        "far as their labels are known. "
         "Sensitivity and precision are those at a threshold of 0.5.",
         "",
         "| model | Dice at 0.5 | sensitivity | precision | best threshold | Dice there |",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..corrections import find_corrections
 from ..errors import DatasetError, OptionError
 from ..evaluation.datasets import Sample, find_subject, read_photograph, read_sample_label
 from ..fov import find_field_of_view
+from ..images import check_bits
 from ..preprocess import vessel_bias
 from ..spec import ModelSpec
 from .windows import LabelledPhotograph
@@ -69,21 +72,41 @@ def split_by_subject(
     )
 
 
+def read_corrected(folder: Path, bits: int | None) -> tuple[Sample, ...]:
+    """The photographs in a folder that have a correction, with it as their label.
+
+    Raises FileNotFoundError if there is no such folder, and DatasetError if fewer than two are
+    corrected or it is not clear which.
+    """
+    found = find_corrections(folder)
+    if len(found) < 2:
+        names = "".join(f" ({photograph.name!r})" for photograph, _ in found)
+        raise DatasetError(
+            f"{str(folder)!r} has {len(found)} corrected photographs{names}; at least two are "
+            f"needed, to train on and to measure on. A correction of 'eye.jpg' is "
+            f"'corrections/eye.png' in that folder."
+        )
+    bits = check_bits(bits)
+    return tuple(
+        Sample(label.stem, "", photograph, label, bits=bits) for photograph, label in found
+    )
+
+
 def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:
     """Read a photograph and its label, and check them.
 
     Raises ImageError if the photograph cannot be decoded, and DatasetError if the label cannot be
-    decoded, has another size, or shows no vessels or too many.
+    decoded, has another size, or shows too many vessels, or none though all of it is known.
     """
     rgb = read_photograph(sample)
     label, known = read_sample_label(sample, sample.label, rgb)
-    if not known.all():
-        raise DatasetError(f"Label {str(sample.label)!r} is known in part only.")
-    if not label.any():
+    is_partial = not known.all()
+    if not (label.any() or is_partial):
         raise DatasetError(
             f"Label {str(sample.label)!r} has no vessel: all of it is black. Vessels must be "
             f"white. Draw them, or remove the photograph {sample.image.name!r} and its label."
         )
     diameter = find_field_of_view(rgb).diameter
     size = float(max(rgb.shape)) if diameter is None else diameter
-    return LabelledPhotograph(rgb, label, size, vessel_bias(diameter, spec))
+    bias = vessel_bias(diameter, spec)
+    return LabelledPhotograph(rgb, label, size, bias, known=known if is_partial else None)

@@ -25,6 +25,8 @@ _HALF = THRESHOLDS.index(0.5)
 class HeldOutScores:
     """Scores over the pixels of all held-out photographs together, whole frames.
 
+    Pixels whose label is not known are left out.
+
     Attributes
     ----------
     iteration : int

@@ -82,11 +82,12 @@ class Trainer:
         ):
             logits = self.network(x)
         logits = _add_biases(logits, batch.biases)
-        loss = cross_entropy(logits, batch.labels)
+        labels, known = batch.labels, batch.known
+        loss = cross_entropy(logits, labels, known)
         if self.dice:
-            loss = loss + self.dice * soft_dice(logits, batch.labels)
+            loss = loss + self.dice * soft_dice(logits, labels, known)
         if self.centreline:
-            loss = loss + self.centreline * centreline_dice(logits, batch.labels)
+            loss = loss + self.centreline * centreline_dice(logits, labels, known)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)

@@ -17,7 +17,7 @@ from .._version import __version__
 from ..api import Model, PathLike, obtain_network, resolve_model
 from ..backends.pytorch import choose_device
 from ..choices import canonical_device
-from ..errors import CheckpointError, OptionError, OutputError, ResourceError
+from ..errors import CheckpointError, DatasetError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import read_pairs
 from ..files import exists, is_folder, sha256, whole_file
 from ..images import check_bits
@@ -28,7 +28,7 @@ from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 from .augmentation import Augmentation
 from .card import write_card
-from .photographs import Split, read_labelled, split_by_subject
+from .photographs import Split, read_corrected, read_labelled, split_by_subject
 from .scores import HeldOutScores, score_held_out
 from .state import read_state, write_state
 from .trainer import Trainer
@@ -77,7 +77,7 @@ class TrainingResult:
 @torch.enable_grad()
 def train(
     images: PathLike,
-    labels: PathLike,
+    labels: PathLike | None,
     output: PathLike,
     *,
     model: Model | None = None,
@@ -104,7 +104,9 @@ def train(
     images, labels : path
         Folders of photographs and of labels. A label has the file name of its photograph,
         optionally followed by ``_`` and more, with any ending. It has the same size, with white
-        vessels on black.
+        vessels on black; beside 0 and 255, 128 marks pixels that are not known, which are left
+        out of the loss and of the scores. If `labels` is None, only photographs with a correction
+        are used, and their corrections are the labels (:mod:`vesselseg.corrections`).
     output : path
         The model file to write, ending in ``.pth``. A model card is written beside it, ending in
         ``.md``. Until the training is done, its state is kept in ``output`` + ``.state``.
@@ -153,7 +155,8 @@ def train(
     FileNotFoundError
         If a folder or the model file does not exist.
     DatasetError, ImageError
-        If a photograph has no label or several, or if a photograph or label cannot be used.
+        If a photograph has no label or several, if a photograph or label cannot be used, or if
+        fewer than two photographs are corrected.
     UnknownModelError, CheckpointError
         If there is no such model, or if a model or state file is damaged.
     OptionError
@@ -205,8 +208,11 @@ def train(
         start, name=name, dataset="own photographs", loss="ce+dice", dice=None, mdice=None,
         expected_dice=None, least_sharpness=None, sources=(), config="",
     )  # fmt: skip
-    dataset = read_pairs(Path(images), Path(labels), bits=bits)
-    split = split_by_subject(dataset.samples, group, held_out, seed)
+    if labels is None:
+        samples = read_corrected(Path(images), bits)
+    else:
+        samples = read_pairs(Path(images), Path(labels), bits=bits).samples
+    split = split_by_subject(samples, group, held_out, seed)
     options = {
         "group": group, "held_out": held_out, "iterations": iterations,
         "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
@@ -216,8 +222,8 @@ def train(
         **options,
         "name": name,
         "model": start_sha256,
-        "photographs": {x.image.name: sha256(x.image) for x in dataset.samples},
-        "labels": {x.label.name: sha256(x.label) for x in dataset.samples},
+        "photographs": {x.image.name: sha256(x.image) for x in samples},
+        "labels": {x.label.name: sha256(x.label) for x in samples},
         "vesselseg": __version__,
         "torch": str(torch.__version__),
     }
@@ -288,8 +294,14 @@ class _Run:
         self.patience: int = options["patience"]
         self.device = torch.device(options["device"])
         self.held_out = split.held_out_samples
-        for sample in self.held_out:
-            read_labelled(sample, spec)  # finds unusable files before the training starts
+        # All are read, to find unusable files before the training starts.
+        have_vessels = [read_labelled(sample, spec).label.any() for sample in self.held_out]
+        if not any(have_vessels):
+            names = ", ".join(repr(sample.image.name) for sample in self.held_out)
+            raise DatasetError(
+                f"No label of a held-out photograph ({names}) has a vessel, so nothing can be "
+                f"measured. Mark some of the vessels, white, or choose another seed."
+            )
 
         def photographs() -> Iterator[LabelledPhotograph]:
             for sample in split.training_samples:

@@ -24,10 +24,19 @@ from torch.nn.utils.rnn import pad_sequence
 from ..fov import Mask, find_field_of_view
 from ..images import RGB
 from ..preprocess import apply_channel_gains, channel_gains
-from .augmentation import Augmentation, Draws, change_colours, simulate_camera
+from .augmentation import (
+    LEAST_KNOWN,
+    Augmentation,
+    Draws,
+    change_colours,
+    coverage_of_known,
+    simulate_camera,
+)
 
 SIDE = 256  # side of a window, in pixels
 _STEP = math.sqrt(0.5)  # between levels of a pyramid
+_REACH = 0.45  # of the diameter: how far from the middle the centres of windows lie
+_CENTRES = 1024  # of a label that is known in part
 
 
 class Sizes(NamedTuple):
@@ -53,7 +62,7 @@ class LabelledPhotograph(NamedTuple):
     The label is a mask, or probabilities as uint8 from 0 to 255. `diameter` is that of the field of
     view, in pixels. `bias` is added to the vessel logits of the photograph
     (:func:`vesselseg.preprocess.vessel_bias`). Windows are drawn from photographs in proportion to
-    their `weight`.
+    their `weight`. `known` (H, W) says where the label is known; None is everywhere.
     """
 
     rgb: RGB
@@ -61,21 +70,31 @@ class LabelledPhotograph(NamedTuple):
     diameter: float
     bias: float = 0.0
     weight: float = 1.0
+    known: Mask | None = None
 
 
 class _Level(NamedTuple):
-    """One size of a photograph: `pixels` (H, W, 4) uint8, RGB and the label's coverage."""
+    """One size of a photograph: `pixels` (H, W, 4) uint8, RGB and the label's coverage.
+
+    `known` (H, W) uint8 is the share of each pixel that is known; the rest counts as not covered.
+    None if all is known.
+    """
 
     pixels: NDArray[np.uint8]
     diameter: float
+    known: NDArray[np.uint8] | None
 
 
 class Batch(NamedTuple):
-    """Images (N, 3, S, S) and coverage (N, S, S), both in [0, 1], and logit biases (N,)."""
+    """Images (N, 3, S, S), coverage (N, S, S), logit biases (N,), and what is known (N, S, S).
+
+    All but the biases are in [0, 1]. The coverage is that of what is known of a pixel.
+    """
 
     images: Tensor
     labels: Tensor
     biases: Tensor
+    known: Tensor
 
 
 def _pyramid(
@@ -90,7 +109,12 @@ def _pyramid(
         gains = channel_gains(photograph.rgb, find_field_of_view(photograph.rgb), rgb_mean)
     image = Image.fromarray(photograph.rgb)
     is_mask = photograph.label.dtype == bool
-    label = Image.fromarray(photograph.label.astype(np.uint8) * (255 if is_mask else 1))
+    values = photograph.label.astype(np.uint8) * (255 if is_mask else 1)
+    whole_known = None
+    if photograph.known is not None:
+        values = values * photograph.known
+        whole_known = Image.fromarray(photograph.known.astype(np.uint8) * 255)
+    label = Image.fromarray(values)
     levels: list[_Level] = []
     smallest, largest = sizes.drawn_from(photograph.diameter)
     diameter = min(photograph.diameter, 1.0625 * largest)
@@ -100,16 +124,36 @@ def _pyramid(
         scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
         coverage = np.asarray(label.resize(size, Image.Resampling.BOX))
         parts = [apply_channel_gains(scaled, gains), coverage[..., None]]
-        levels.append(_Level(np.concatenate(parts, axis=2), diameter))
+        known = None
+        if whole_known is not None:
+            known = np.asarray(whole_known.resize(size, Image.Resampling.BOX))
+        levels.append(_Level(np.concatenate(parts, axis=2), diameter, known))
         diameter *= _STEP
     return levels
+
+
+def _centres(photograph: LabelledPhotograph) -> Tensor:
+    """Where windows of a photograph may lie: known pixels (N, 2), as shares of height and width.
+
+    They are inside the disc if some are. Of a photograph that is known everywhere, (0, 2).
+    """
+    if photograph.known is None:
+        return torch.empty(0, 2, dtype=torch.float32, device="cpu")
+    size = np.array(photograph.known.shape)
+    found = np.argwhere(photograph.known) + 0.5
+    inside = found[np.hypot(*(found - size / 2).T) <= _REACH * photograph.diameter]
+    places = inside if len(inside) else found
+    chosen = np.linspace(0, len(places) - 1, _CENTRES).round().astype(int)
+    return torch.from_numpy((places[chosen] / size).astype(np.float32))
 
 
 class Windows:
     """Draw augmented windows from photographs; the same `seed` gives the same windows.
 
     Each photograph is read once and kept in several sizes in the memory of `device`. The levels of
-    all photographs are stored one after another in `pixels`, with four bytes for each pixel.
+    all photographs are stored one after another in `pixels`, with four bytes for each pixel. If a
+    label is known in part only, windows lie around its known pixels, and `known` has one more byte
+    for each pixel of all photographs.
     """
 
     def __init__(
@@ -126,16 +170,20 @@ class Windows:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.augmentation = augmentation
         store = bytearray()
-        ranges, biases, weights, diameters, places = [], [], [], [], []
+        ranges, biases, weights, diameters, places, centres = [], [], [], [], [], []
+        known: list[tuple[int, NDArray[np.uint8]]] = []
         for photograph in photographs:
             ranges.append(_floats(sizes.drawn_from(photograph.diameter)))
             biases.append(photograph.bias)
             weights.append(photograph.weight)
             levels = _pyramid(photograph, sizes, rgb_mean)
             diameters.append(_floats([level.diameter for level in levels]))
+            centres.append(_centres(photograph))
             starts = []
             for level in levels:
                 starts.append((len(store) // 4, *level.pixels.shape[:2]))
+                if level.known is not None:
+                    known.append((len(store) // 4, level.known.ravel()))
                 store += level.pixels.tobytes()
             places.append(torch.tensor(starts, device="cpu"))
         # For each photograph's levels, the largest first: their diameters (P, L), with 0 for
@@ -146,6 +194,15 @@ class Windows:
         self.biases = _floats(biases).to(self.device)
         self.weights = _floats(weights).to(self.device)
         self.pixels = torch.frombuffer(store, dtype=torch.int32).to(self.device)
+        self.known, self.centres = None, None
+        if known:
+            everywhere = np.full(len(store) // 4, 255, np.uint8)
+            for start, values in known:
+                everywhere[start : start + len(values)] = values
+            self.known = torch.from_numpy(everywhere).to(self.device)
+            # (P, N, 2), with NaN for photographs that are known everywhere.
+            padded = pad_sequence(centres, batch_first=True, padding_value=math.nan)
+            self.centres = padded.to(self.device)
 
     def batch(self, size: int) -> Batch:
         """Draw `size` windows, float32."""
@@ -156,15 +213,29 @@ class Windows:
         large_enough = self.diameters[chosen] >= target[:, None]
         level = (large_enough.sum(dim=1) - 1).clamp(min=0)
         diameter, places = self.diameters[chosen, level], self.places[chosen, level]
-        windows = _cut(
-            self.pixels, places, diameter, diameter / target, draws, turn=self.augmentation.turn
-        )
+        middle = _draw_centres(places, diameter, draws)
+        if self.centres is not None:
+            number = (draws.uniform(0, 1).flatten() * _CENTRES).long().clamp(max=_CENTRES - 1)
+            around = self.centres[chosen, number] * places[:, 1:]
+            is_partial = ~around.isnan()
+            middle = torch.where(is_partial, around, middle)
+        windows, seen = _cut(
+            self.pixels, self.known, places, middle, diameter / target, draws,
+            turn=self.augmentation.turn,
+        )  # fmt: skip
         images, labels, biases = windows[:, :3], windows[:, 3], self.biases[chosen]
+        known = torch.ones_like(labels)
+        if seen is not None:
+            seen = torch.where(seen < LEAST_KNOWN, 0.0, seen)
+            known = torch.where(is_partial[:, :1, None], seen, known)
+            labels = coverage_of_known(labels, known)
         if self.augmentation.colour:
             images = change_colours(images, draws, self.augmentation)
-            images, labels, added = simulate_camera(images, labels, draws, self.augmentation)
+            images, labels, known, added = simulate_camera(
+                images, labels, known, draws, self.augmentation
+            )
             biases = biases + added
-        return Batch(images, labels, biases)
+        return Batch(images, labels, biases, known)
 
 
 def _floats(values: Sequence[float]) -> Tensor:
@@ -172,20 +243,36 @@ def _floats(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 
-def _cut(
-    pixels: Tensor, places: Tensor, diameter: Tensor, step: Tensor, draws: Draws, *, turn: bool
-) -> Tensor:
-    """Cut windows (N, 4, S, S) in [0, 1], rotated and mirrored if `turn` is true.
-
-    `places` (N, 3) are the levels to cut from, rows of :attr:`Windows.places`, with fields of view
-    of `diameter` (N,) pixels. `step` (N,) is the number of their pixels per pixel of a window.
-    """
-    start, height, width = (x.reshape(-1, 1, 1) for x in places.unbind(dim=1))
-    diameter, step = diameter.reshape(-1, 1, 1), step.reshape(-1, 1, 1)
-    reach = 0.45 * diameter * draws.uniform(0, 1).sqrt()[..., 0]  # centre inside the disc
-    at = draws.uniform(0, 2 * math.pi)[..., 0]
+def _draw_centres(places: Tensor, diameter: Tensor, draws: Draws) -> Tensor:
+    """Centres of windows (N, 2), row and column, in the field of view of levels (N, 3)."""
+    height, width = places[:, 1], places[:, 2]
+    reach = _REACH * diameter * draws.uniform(0, 1).flatten().sqrt()
+    at = draws.uniform(0, 2 * math.pi).flatten()
     x = width.to(reach.dtype) / 2 + reach * at.cos()
     y = (height.to(reach.dtype) / 2 + reach * at.sin()).clamp(min=0).minimum(height)
+    return torch.stack([y, x], dim=1)
+
+
+def _cut(
+    pixels: Tensor,
+    known: Tensor | None,
+    places: Tensor,
+    middle: Tensor,
+    step: Tensor,
+    draws: Draws,
+    *,
+    turn: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Cut windows (N, 4, S, S) in [0, 1], rotated and mirrored if `turn` is true.
+
+    `places` (N, 3) are the levels to cut from, rows of :attr:`Windows.places`, `middle` (N, 2) the
+    windows' centres on them, row and column, and `step` (N,) is the number of their pixels per
+    pixel of a window. If there is `known`, a second tensor (N, S, S) says which share of each pixel
+    is known, nothing of those outside the photograph.
+    """
+    start, height, width = (x.reshape(-1, 1, 1) for x in places.unbind(dim=1))
+    y, x = (part.reshape(-1, 1, 1) for part in middle.unbind(dim=1))
+    step = step.reshape(-1, 1, 1)
     stretch = draws.normal(0.08)[..., 0].exp()  # unequal scale of the two axes
     angle, mirror = torch.zeros_like(stretch), torch.ones_like(stretch)
     if turn:
@@ -196,21 +283,34 @@ def _cut(
     v = step / stretch * offsets[:, None]
     across = x + u * angle.cos() - v * angle.sin() - 0.5
     down = y + u * angle.sin() + v * angle.cos() - 0.5
-    return _interpolate(pixels, start, height, width, down, across)
+    return _interpolate(pixels, known, start, height, width, down, across)
 
 
 def _interpolate(
-    pixels: Tensor, start: Tensor, height: Tensor, width: Tensor, down: Tensor, across: Tensor
-) -> Tensor:
-    """Interpolate levels bilinearly at (N, S, S): (N, 4, S, S) in [0, 1], and 0 outside of them."""
+    pixels: Tensor,
+    known: Tensor | None,
+    start: Tensor,
+    height: Tensor,
+    width: Tensor,
+    down: Tensor,
+    across: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """Interpolate levels bilinearly at (N, S, S): (N, 4, S, S) in [0, 1], and 0 outside of them.
+
+    What is `known` is interpolated as well, to (N, S, S).
+    """
     rows = [(row * width + start, share) for row, share in _neighbours(down, height)]
     columns = _neighbours(across, width)
     total = torch.zeros(1, dtype=down.dtype, device=pixels.device)
+    seen = None if known is None else torch.zeros_like(down)
     for row, vertical in rows:
         for column, horizontal in columns:
             values = pixels[row + column].view(torch.uint8).reshape(*down.shape, 4)
             total = total + (vertical * horizontal)[:, None] * values.movedim(-1, 1).contiguous()
-    return (total / 255).clamp(max=1)  # shares are rounded
+            if seen is not None and known is not None:
+                seen = seen + vertical * horizontal * known[row + column]
+    shares = None if seen is None else (seen / 255).clamp(max=1)
+    return (total / 255).clamp(max=1), shares  # shares are rounded
 
 
 def _neighbours(at: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
