@@ -83,8 +83,8 @@ corrections
 batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores
 batch.folder finetune.card evaluation.figures app.server
 evaluation.report
-ray finetune.training napari.layers napari.correcting napari.fields
-finetune napari napari.measuring
+ray finetune.training napari.layers napari.correcting napari.fields napari.learning
+finetune napari napari.measuring napari.fine_tuning
 napari.widget napari.correct
 cli.arguments cli.parser cli.streams
 cli.collection cli.models

@@ -19,6 +19,7 @@ from napari.utils.notifications import notification_manager
 from qtpy.compat import isalive
 from superqt.utils import WorkerBase
 
+from vesselseg.napari import fine_tuning
 from vesselseg.napari.correct import CorrectVessels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -199,6 +200,83 @@ def test_measures_are_of_what_is_painted(opened, viewer, qtbot):
     assert len(viewer.layers[f"{shown(opened)} centrelines"].data) == 1
     opened.next_button.changed(True)
     assert len(viewer.layers) == 2
+
+
+TRAINING = """
+import pathlib, sys, time
+print("iteration     0: Dice 70.00, sensitivity 1", flush=True)
+folder = pathlib.Path(sys.argv[1])
+while not (folder / "go").exists():
+    time.sleep(0.01)
+print("iteration    50: Dice 80.00, sensitivity 1")
+if (folder / "fail").exists():
+    sys.exit("vesselseg: There is no room.")
+(folder / "fine-tuned-1.pth").write_bytes((folder / "weights").read_bytes())
+(folder / "fine-tuned-1.md").write_text("# A card")
+print("Trained on 3 photographs, measured on 1: Dice 70.00 before, 80.00 after.")
+"""
+"""A process that says and writes what fine-tuning does."""
+
+
+class TestFineTuning:
+    @pytest.fixture
+    def ready(self, opened, folder, tmp_path, monkeypatch):
+        """The widget with one correction, and what it has started."""
+        tiny_weights(tmp_path / "weights", seed=5)
+        opened.started = []
+
+        def arguments(*_, **options):
+            opened.started.append(options)
+            return ["-c", TRAINING, str(folder)]
+
+        monkeypatch.setattr(fine_tuning, "training_arguments", arguments)
+        opened.done_button.changed(True)
+        return opened
+
+    @staticmethod
+    def start(widget, qtbot):
+        tuning = widget.fine_tuning
+        tuning.start_button.changed(True)
+        qtbot.waitUntil(lambda: "70.00" in tuning.message.value, timeout=60_000)
+        return tuning
+
+    def test_the_new_model_segments_the_next_photographs(self, ready, folder, model_file, qtbot):
+        tuning = self.start(ready, qtbot)
+        assert (tuning.start_button.enabled, tuning.cancel_button.enabled) == (False, True)
+        (folder / "go").touch()
+        output = folder / "fine-tuned-1.pth"
+        qtbot.waitUntil(lambda: ready.model_file.value == output, timeout=60_000)
+        assert "Dice 70.00 before, 80.00 after." in tuning.message.value
+        assert tuning.card.isVisible()
+        assert tuning.output.value == folder / "fine-tuned-2.pth"
+        expected = vesselseg.segment(ready.session.shown, model=output, device="cpu").mask
+        qtbot.waitUntil(lambda: np.array_equal(ready.vessels_layer.data, expected), timeout=60_000)
+        tuning.start_button.changed(True)  # held-out subjects must be new to what it starts from
+        assert [options["model"] for options in ready.started] == [model_file, model_file]
+        tuning.cancel()
+
+    def test_can_be_cancelled_and_resumed(self, ready, folder, qtbot):
+        tuning = self.start(ready, qtbot)
+        (folder / "fine-tuned-1.pth.state").touch()
+        tuning.cancel_button.changed(True)
+        assert tuning.message.value == "Cancelled."
+        assert tuning.start_button.text == "Resume fine-tuning"
+        assert tuning.restart.visible
+        (folder / "go").touch()
+        tuning.start_button.changed(True)
+        qtbot.waitUntil(lambda: tuning.output.value.name == "fine-tuned-2.pth", timeout=60_000)
+        assert not tuning.restart.visible
+
+    def test_a_failure_is_told(self, ready, folder, qtbot):
+        tuning = self.start(ready, qtbot)
+        (folder / "fail").touch()
+        (folder / "go").touch()
+        qtbot.waitUntil(lambda: tuning.start_button.enabled, timeout=60_000)
+        assert "There is no room." in messages()[0]
+
+    def test_without_corrections(self, opened):
+        opened.fine_tuning.start_button.changed(True)
+        assert "There are no corrections." in messages()[0]
 
 
 @pytest.mark.skipif(not os.environ.get("DISPLAY"), reason="needs a display, such as xvfb-run gives")

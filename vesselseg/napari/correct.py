@@ -20,6 +20,7 @@ from ..errors import VesselsegError
 from ..images import decode
 from .correcting import Painting, Session
 from .fields import bits_field, device_field, model_field, model_file_field
+from .fine_tuning import FineTuning, Start
 from .measuring import MeasuresButton, Shown
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         )
         self.measures_button = MeasuresButton(napari_viewer, self.find_shown)
         fields = [self.folder, self.model, self.model_file, self.bits, self.device]
+        self.fine_tuning = FineTuning(self.find_start, self.use_model)
+        self.starts: dict[Path, str | Path] = {}  # model file -> what it was fine-tuned from
         self.extend(
             [
                 Container(widgets=fields),
@@ -83,6 +86,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
                 _row(self.done_button, self.not_done_button),
                 self.measures_button,
                 Label(value=_KEYS),
+                self.fine_tuning,
             ]
         )
         self.native.layout().insertWidget(1, self.list)
@@ -123,6 +127,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             show_error(str(error))
             return
         self.session = session
+        self.fine_tuning.suggest(session.folder)
         self.reopen()
 
     def reopen(self) -> None:
@@ -137,8 +142,9 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             return
         self.stop_worker()
         self.cancelled = threading.Event()
-        model = self.model_file.value or self.model.value
-        load = partial(_load, model, self.device.value, self.bits.value, self.cancelled)
+        load = partial(
+            _load, self.chosen_model(), self.device.value, self.bits.value, self.cancelled
+        )
         self.worker = create_worker(_run, self.session.propose(load))
         self.worker.yielded.connect(partial(self.show_proposal, self.cancelled))
         self.worker.returned.connect(partial(self.end_proposing, self.cancelled))
@@ -281,6 +287,28 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.vessels_layer.selected_label = 2 if self.vessels_layer.selected_label == 1 else 1
             self.vessels_layer.mode = "paint"
 
+    def chosen_model(self) -> str | Path:
+        """The model file if there is one, else the name of a model."""
+        model: str | Path = self.model_file.value or self.model.value
+        return model
+
+    def find_start(self) -> Start | None:
+        """What to fine-tune, once what was painted is saved.
+
+        A model that was fine-tuned here has learnt from some of the corrections, so its Dice on
+        held-out ones would be too high: fine-tuning starts from what it was made of.
+        """
+        if self.session is None or not self.session.corrections or not self.save():
+            return None
+        model = self.chosen_model()
+        start = self.starts.get(Path(model), model)
+        return Start(self.session.folder, start, self.device.value, self.bits.value)
+
+    def use_model(self, output: Path, start: str | Path) -> None:
+        """Segment with a new model from now on."""
+        self.starts[output] = start
+        self.model_file.value = output
+
     def find_shown(self) -> Shown | None:
         """The vessels as painted, for the button "Show measures"."""
         if self.vessels_layer is None:
@@ -328,6 +356,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
     def close_session(self) -> None:
         """Save what was painted, and let nobody paint what would not be saved."""
         self.stop_worker()
+        self.fine_tuning.cancel()
         self.save()
         self.session = None
         if self.vessels_layer is not None:
