@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import drawn
+from support.dicom import dicom_file
 
 import vesselseg
 from vesselseg import DatasetError, OptionError, OutputError
@@ -104,6 +105,11 @@ class TestNames:
         assert save_correction(folder / "a.png", LABEL) == path
         assert names(folder) == [("a.png", "a.png.png")]
 
+    def test_of_photographs_without_an_ending(self, folder):
+        (folder / "IM0001").write_bytes(dicom_file(drawn.photograph(4)))
+        save_correction(folder / "IM0001", LABEL)
+        assert names(folder) == [("IM0001", "IM0001.png")]
+
     def test_of_masks_beside_photographs_do_not_count(self, folder):
         vesselseg.segment(drawn.photograph(1)).save(folder / "b.png")
         save_correction(folder / "b.tif", LABEL)
@@ -115,6 +121,7 @@ class TestNames:
             ([], ["d.png"], "belongs to no photograph"),
             (["a.jpg"], ["a.png"], r"could belong to 'a\.jpg', 'a\.png'.*'a\.jpg\.png'"),
             ([], ["a.png", "a.png.png"], "has two corrections"),
+            ([], ["b.tif"], "is no PNG file"),
         ],
     )
     def test_that_are_not_clear(self, folder, photographs, corrections, said):

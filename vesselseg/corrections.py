@@ -31,6 +31,7 @@ from .batch.search import CORRECTIONS, LeftOut, is_photograph
 from .errors import DatasetError, OptionError, OutputError
 from .evaluation.datasets import read_partial_label
 from .files import StrPath, is_file, is_folder, whole_file
+from .formats import endings
 from .images import decode
 from .result import encode_png
 
@@ -154,7 +155,7 @@ def find_corrections(folder: StrPath) -> list[Correction]:
     FileNotFoundError
         If there is no such folder.
     DatasetError
-        If a correction belongs to none or to several of the photographs.
+        If a correction is no PNG file, or belongs to none or to several of the photographs.
     """
     folder = Path(folder)
     if not is_folder(folder):
@@ -162,13 +163,19 @@ def find_corrections(folder: StrPath) -> list[Correction]:
     if not is_folder(folder / CORRECTIONS):
         return []
     labels = [
-        path for path in (folder / CORRECTIONS).iterdir()
-        if path.suffix.lower() == ".png" and not path.name.startswith(".")
+        path for path in sorted((folder / CORRECTIONS).iterdir())
+        if path.suffix.lower() in endings() and not path.name.startswith(".")
     ]  # fmt: skip
+    for label in labels:
+        if label.suffix.lower() != ".png":
+            raise DatasetError(
+                f"The correction {str(label)!r} is no PNG file. Export it as PNG with a grey "
+                f"value of 0, {UNKNOWN} or {VESSEL} for each pixel, or move it away."
+            )
     owners: defaultdict[str, list[Path]] = defaultdict(list)
     for path in _photographs(folder, {_stem(label) for label in labels}):
-        owners[normalize("NFC", path.name)].append(path)
-        owners[_stem(path)].append(path)
+        for name in {normalize("NFC", path.name), _stem(path)}:
+            owners[name].append(path)
     label_of: dict[Path, Path] = {}
     for label in labels:
         photographs = owners[_stem(label)]

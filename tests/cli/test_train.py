@@ -77,7 +77,7 @@ def test_train_on_corrections(run, tmp_path):
     folders = [str(images), "--corrected"]
     code, out, err = run(folders=folders)
     assert (code, out) == (2, "")
-    assert "has 0 corrected photographs; at least two are needed" in err
+    assert "images': 0. At least two are needed" in err
 
     for name in NAMES[:3]:
         label = np.where(drawn.vessels(1), 255, 0).astype(np.uint8)

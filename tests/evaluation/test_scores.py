@@ -20,6 +20,7 @@ from vesselseg.evaluation.datasets import (
     LAYOUTS,
     Sample,
     read_dataset,
+    read_fov,
     read_label,
     read_pairs,
     read_photograph,
@@ -55,7 +56,7 @@ def test_every_official_layout_is_evaluated_image_by_image(tmp_path, model, name
     for sample, image in zip(dataset.samples, evaluation.images, strict=True):
         photograph, label = read_photograph(sample), read_label(sample.label)
         found = model(photograph)
-        view = read_label(sample.fov) if sample.fov else vesselseg.field_of_view(photograph)
+        view = read_fov(sample.fov) if sample.fov else vesselseg.field_of_view(photograph)
         assert 0 < view.mean() < 1
         assert image.whole == confusion(found.mask, label)
         assert image.inside == confusion(found.mask, label, view)

@@ -146,10 +146,10 @@ class TestTraining:
         assert sorted(result.training + result.held_out) == sorted(NAMES[1:])
 
     def test_needs_two_corrected_photographs(self, train, data, tmp_path):
-        with pytest.raises(DatasetError, match=r"has 0 corrected photographs; at least two"):
+        with pytest.raises(DatasetError, match=r"Corrected photographs in .*: 0\. At least two"):
             train(tmp_path / "model.pth", labels=None)
         save_correction(data / "images" / "ben_L.png", np.zeros_like(KNOWN, np.uint8))
-        with pytest.raises(DatasetError, match=r"has 1 corrected photographs \('ben_L.png'\)"):
+        with pytest.raises(DatasetError, match=r"Corrected photographs in .*: 1\. At least two"):
             train(tmp_path / "model.pth", labels=None)
 
     def test_needs_vessels_to_measure(self, train, data, tmp_path):

@@ -25,6 +25,7 @@ HIDDEN = "hidden"
 OURS = "written by vesselseg"
 OTHER_ENDING = "of another ending"
 CORRECTION = "a correction"
+_USUAL = {HIDDEN, OURS, CORRECTION}
 
 CORRECTIONS = "corrections"
 """The folder, beside photographs, of their corrections."""
@@ -49,9 +50,7 @@ class LeftOut:
             listed = ", ".join(map(repr, names[:_LISTED]))
             more = ", ..." if len(names) > _LISTED else ""
             reasons.append(f"{len(names)} {reason} ({listed}{more})")
-        level = (
-            logging.INFO if self._names.keys() <= {HIDDEN, OURS, CORRECTION} else logging.WARNING
-        )
+        level = logging.INFO if self._names.keys() <= _USUAL else logging.WARNING
         count = sum(map(len, self._names.values()))
         logger.log(level, "%d left out of %r: %s.", count, place, "; ".join(reasons))
 

@@ -80,10 +80,9 @@ def read_corrected(folder: Path, bits: int | None) -> tuple[Sample, ...]:
     """
     found = find_corrections(folder)
     if len(found) < 2:
-        names = "".join(f" ({photograph.name!r})" for photograph, _ in found)
         raise DatasetError(
-            f"{str(folder)!r} has {len(found)} corrected photographs{names}; at least two are "
-            f"needed, to train on and to measure on. A correction of 'eye.jpg' is "
+            f"Corrected photographs in {str(folder)!r}: {len(found)}. At least two are needed, one "
+            f"to train on and one to measure on. The correction of 'eye.jpg' is "
             f"'corrections/eye.png' in that folder."
         )
     bits = check_bits(bits)
