@@ -83,8 +83,9 @@ corrections
 batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores
 batch.folder finetune.card evaluation.figures app.server
 evaluation.report
-ray finetune.training napari.layers
-finetune napari napari.widget
+ray finetune.training napari.layers napari.correcting napari.fields napari.learning
+finetune napari napari.measuring napari.fine_tuning
+napari.widget napari.correct
 cli.arguments cli.parser cli.streams
 cli.collection cli.models
 cli.app cli.doctor cli.evaluate cli.measure cli.segment cli.train

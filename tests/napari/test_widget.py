@@ -1,6 +1,7 @@
 """The widget: what a user chooses, sees and cancels; at the end, in a real window of napari."""
 
 import os
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -90,9 +91,12 @@ class TestManifest:
 
     def test_offers_a_widget_under_layers_and_a_sample(self):
         offered = PluginManifest.from_distribution("vesselseg").contributions
-        assert [widget.display_name for widget in offered.widgets] == ["Segment retinal vessels"]
+        assert [widget.display_name for widget in offered.widgets] == [
+            "Segment retinal vessels",
+            "Correct retinal vessels",
+        ]
         assert [item.command for item in offered.menus["napari/layers/segment"]] == [
-            offered.widgets[0].command
+            widget.command for widget in offered.widgets
         ]
         assert [sample.display_name for sample in offered.sample_data] == ["Fundus photograph"]
 
@@ -183,6 +187,44 @@ class TestThreshold:
         viewer.layers.remove("eye vessels")
         widget.threshold.value = 0.3
         assert names(viewer) == ["eye", "eye probability"]
+
+
+class TestShowMeasures:
+    @pytest.fixture(autouse=True)
+    def needs_the_extra(self):
+        pytest.importorskip("skan", reason='needs pip install "vesselseg[measure]"')
+
+    @staticmethod
+    def show(widget, qtbot):
+        widget.measures_button.changed(True)
+        qtbot.waitUntil(lambda: widget.measures_button.enabled, timeout=60_000)
+
+    def test_adds_layers_of_what_is_painted(self, widget, viewer, qtbot):
+        run(widget, qtbot)
+        mask = viewer.layers["eye vessels"]
+        mask.data = np.zeros_like(mask.data)
+        mask.data[18:23, 8:36] = 1
+        mask.data[30, 8:36] = 2  # no vessel
+        viewer.layers.selection.active = mask
+        for _ in range(2):  # the second time in place of the first
+            self.show(widget, qtbot)
+            assert names(viewer)[3:] == [
+                "eye field of view", "eye centrelines", "eye end points"
+            ]  # fmt: skip
+        assert len(viewer.layers["eye centrelines"].data) == 1
+        assert viewer.layers.selection.active is mask
+
+    def test_before_there_are_vessels(self, widget, viewer, qtbot):
+        self.show(widget, qtbot)
+        assert "There are no vessels to measure." in messages()[0]
+        assert names(viewer) == ["eye"]
+
+    def test_without_the_extra(self, widget, viewer, qtbot, monkeypatch):
+        run(widget, qtbot)
+        monkeypatch.setitem(sys.modules, "skan", None)
+        self.show(widget, qtbot)
+        assert ".[measure]" in messages()[0]
+        assert len(viewer.layers) == 3
 
 
 class TestErrors:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import ComboBox, Container, FileEdit, FloatSlider, ProgressBar, PushButton
+from magicgui.widgets import ComboBox, Container, FloatSlider, ProgressBar, PushButton
 from napari.layers import Image, Layer
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
@@ -17,8 +17,9 @@ from qtpy.compat import isalive
 from superqt.utils import ensure_main_thread
 
 from ..errors import VesselsegError
-from ..registry import list_models
+from .fields import bits_field, device_field, model_field, model_file_field
 from .layers import LayerData, measure_features, photograph_of, to_layers
+from .measuring import MeasuresButton, Shown
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -31,8 +32,6 @@ _SCALES = (
     ("by the field of view", "fov"),
     ("unchanged", "native"),
 )
-_BITS = (("all", None), ("14", 14), ("12", 12), ("10", 10))
-_DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types where it is missing
@@ -47,38 +46,22 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.cancelled = threading.Event()  # of the last run
         self.result: Segmentation | None = None  # shown last, in `mask_layer`
         self.mask_layer: Any = None
+        self.photograph_layer: Any = None  # that `result` is of
         self.measuring = False
         self.photograph = ComboBox(
             label="Photograph",
             choices=self.find_photographs,
             tooltip="An Image layer that holds one photograph: grey, RGB or RGBA",
         )
-        self.model = ComboBox(
-            label="Model",
-            choices=[spec.name for spec in list_models()],
-            tooltip="The first one comes with vesselseg; the others are downloaded on first use",
-        )
-        self.model_file = FileEdit(
-            label="Model file",
-            nullable=True,
-            filter="Models (*.pth *.pt *.ckpt *.onnx)",
-            tooltip="A model of your own, used in place of the one above. Empty for none",
-        )
+        self.model = model_field()
+        self.model_file = model_file_field()
         self.scale = ComboBox(
             label="Scale",
             choices=_SCALES,
             tooltip="How to resize the photograph before the network sees it",
         )
-        self.bits = ComboBox(
-            label="Bits",
-            choices=_BITS,
-            tooltip="How many of its 16 bits a 16-bit photograph uses",
-        )
-        self.device = ComboBox(
-            label="Device",
-            choices=_DEVICES,
-            tooltip="auto takes a GPU if there is one",
-        )
+        self.bits = bits_field()
+        self.device = device_field()
         self.threshold = FloatSlider(
             label="Threshold",
             value=0.5,
@@ -93,6 +76,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             enabled=False,
             tooltip="Ends a download, or drops the result; a later download resumes",
         )
+        self.measures_button = MeasuresButton(napari_viewer, self.find_shown)
         self.progress = ProgressBar(visible=False)
         self.extend(
             [
@@ -108,6 +92,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
                     layout="horizontal",
                     labels=False,
                 ),
+                self.measures_button,
                 self.progress,
             ]
         )
@@ -145,7 +130,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             bits=self.bits.value,
             device=self.device.value,
         )
-        worker.returned.connect(partial(self.show_outcome, self.cancelled))
+        worker.returned.connect(partial(self.show_outcome, self.cancelled, layer))
         worker.finished.connect(partial(self.end, self.cancelled))
         worker.start()
 
@@ -183,7 +168,10 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.progress.value = self.progress.max = 0  # busy: the model runs
 
     def show_outcome(
-        self, cancelled: threading.Event, outcome: tuple[Segmentation, list[LayerData]] | str
+        self,
+        cancelled: threading.Event,
+        photograph_layer: Image,
+        outcome: tuple[Segmentation, list[LayerData]] | str,
     ) -> None:
         """Add the layers of a run, or show the message that it ended with."""
         if not self.is_wanted(cancelled):
@@ -192,9 +180,16 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             show_error(outcome)
             return
         self.result, layers = outcome
+        self.photograph_layer = photograph_layer
         for data in layers:
             self.mask_layer = self.viewer.add_layer(Layer.create(*data))
         self.redraw(self.threshold.value)  # it may have moved meanwhile
+
+    def find_shown(self) -> Shown | None:
+        """The vessels shown last, for the button "Show measures"."""
+        if self.result is None or self.mask_layer not in self.viewer.layers:
+            return None
+        return Shown(self.photograph_layer, self.mask_layer, self.result.field_of_view)
 
     def redraw(self, threshold: float) -> None:
         """Draw the mask of another threshold, and measure it in a thread."""

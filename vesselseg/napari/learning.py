@@ -1,0 +1,88 @@
+"""Fine-tuning in a process of its own, without a viewer: the command, and what it says."""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from pathlib import Path
+
+from ..files import exists
+
+_ITERATION = re.compile(r"\biteration +(\d+)", re.IGNORECASE)
+_DICE = re.compile(r"^iteration +\d+: Dice ([\d.]+)")
+_RESULT = re.compile(r"^(Trained on|No measurement) .*")
+_LAST_LINES = 3  # shown if the process fails
+
+
+def suggest_output(folder: Path) -> Path:
+    """The first of ``fine-tuned-1.pth``, ``fine-tuned-2.pth``, ... that does not exist."""
+    names = (folder / f"fine-tuned-{number}.pth" for number in count(1))
+    return next(path for path in names if not exists(path))
+
+
+def is_interrupted(output: Path) -> bool:
+    """Whether a fine-tuning that was to write `output` has left its state, to be resumed."""
+    return exists(output.with_name(f"{output.name}.state")) and not exists(output)
+
+
+def training_arguments(
+    folder: Path,
+    output: Path,
+    *,
+    model: str | Path,
+    group: str,
+    device: str,
+    bits: int | None,
+    iterations: int,
+    restart: bool,
+) -> list[str]:
+    """What follows ``python`` on the command line that fine-tunes on the corrections."""
+    options = ["--output", str(output), "--model", str(model), "--device", device]
+    options += ["--iterations", str(iterations)]
+    if group:
+        options += ["--group", group]
+    if bits is not None:
+        options += ["--bits", str(bits)]
+    if restart:
+        options.append("--restart")
+    start = ["-u", "-X", "utf8", "-m", "vesselseg", "train"]
+    return [*start, str(folder), "--corrected", "--verbose", "--no-progress", *options]
+
+
+class TrainingOutput:
+    """What the process has said so far: iterations, the last Dice in percent, its last lines."""
+
+    def __init__(self) -> None:
+        self.iteration = 0
+        self.measured = 0  # iteration of the last measurement
+        self.dice: float | None = None
+        self._result: list[str] = []
+        self._lines: list[str] = []
+        self._rest = ""
+
+    def add(self, text: str) -> None:
+        """Take more text, which may end within a line."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in map(str.strip, lines):
+            iteration, dice = _ITERATION.search(line), _DICE.search(line)
+            if iteration:
+                self.iteration = int(iteration[1])
+            if dice:
+                self.measured, self.dice = self.iteration, float(dice[1])
+            if _RESULT.match(line):
+                self._result.append(line)
+            self._lines = [*self._lines, line][-_LAST_LINES:]
+
+    @property
+    def last_lines(self) -> str:
+        """The reason, if the process has failed."""
+        return "\n".join(filter(None, [*self._lines, self._rest]))
+
+    @property
+    def summary(self) -> str:
+        """The progress, or at the end what was reached."""
+        if self._result:
+            return " ".join(self._result)
+        if self.dice is None:
+            return "Reading and measuring"
+        return f"Dice on held-out subjects after iteration {self.measured}: {self.dice:.2f}"
