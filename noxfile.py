@@ -10,6 +10,8 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
+PARALLEL = ["-n", "2", "--dist", "loadfile"]  # two processes, a test file in one of them
+
 
 def install(session: nox.Session, *packages: str) -> None:
     """Install the tested versions, unless the session uses the active environment."""
@@ -32,7 +34,7 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The quick tests, or those that follow --."""
     install(session, "-e", ".[dev]")
-    quick = ["-m", "not slow", "-n", "2", "--dist", "loadfile"]
+    quick = ["-m", "not slow", *PARALLEL]
     session.run("python", "-m", "pytest", *(session.posargs or quick))
 
 
@@ -40,7 +42,7 @@ def tests(session: nox.Session) -> None:
 def full(session: nox.Session) -> None:
     """All tests, with warnings as errors, and a tenth of the injected faults."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "pytest", "-W", "error", *session.posargs)
+    session.run("python", "-m", "pytest", "-W", "error", *PARALLEL, *session.posargs)
     session.run("python", "tests/faults.py", "--scale", "0.1")
 
 
@@ -48,7 +50,7 @@ def full(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """All tests with the newest versions of the dependencies."""
     session.install("--upgrade", "-e", ".[test]")
-    session.run("python", "-m", "pytest", "-W", "default", *session.posargs)
+    session.run("python", "-m", "pytest", "-W", "default", *PARALLEL, *session.posargs)
 
 
 @nox.session
