@@ -154,7 +154,7 @@ WORKS = [
         "Large",
         lambda image: image.resize((3000, 3000), Image.Resampling.BICUBIC),
         "3000 x 3000 pixels. The embedded model brings the field of view to its own scale, so the "
-        "size of the file does not matter.",
+        "size of the file hardly matters.",
         moves=True,
     ),
     Variant(
