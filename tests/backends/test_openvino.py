@@ -97,9 +97,9 @@ class TestFloat32:
         spec = dataclasses.replace(NARROW, head=head, mean=(90, 60.5, 30.25), std=(50, 40, 30))
         network = random_network(spec)
         if layout == "file":
-            backend = OpenVinoBackend(file_of(network, spec), None, None)
+            backend = OpenVinoBackend(file_of(network, spec), None, "cpu", None)
         else:
-            backend = OpenVinoBackend(network.to(memory_format=layout), spec, None)
+            backend = OpenVinoBackend(network.to(memory_format=layout), spec, "cpu", None)
         assert backend.precision == "float32"
         for size in ((2, 64, 64), (1, 48, 80)):
             windows = random_windows(*size)
@@ -110,7 +110,7 @@ class TestFloat32:
             assert 0 < (logits - expected).abs().max() < 1e-5 * expected.abs().max()
 
     def test_weights_are_not_copied(self, network, core):
-        OpenVinoBackend(network, NARROW, None)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+        OpenVinoBackend(network, NARROW, "cpu", None)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         (model,) = core.models
         constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
         addresses = {constant.data.ctypes.data for constant in constants}
@@ -120,7 +120,7 @@ class TestFloat32:
         assert copied == {"head.classifier.weight"}  # it gives the difference of the logits
 
     def test_only_the_last_shapes_stay_compiled(self, network, core):
-        backend = OpenVinoBackend(network, NARROW, None)
+        backend = OpenVinoBackend(network, NARROW, "cpu", None)
         sides = [16 * (i + 1) for i in range(10)]
         for side in (*sides, sides[-1], sides[0]):
             backend(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -128,7 +128,7 @@ class TestFloat32:
         assert compiled == [*sides, sides[0]]
 
     def test_it_uses_the_precision_and_the_threads_of_the_host(self, network, core):
-        OpenVinoBackend(network, NARROW, None)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+        OpenVinoBackend(network, NARROW, "cpu", None)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         (settings,) = core.settings
         assert settings["INFERENCE_PRECISION_HINT"] == "f32"
         assert settings["INFERENCE_NUM_THREADS"] == torch.get_num_threads()
@@ -153,7 +153,7 @@ class TestBfloat16:
             value.zero_()
         network.head.classifier.bias.data = torch.tensor([5.0, 5.001])  # bfloat16: 5 and 5
         source = network if kind == "network" else file_of(network, TINY)
-        backend = OpenVinoBackend(source, TINY, "bfloat16")
+        backend = OpenVinoBackend(source, TINY, "cpu", "bfloat16")
         logits = backend(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         assert (logits[:, 1] > logits[:, 0]).all()
 
@@ -291,7 +291,7 @@ class TestErrors:
             raise error
 
         monkeypatch.setattr(core, "compile_model", fail)
-        backend = OpenVinoBackend(network, NARROW, "float32")
+        backend = OpenVinoBackend(network, NARROW, "cpu", "float32")
         with pytest.raises(ResourceError, match="smaller batch_size"):
             backend(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 

@@ -64,7 +64,7 @@ class TestFile:
         file = OnnxFile(int8.SerializeToString(), "int8.onnx")
         middle = torch.from_numpy(windows[len(windows) // 2]).permute(2, 0, 1)[None]
         exact = TorchBackend(network, spec, "cpu", "float32")(middle)
-        logits = openvino.OpenVinoBackend(file, None, None)(middle)
+        logits = openvino.OpenVinoBackend(file, None, "cpu", None)(middle)
         # Where the processor has bfloat16, OpenVINO computes in it what is not int8.
         assert 0 < (logits - exact).abs().mean() < 0.25 * exact.std()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,9 +39,13 @@ class Backend(ABC):
     - `name`, as ``load_model(backend=...)`` takes it;
     - `devices`, the kinds that it runs on;
     - `runs_weights`, whether it runs networks that were read from weights files. If so, it
-      overrides `choose` and `from_network`;
+      overrides `choose`;
     - `suffixes`, the endings of files that it reads itself. If there are any, it overrides
       `from_file`.
+
+    It is made of its `source`, which is a network or what it reads from a file; the model spec, or
+    None if the source has it; the device; and the precision. A backend that is made of something
+    else overrides `from_network`, `to` and ``__reduce__``.
     """
 
     name: ClassVar[str]
@@ -49,6 +53,7 @@ class Backend(ABC):
     runs_weights: ClassVar[bool] = True
     suffixes: ClassVar[tuple[str, ...]] = ()
 
+    source: Any
     spec: ModelSpec
     device: torch.device
     precision: str
@@ -56,6 +61,12 @@ class Backend(ABC):
     """The folded float32 network on the CPU; None if there is none to save."""
     versions: dict[str, str]
     """Versions of what runs the network, besides PyTorch, for the provenance."""
+
+    @abstractmethod
+    def __init__(
+        self, source: Any, spec: ModelSpec | None, device: str | torch.device, precision: str | None
+    ) -> None:
+        """Raise DeviceError or OptionError for what is not available."""
 
     @staticmethod
     def choose(device: str | torch.device, precision: str | None) -> tuple[torch.device, str]:
@@ -72,7 +83,7 @@ class Backend(ABC):
         cls, network: UNet, spec: ModelSpec, device: torch.device, precision: str
     ) -> Backend:
         """Run a folded float32 network, which is not changed, as `choose` said."""
-        raise NotImplementedError
+        return cls(network, spec, device, precision)
 
     @classmethod
     def from_file(cls, path: Path, device: str | torch.device, precision: str | None) -> Backend:
@@ -84,12 +95,15 @@ class Backend(ABC):
         """
         raise NotImplementedError
 
-    @abstractmethod
     def to(self, device: str | torch.device, precision: str) -> Backend:
         """Return the same network on another device or in another precision.
 
         Raises DeviceError or OptionError for what is not available.
         """
+        return type(self)(self.source, self.spec, device, precision)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.source, self.spec, self.device, self.precision)
 
     @abstractmethod
     def __call__(self, windows: Tensor) -> Tensor:

@@ -33,8 +33,10 @@ class OnnxBackend(Backend):
     runs_weights = False
     suffixes = (".onnx",)
 
-    def __init__(self, file: OnnxFile, device: str | torch.device, precision: str | None) -> None:
-        self.file, label = file, file.label
+    def __init__(
+        self, source: OnnxFile, _: object, device: str | torch.device, precision: str | None
+    ) -> None:
+        self.source, label = source, source.label
         runtime = _load_onnxruntime()
         self.device = _choose_device(device)
         self.versions = {"onnxruntime": str(runtime.__version__)}
@@ -49,7 +51,7 @@ class OnnxBackend(Backend):
         providers = [cuda] if self.device.type == "cuda" else []
         try:
             self.session = runtime.InferenceSession(
-                file.content, options, providers=[*providers, _PROVIDERS["cpu"]]
+                source.content, options, providers=[*providers, _PROVIDERS["cpu"]]
             )
         except Exception as error:  # of many kinds, which all mean the same here
             raise onnx_file.damaged(label, error) from error
@@ -74,16 +76,9 @@ class OnnxBackend(Backend):
     def from_file(
         cls, path: Path, device: str | torch.device, precision: str | None
     ) -> OnnxBackend:
-        return cls(onnx_file.read(path), device, precision)
-
-    def to(self, device: str | torch.device, precision: str) -> OnnxBackend:
-        return OnnxBackend(self.file, device, precision)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.file, self.device, self.precision)
+        return cls(onnx_file.read(path), None, device, precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
         pixels = windows.contiguous().cpu().numpy()
         try:
             (logits,) = self.session.run(None, {"image": pixels})

@@ -34,19 +34,22 @@ class OpenVinoBackend(Backend):
     """A network or an exported file in OpenVINO, on the CPU.
 
     It is compiled at the first batch of each shape, with as many threads as PyTorch has then.
-    Threads that share it take turns, since each batch uses all processors. `source` is pickled: a
-    folded float32 network on the CPU, whose weights are shared, or a file, which has its own
-    model spec.
+    Threads that share it take turns, since each batch uses all processors. The weights of a network
+    are shared.
     """
 
     name = "openvino"
     suffixes = (".onnx",)
 
     def __init__(
-        self, source: UNet | OnnxFile, spec: ModelSpec | None, precision: str | None
+        self,
+        source: UNet | OnnxFile,
+        spec: ModelSpec | None,
+        device: str | torch.device,
+        precision: str | None,
     ) -> None:
         self.source = source
-        self.device = torch.device("cpu")
+        self.device = _choose_device(device)
         self.versions = {"openvino": str(load_openvino().__version__)}
         if isinstance(source, UNet):
             assert spec is not None
@@ -72,31 +75,12 @@ class OpenVinoBackend(Backend):
         return _choose_device(device), _choose_precision(precision)
 
     @classmethod
-    def from_network(
-        cls,
-        network: UNet,
-        spec: ModelSpec,
-        device: torch.device,  # noqa: ARG003 (the CPU)
-        precision: str,
-    ) -> OpenVinoBackend:
-        return cls(network, spec, precision)
-
-    @classmethod
     def from_file(
         cls, path: Path, device: str | torch.device, precision: str | None
     ) -> OpenVinoBackend:
-        _choose_device(device)
-        return cls(onnx_file.read(path), None, precision)
-
-    def to(self, device: str | torch.device, precision: str) -> OpenVinoBackend:
-        _choose_device(device)
-        return OpenVinoBackend(self.source, self.spec, precision)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.source, self.spec, self.precision)
+        return cls(onnx_file.read(path), None, device, precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
         # Not a copy: windows from `slide` are in this order in memory.
         pixels = windows.permute(0, 2, 3, 1).contiguous().numpy()
         try:

@@ -37,22 +37,23 @@ class TorchBackend(Backend):
     network: UNet
 
     def __init__(
-        self, network: UNet, spec: ModelSpec, device: str | torch.device, precision: str
+        self, source: UNet, spec: ModelSpec, device: str | torch.device, precision: str
     ) -> None:
-        self.network, self.spec = network, spec
+        self.source = self.network = source
+        self.spec = spec
         self.device, self.precision = self.choose(device, precision)
         self.versions = {}
         self.dtype = DTYPES[self.precision]
         native = self.precision in native_precisions(self.device)
         if self.device.type == "cpu" and onednn.available() and native:
-            self.placed = onednn.pack(network, self.dtype)
+            self.placed = onednn.pack(source, self.dtype)
             # The C library of Linux returns large freed blocks to the system, so that each new
             # map is paid for page by page: up to a third of the time of a small network. It keeps
             # blocks up to the size of the largest one freed so far, 32 MiB at most (mallopt(3),
             # M_MMAP_THRESHOLD), so one is allocated and freed here. Its pages are never touched.
             torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
         else:
-            self.placed = copy_network(network, self.device, self.dtype)
+            self.placed = copy_network(source, self.device, self.dtype)
         colours = [spec.mean, spec.std]
         self.mean, self.std = torch.tensor(colours, dtype=torch.float32, device=self.device)
         self._warned_of_split = False
@@ -64,23 +65,8 @@ class TorchBackend(Backend):
         chosen = choose_device(device)
         return chosen, choose_precision(precision, chosen)
 
-    @classmethod
-    def from_network(
-        cls, network: UNet, spec: ModelSpec, device: torch.device, precision: str
-    ) -> TorchBackend:
-        return cls(network, spec, device, precision)
-
-    def to(self, device: str | torch.device, precision: str) -> TorchBackend:
-        return TorchBackend(self.network, self.spec, device, precision)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.network, self.spec, self.device, self.precision)
-
     def __call__(self, windows: Tensor) -> Tensor:
-        """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError.
-
-        If the device lacks the memory for all of them, they are run in halves.
-        """
+        # If the device lacks the memory for all of them, they are run in halves.
         if self.device.type == "cpu" and windows.shape != self._shape:
             self._shape = windows.shape
             self._shape_changes += 1
