@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from .photographs import Split, read_corrected, read_labelled, split_by_subject
 from .scores import HeldOutScores, score_held_out
 from .state import read_state, write_state
 from .trainer import Trainer
-from .windows import LabelledPhotograph, Sizes, Windows
+from .windows import Sizes, Windows
 
 logger = logging.getLogger(__name__)
 
@@ -192,16 +192,16 @@ def train(
     card = output.with_suffix(".md")
     state_file = output.with_name(f"{output.name}.state")
     name = output.stem if name is None else name
-    held_out, iterations, evaluate_every, patience, rate, batch_size, seed = plain(
-        (held_out, iterations, evaluate_every, patience, rate, batch_size, seed)
-    )
-    bits = check_bits(bits)
-    _check_options(
-        held_out=held_out, iterations=iterations, evaluate_every=evaluate_every,
-        patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "group": group, "held_out": held_out, "iterations": iterations,
+        "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
+        "batch_size": batch_size, "seed": seed, "device": device, "bits": check_bits(bits),
+    }  # fmt: skip
+    options = {key: plain(value) for key, value in options.items()}
+    _check_options(options, name)
     _check_output(output, card, state_file, force=force)
     chosen_device = choose_device(canonical_device(device))
+    options["device"] = str(chosen_device)
     check_fork(chosen_device)
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
@@ -209,15 +209,10 @@ def train(
         expected_dice=None, least_sharpness=None, sources=(), config="",
     )  # fmt: skip
     if labels is None:
-        samples = read_corrected(Path(images), bits)
+        samples = read_corrected(Path(images), options["bits"])
     else:
-        samples = read_pairs(Path(images), Path(labels), bits=bits).samples
-    split = split_by_subject(samples, group, held_out, seed)
-    options = {
-        "group": group, "held_out": held_out, "iterations": iterations,
-        "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
-        "batch_size": batch_size, "seed": seed, "device": str(chosen_device), "bits": bits,
-    }  # fmt: skip
+        samples = read_pairs(Path(images), Path(labels), bits=options["bits"]).samples
+    split = split_by_subject(samples, group, options["held_out"], options["seed"])
     belongs_to = {
         **options,
         "name": name,
@@ -230,10 +225,7 @@ def train(
     state = None
     if exists(state_file) and not restart:
         state = read_state(state_file, belongs_to)
-    bar = progress_bar(
-        shown=progress, total=iterations, desc="reading", unit="iteration",
-    )  # fmt: skip
-    with bar:
+    with progress_bar(shown=progress, total=iterations, desc="reading", unit="iteration") as bar:
         run = _Run(network, spec, split, options)
 
         def evaluate() -> None:
@@ -262,10 +254,8 @@ def train(
             if iteration % evaluate_every == 0 or iteration == iterations:
                 evaluate()
     with whole_file(output) as part:
-        with torch.device("meta"):
-            trained = UNet(spec.width, spec.depth, spec.head)
-        trained.load_state_dict(run.best_weights, assign=True)
-        weights.save(part, trained, spec)
+        run.trainer.network.load_state_dict(run.best_weights)
+        weights.save(part, run.trainer.network, spec)
         digest = sha256(part)
         text = write_card(
             spec=spec, sha256=digest, filename=output.name, start=start,
@@ -283,7 +273,7 @@ def train(
 
 
 class _Run:
-    """The networks, windows and scores of a training on the photographs of `split`."""
+    """The network, windows and scores of a training on the photographs of `split`."""
 
     def __init__(
         self, network: UNet, spec: ModelSpec, split: Split, options: dict[str, Any]
@@ -302,13 +292,8 @@ class _Run:
                 f"No label of a held-out photograph ({names}) has a vessel, so nothing can be "
                 f"measured. Mark some of the vessels, white, or choose another seed."
             )
-
-        def photographs() -> Iterator[LabelledPhotograph]:
-            for sample in split.training_samples:
-                yield read_labelled(sample, spec)
-
         self.windows = Windows(
-            photographs(),
+            (read_labelled(sample, spec) for sample in split.training_samples),
             Sizes(spec.fov_range, _ZOOM),
             options["seed"],
             rgb_mean=spec.fov_rgb_mean,
@@ -418,21 +403,19 @@ def _check_trainable(spec: ModelSpec) -> None:
         )
 
 
-def _check_options(**options: Any) -> None:
+def _check_options(options: Mapping[str, Any], name: str) -> None:
     """Raise OptionError for a value that :func:`train` does not allow."""
-    for name in ("iterations", "evaluate_every", "patience", "batch_size"):
-        if not is_integer(options[name], 1, 10**9):
-            raise OptionError(f"{name} is {options[name]!r}; it must be a positive integer.")
+    for key in ("iterations", "evaluate_every", "patience", "batch_size"):
+        if not is_integer(options[key], 1, 10**9):
+            raise OptionError(f"{key} is {options[key]!r}; it must be a positive integer.")
     if not is_integer(options["seed"], 0, 2**63):
         raise OptionError(f"seed is {options['seed']!r}; it must be an integer, 0 or more.")
-    for name in ("held_out", "rate"):
-        value = options[name]
-        if not (isinstance(value, (int, float)) and 0 < value < 1):
-            raise OptionError(f"{name} is {value!r}; it must be a number between 0 and 1.")
-    if options["name"] in tuple(REGISTRY):
+    for key in ("held_out", "rate"):
+        if not (isinstance(options[key], (int, float)) and 0 < options[key] < 1):
+            raise OptionError(f"{key} is {options[key]!r}; it must be a number between 0 and 1.")
+    if name in tuple(REGISTRY):
         raise OptionError(
-            f"name is {options['name']!r}, which is the name of a model in the registry. Choose "
-            f"another."
+            f"name is {name!r}, which is the name of a model in the registry. Choose another."
         )
 
 

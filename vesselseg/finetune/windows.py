@@ -164,9 +164,9 @@ class Windows:
         *,
         rgb_mean: tuple[float, float, float] | None,
         augmentation: Augmentation,
-        device: torch.device | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.device = device or torch.device("cpu")
+        self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.augmentation = augmentation
         store = bytearray()
@@ -263,12 +263,12 @@ def _cut(
     *,
     turn: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Cut windows (N, 4, S, S) in [0, 1], rotated and mirrored if `turn` is true.
+    """Cut windows (N, 4, S, S) in [0, 1], bilinearly, rotated and mirrored if `turn` is true.
 
     `places` (N, 3) are the levels to cut from, rows of :attr:`Windows.places`, `middle` (N, 2) the
     windows' centres on them, row and column, and `step` (N,) is the number of their pixels per
-    pixel of a window. If there is `known`, a second tensor (N, S, S) says which share of each pixel
-    is known, nothing of those outside the photograph.
+    pixel of a window. Outside the photograph windows are 0. If there is `known`, a second tensor
+    (N, S, S) says which share of each pixel is known.
     """
     start, height, width = (x.reshape(-1, 1, 1) for x in places.unbind(dim=1))
     y, x = (part.reshape(-1, 1, 1) for part in middle.unbind(dim=1))
@@ -283,34 +283,18 @@ def _cut(
     v = step / stretch * offsets[:, None]
     across = x + u * angle.cos() - v * angle.sin() - 0.5
     down = y + u * angle.sin() + v * angle.cos() - 0.5
-    return _interpolate(pixels, known, start, height, width, down, across)
-
-
-def _interpolate(
-    pixels: Tensor,
-    known: Tensor | None,
-    start: Tensor,
-    height: Tensor,
-    width: Tensor,
-    down: Tensor,
-    across: Tensor,
-) -> tuple[Tensor, Tensor | None]:
-    """Interpolate levels bilinearly at (N, S, S): (N, 4, S, S) in [0, 1], and 0 outside of them.
-
-    What is `known` is interpolated as well, to (N, S, S).
-    """
     rows = [(row * width + start, share) for row, share in _neighbours(down, height)]
     columns = _neighbours(across, width)
     total = torch.zeros(1, dtype=down.dtype, device=pixels.device)
-    seen = None if known is None else torch.zeros_like(down)
+    seen = torch.zeros_like(down)
     for row, vertical in rows:
         for column, horizontal in columns:
             values = pixels[row + column].view(torch.uint8).reshape(*down.shape, 4)
             total = total + (vertical * horizontal)[:, None] * values.movedim(-1, 1).contiguous()
-            if seen is not None and known is not None:
+            if known is not None:
                 seen = seen + vertical * horizontal * known[row + column]
-    shares = None if seen is None else (seen / 255).clamp(max=1)
-    return (total / 255).clamp(max=1), shares  # shares are rounded
+    windows = (total / 255).clamp(max=1)  # since shares are rounded
+    return windows, None if known is None else (seen / 255).clamp(max=1)
 
 
 def _neighbours(at: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
