@@ -27,10 +27,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ._version import __version__
+from .batch.places import write_bytes
 from .batch.search import CORRECTIONS, LeftOut, is_photograph
-from .errors import DatasetError, OptionError, OutputError
+from .errors import DatasetError, OptionError
 from .evaluation.datasets import read_partial_label
-from .files import StrPath, is_file, is_folder, whole_file
+from .files import StrPath, is_file, is_folder
 from .formats import endings
 from .images import decode
 from .result import encode_png
@@ -119,22 +120,27 @@ def save_correction(
             f"background."
         )
     path = _name_correction(photograph)
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {str(path.parent)!r} cannot be made: {error.strerror or error}."
-        ) from error
+    write_values(path, values.astype(np.uint8), photograph, provenance or {})
+    return path
+
+
+def write_values(
+    path: Path,
+    values: NDArray[np.uint8],
+    photograph: Path,
+    provenance: Mapping[str, Any],
+    **more: Any,
+) -> None:
+    """Write the values of a correction and what it is of, in a folder that is made if needed."""
     about = {
         "kind": "correction",
         "vesselseg": __version__,
         "photograph": photograph.name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "painted_over": dict(provenance or {}),
+        "painted_over": dict(provenance),
+        **more,
     }
-    with whole_file(path) as part:
-        part.write_bytes(encode_png(Image.fromarray(values.astype(np.uint8)), about))
-    return path
+    write_bytes(str(path), encode_png(Image.fromarray(values), about))
 
 
 def find_corrections(folder: StrPath) -> list[Correction]:

@@ -225,8 +225,8 @@ class TestFineTuning:
         tiny_weights(tmp_path / "weights", seed=5)
         opened.started = []
 
-        def arguments(*_, **options):
-            opened.started.append(options)
+        def arguments(start, _, **options):
+            opened.started.append({**start._asdict(), **options})
             return ["-c", TRAINING, str(folder)]
 
         monkeypatch.setattr(fine_tuning, "training_arguments", arguments)

@@ -3,6 +3,7 @@
 import pytest
 
 from vesselseg.napari.learning import (
+    Start,
     TrainingOutput,
     is_interrupted,
     suggest_output,
@@ -38,8 +39,8 @@ def test_the_command_is_one_that_vesselseg_understands(restart, tmp_path, monkey
     monkeypatch.setattr(finetune, "train", train)
     output = tmp_path / "model.pth"
     arguments = training_arguments(
-        tmp_path, output, model="start.pth", group="(.+)_[LR]", device="cpu", bits=12,
-        iterations=7, restart=restart,
+        Start(tmp_path, "start.pth", "cpu", 12), output,
+        group="(.+)_[LR]", iterations=7, restart=restart,
     )  # fmt: skip
     assert cli.main(arguments[arguments.index("vesselseg") + 1 :])
     assert taken["folders"][-1] == output

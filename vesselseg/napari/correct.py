@@ -19,8 +19,16 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QListWidget
 from ..errors import VesselsegError
 from ..images import decode
 from .correcting import Painting, Session
-from .fields import bits_field, device_field, model_field, model_file_field
-from .fine_tuning import FineTuning, Start
+from .fields import (
+    Cancelled,
+    bits_field,
+    device_field,
+    download_model,
+    model_field,
+    model_file_field,
+)
+from .fine_tuning import FineTuning
+from .learning import Start
 from .measuring import MeasuresButton, Shown
 
 if TYPE_CHECKING:
@@ -75,6 +83,10 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             text="Not done", tooltip="Make a draft of this correction again"
         )
         self.measures_button = MeasuresButton(napari_viewer, self.find_shown)
+        self.buttons = [
+            self.previous_button, self.next_button, self.done_button, self.not_done_button,
+            self.measures_button,
+        ]  # fmt: skip
         fields = [self.folder, self.model, self.model_file, self.bits, self.device]
         self.fine_tuning = FineTuning(self.find_start, self.use_model)
         self.starts: dict[Path, str | Path] = {}  # model file -> what it was fine-tuned from
@@ -90,7 +102,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             ]
         )
         self.native.layout().insertWidget(1, self.list)
-        for native in (self.list, *(button.native for button in self._buttons())):
+        for native in (self.list, *(button.native for button in self.buttons)):
             native.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are for the canvas
         self.folder.changed.connect(self.open_folder)
         for field in (self.model, self.model_file, self.device):
@@ -101,7 +113,10 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.next_button.changed.connect(self.go_on)
         self.done_button.changed.connect(self.mark_done)
         self.not_done_button.changed.connect(self.mark_not_done)
-        for key, function in self.keys().items():
+        self.keys = {
+            "n": self.go_on, "Shift-n": self.go_back, "d": self.mark_done, "u": self.swap_label,
+        }  # fmt: skip
+        for key, function in self.keys.items():
             self.viewer.bind_key(key, function, overwrite=True)
         self.timer = QTimer(self.native)
         self.timer.timeout.connect(self.save)
@@ -110,12 +125,6 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.native.installEventFilter(self.watch)
         QApplication.instance().aboutToQuit.connect(self.close_session)
         self.refresh()
-
-    def keys(self) -> dict[str, Callable[[Any], None]]:
-        """What keys do; napari calls it with the viewer."""
-        return {
-            "n": self.go_on, "Shift-n": self.go_back, "d": self.mark_done, "u": self.swap_label,
-        }  # fmt: skip
 
     def open_folder(self) -> None:
         """Show the first photograph of the chosen folder, and segment all in a thread."""
@@ -226,10 +235,6 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.vessels_layer.data, self.saved
         )
 
-    def painting(self) -> Painting:
-        """A copy of what is painted now."""
-        return Painting(self.vessels_layer.data.copy(), self.provenance)
-
     def save(self) -> bool:
         """Save what was painted; False, after a message, if that failed."""
         if self.session is None or not self.is_painted():
@@ -239,7 +244,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
     def write(self, function: Callable[[Path, Painting], None]) -> bool:
         """Write the painting with a method of the session; False, after a message, if it fails."""
         assert self.session is not None
-        painting = self.painting()
+        painting = Painting(self.vessels_layer.data.copy(), self.provenance)
         try:
             function(self.session.shown, painting)
         except (VesselsegError, OSError) as error:
@@ -321,7 +326,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             return
         session = self.session
         is_done = session is not None and session.state(session.shown) == "done"
-        for button in self._buttons():
+        for button in self.buttons:
             button.enabled = session is not None
         self.done_button.enabled = self.vessels_layer is not None
         self.not_done_button.enabled = is_done and self.vessels_layer is not None
@@ -362,14 +367,8 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         if self.vessels_layer is not None:
             self.vessels_layer.editable = False
             self.vessels_layer = None
-        for key in self.keys():
+        for key in self.keys:
             self.viewer.bind_key(key, None, overwrite=True)
-
-    def _buttons(self) -> list[PushButton]:
-        return [
-            self.previous_button, self.next_button, self.done_button, self.not_done_button,
-            self.measures_button,
-        ]  # fmt: skip
 
 
 class _Watch(QObject):  # type: ignore[misc] # as above
@@ -390,22 +389,13 @@ def _row(*widgets: PushButton) -> Container:
     return Container(widgets=list(widgets), layout="horizontal", labels=False)
 
 
-class _Cancelled(Exception):  # noqa: N818 # no error: the model is not wanted any more
-    """Ends a download."""
-
-
 def _load(
     model: str | Path, device: str, bits: int | None, cancelled: threading.Event
 ) -> Callable[[Path], Segmentation]:
     """Load a model. Runs in a thread."""
-    from ..api import download, load_model  # loads PyTorch
+    from ..api import load_model  # loads PyTorch
 
-    def check(*_: Any) -> None:
-        if cancelled.is_set():
-            raise _Cancelled
-
-    if isinstance(model, str):
-        download(model, progress=check)
+    download_model(model, cancelled)
     return partial(load_model(model, device=device), bits=bits)
 
 
@@ -415,6 +405,6 @@ def _run(proposing: Any) -> Any:
         yield from proposing
     except (VesselsegError, FileNotFoundError) as error:
         return str(error)
-    except _Cancelled:
+    except Cancelled:
         pass
     return ""

@@ -1,6 +1,11 @@
-"""Fields that the widgets share: a model, a model file, significant bits, a device."""
+"""What the widgets share: fields for a model, significant bits and a device, and the download."""
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from magicgui.widgets import ComboBox, FileEdit
 
@@ -41,3 +46,29 @@ def bits_field() -> ComboBox:
 def device_field() -> ComboBox:
     """Where the network runs."""
     return ComboBox(label="Device", choices=_DEVICES, tooltip="auto takes a GPU if there is one")
+
+
+class Cancelled(Exception):  # noqa: N818 # no error: the user asked for it
+    """Ends a download that is not wanted any more."""
+
+
+def download_model(
+    model: str | Path,
+    cancelled: threading.Event,
+    show: Callable[[int, int | None], Any] | None = None,
+) -> None:
+    """Download a model of the registry, unless `model` is a file. Runs in a thread.
+
+    `show` is called with the bytes that have arrived and that there are. Raises Cancelled once
+    `cancelled` is set.
+    """
+    from ..api import download  # loads PyTorch
+
+    def on_progress(received: int, total: int | None) -> None:
+        if cancelled.is_set():
+            raise Cancelled
+        if show is not None:
+            show(received, total)
+
+    if isinstance(model, str):
+        download(model, progress=on_progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from ..files import exists
 
@@ -25,28 +26,31 @@ def is_interrupted(output: Path) -> bool:
     return exists(output.with_name(f"{output.name}.state")) and not exists(output)
 
 
+class Start(NamedTuple):
+    """What to fine-tune, and where."""
+
+    folder: Path
+    model: str | Path
+    device: str
+    bits: int | None
+
+
 def training_arguments(
-    folder: Path,
-    output: Path,
-    *,
-    model: str | Path,
-    group: str,
-    device: str,
-    bits: int | None,
-    iterations: int,
-    restart: bool,
+    start: Start, output: Path, *, group: str, iterations: int, restart: bool
 ) -> list[str]:
     """What follows ``python`` on the command line that fine-tunes on the corrections."""
-    options = ["--output", str(output), "--model", str(model), "--device", device]
-    options += ["--iterations", str(iterations)]
+    arguments = [
+        "-u", "-X", "utf8", "-m", "vesselseg", "train", str(start.folder), "--corrected",
+        "--verbose", "--no-progress", "--output", str(output), "--model", str(start.model),
+        "--device", start.device, "--iterations", str(iterations),
+    ]  # fmt: skip
     if group:
-        options += ["--group", group]
-    if bits is not None:
-        options += ["--bits", str(bits)]
+        arguments += ["--group", group]
+    if start.bits is not None:
+        arguments += ["--bits", str(start.bits)]
     if restart:
-        options.append("--restart")
-    start = ["-u", "-X", "utf8", "-m", "vesselseg", "train"]
-    return [*start, str(folder), "--corrected", "--verbose", "--no-progress", *options]
+        arguments.append("--restart")
+    return arguments
 
 
 class TrainingOutput:
