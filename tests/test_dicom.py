@@ -307,6 +307,16 @@ def test_a_source_of_another_type_is_rejected(source: Any, result: Segmentation)
         result.save_dicom(io.BytesIO(), source)
 
 
+def test_a_stream_of_text_is_no_source(result: Segmentation) -> None:
+    with pytest.raises(ImageError, match="a binary file object, not StringIO"):
+        result.save_dicom(io.BytesIO(), io.StringIO("eye"))  # type: ignore[arg-type]
+
+
+def test_a_source_whose_name_is_no_path_is_rejected(result: Segmentation) -> None:
+    with pytest.raises(ImageError, match=r"cannot be opened: .*null"):
+        result.save_dicom(io.BytesIO(), "a\0.dcm")
+
+
 # Segmentation objects
 
 

@@ -243,26 +243,28 @@ def read_source(
     source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes],
 ) -> tuple[bytes, str]:
     """The content of the DICOM file that a Segmentation object is to refer to, and its label."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        content, label = bytes(source), "The source"
-    elif isinstance(source, (str, os.PathLike)):
+    content: Any = source
+    label = "The source"
+    if isinstance(source, (str, os.PathLike)):
         label = repr(os.fspath(source))
         check_local(source)
         try:
             content = Path(source).read_bytes()
         except FileNotFoundError as error:
             raise FileNotFoundError(f"There is no image {label}.") from error
-        except OSError as error:
-            raise ImageError(f"{label} cannot be opened: {error.strerror or error}.") from error
+        except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{label} cannot be opened: {reason}.") from error
     elif hasattr(source, "read"):
-        if hasattr(source, "seekable") and source.seekable():
-            source.seek(0)  # it may be the one that was segmented
-        content, label = bytes(source.read()), "The source"
-    else:
+        if hasattr(content, "seekable") and content.seekable():
+            content.seek(0)  # it may be the one that was segmented
+        content = content.read()
+    if not isinstance(content, (bytes, bytearray, memoryview)):
         raise ImageError(
             f"The source of a Segmentation object is the DICOM file of the photograph: a path, its "
             f"bytes or a binary file object, not {type(source).__name__}."
         )
+    content = bytes(content)
     if not is_dicom(content[:132]):
         raise ImageError(
             f"{label} is no DICOM file. A Segmentation object refers to the DICOM file of the "
@@ -279,9 +281,8 @@ def encode_segmentation(
     It has the patient's and the study's attributes, the laterality and the pixel spacing. The
     provenance is in the parameters of the algorithm.
     """
-    require("pydicom", "dicom")
-    require("highdicom", "dicom")
     photograph = open_photograph(io.BytesIO(content), label)
+    require("highdicom", "dicom")
     if mask.shape != (photograph.height, photograph.width):
         raise ImageError(
             f"{label} has {photograph.width} x {photograph.height} pixels, and the mask has "

@@ -87,19 +87,12 @@ def preprocess(
     region = region_to_compute(*size, fov, scale)
     placement = Placement(region, size, (height, width), vessel_bias(fov.diameter, spec))
     warning = unfamiliar_size(fov.diameter, max(size) / max(height, width), scale, spec)
-    gains = None
+    scaled = image
+    if size != (height, width):
+        scaled = resize_like_opencv(image, size) if scale == "fit" else resize(image, size)
     if spec.fov_rgb_mean is not None:
-        gains = channel_gains(image, fov, spec.fov_rgb_mean)
-    scaled = apply_channel_gains(_resample(image, size, scale), gains)
+        scaled = apply_channel_gains(scaled, channel_gains(image, fov, spec.fov_rgb_mean))
     return NetworkInput(scaled, placement, warning)
-
-
-def _resample(image: RGB, size: tuple[int, int], scale: Scale) -> RGB:
-    if size == image.shape[:2]:
-        return image
-    if scale != "fit":
-        return resize(image, size)
-    return resize_like_opencv(image, size)
 
 
 def resize(image: RGB, size: tuple[int, int]) -> RGB:
@@ -149,10 +142,8 @@ def channel_gains(
     return tuple(float(gain) for gain in gains.clip(*_GAIN_RANGE))
 
 
-def apply_channel_gains(image: RGB, gains: tuple[float, ...] | None) -> RGB:
-    """Multiply each channel by its gain; round, and clip at 255. None changes nothing."""
-    if gains is None:
-        return image
+def apply_channel_gains(image: RGB, gains: tuple[float, ...]) -> RGB:
+    """Multiply each channel by its gain; round, and clip at 255."""
     table = np.outer(gains, np.arange(256)).round().clip(0, 255).astype(int)
     return np.array(Image.fromarray(image).point(table.ravel().tolist()))
 

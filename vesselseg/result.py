@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args
 
@@ -65,7 +65,7 @@ class Segmentation:
     probability: NDArray[np.float32]
     field_of_view: NDArray[np.bool_]
     provenance: dict[str, Any]
-    _photograph: RGB = field(repr=False)
+    _photograph: RGB
 
     def at_threshold(self, threshold: float) -> Segmentation:
         """The same probabilities with the mask of another threshold; the model does not run.

@@ -147,15 +147,7 @@ class ModelSpec:
     Notes
     -----
     Saved models and exported ONNX files hold a model spec, so its fields are part of the file
-    format. A later version of vesselseg keeps every field's name, meaning and default, and changes
-    the fields like this:
-
-    - It adds a field with a default that means "as before", and with
-      ``metadata={"since": "1.2"}``, its own version. Such a field is stored only if it differs
-      from the default. Files that do not need it stay readable for earlier versions; the others
-      are rejected there by the field's name.
-    - It drops a field only if all stored files have one value in it, and goes on reading files
-      with that value.
+    format: docs/reference/weights-files.md says how they may change.
 
     Examples
     --------

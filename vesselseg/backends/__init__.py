@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..choices import BACKENDS
-from ..errors import OptionError, did_you_mean
+from ..choices import BACKENDS, PRECISIONS
+from ..errors import DeviceError, OptionError, did_you_mean
 from ..sliding import windows
 from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
@@ -149,6 +150,30 @@ def choose_backend(name: str | None, file: Path | None) -> type[Backend]:
     raise OptionError(
         f"backend={name!r} runs {' and '.join(chosen.suffixes)} files only. Export the model "
         f"first, model.export('model.onnx'), then load_model('model.onnx')."
+    )
+
+
+def resolve_precision(precision: str | None, native: Sequence[str], fastest: str, who: str) -> str:
+    """The precision: None is float32, and "auto" the fastest. `native` are those that `who` has.
+
+    Raises OptionError for what is no precision of a network, and DeviceError for others.
+    """
+    if precision is None:
+        return "float32"
+    if precision == "auto":
+        return fastest
+    if precision in native:
+        return precision
+    if precision == "int8":
+        raise OptionError(EXPORT_INT8)
+    if precision not in PRECISIONS:
+        raise OptionError(
+            f"precision is {precision!r}; allowed are {', '.join(map(repr, PRECISIONS))}."
+            f"{did_you_mean(precision, PRECISIONS)}"
+        )
+    raise DeviceError(
+        f"{who} cannot compute in {precision}; it can in {', '.join(native)}. Choose one of them, "
+        f"or another device or backend."
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DeviceError, OptionError, ResourceError
+from ..errors import CheckpointError, DeviceError, ResourceError
 from ..telemetry import import_without_telemetry
-from . import Backend, onnx_file, pytorch
+from . import Backend, onnx_file, pytorch, resolve_precision
 from .onnx_file import OnnxFile
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -126,14 +126,4 @@ def _choose_precision(precision: str | None, of_file: str, label: str) -> str:
             f"{label!r} is an int8 file, which ONNX Runtime computes no faster than float32. Pass "
             f"backend='openvino', or export the model in float32."
         )
-    if precision in ("bfloat16", "float16"):
-        raise DeviceError(
-            f"backend='onnxruntime' runs in float32, not in {precision}. For {precision} load the "
-            f"model by its name or from its weights."
-        )
-    if precision not in (None, "auto", "float32"):
-        raise OptionError(
-            f"precision is {precision!r}; with backend='onnxruntime' 'float32' and 'auto' are "
-            f"allowed."
-        )
-    return "float32"
+    return resolve_precision(precision, ["float32"], "float32", "backend='onnxruntime'")

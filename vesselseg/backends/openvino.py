@@ -11,21 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import (
-    CheckpointError,
-    DeviceError,
-    OptionError,
-    ResourceError,
-    did_you_mean,
-    require,
-)
+from ..errors import CheckpointError, DeviceError, ResourceError, require
 from ..spec import ModelSpec
 from ..telemetry import import_without_telemetry
 from ..unet import UNet
-from . import EXPORT_INT8, Backend, onednn, onnx_export, onnx_file, pytorch
+from . import Backend, onednn, onnx_export, onnx_file, pytorch, resolve_precision
 from .onnx_file import OnnxFile
 
-_PRECISIONS = ("float32", "bfloat16", "int8", "auto")
 _COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
 _CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
 
@@ -123,26 +115,9 @@ def _choose_device(device: str | torch.device) -> torch.device:
 
 
 def _choose_precision(precision: str | None) -> str:
-    """The precision of a network; see :meth:`Backend.choose`."""
-    if precision is None:
-        return "float32"
-    if precision == "int8":
-        raise OptionError(EXPORT_INT8)
-    if precision not in (*_PRECISIONS, "float16"):
-        raise OptionError(
-            f"precision is {precision!r}; with backend='openvino' allowed are "
-            f"{', '.join(map(repr, _PRECISIONS))}.{did_you_mean(precision, _PRECISIONS)}"
-        )
+    """The precision of a network. In others OpenVINO would compute in float32 instead."""
     native = _native_precisions()
-    if precision == "auto":
-        return native[0]
-    if precision not in native:  # OpenVINO would compute in float32 instead
-        raise DeviceError(
-            f"backend='openvino' does not compute in {precision} on this CPU, only in "
-            f"{', '.join(native)}, and in int8 from an int8 file. Choose one of them, or "
-            f"backend='torch'."
-        )
-    return precision
+    return resolve_precision(precision, native, native[0], "backend='openvino'")
 
 
 def _native_precisions() -> tuple[str, ...]:

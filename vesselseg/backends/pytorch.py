@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import DeviceError, OptionError, ResourceError, did_you_mean
+from ..errors import DeviceError, ResourceError, did_you_mean
 from ..spec import ModelSpec
 from ..unet import UNet
-from . import EXPORT_INT8, Backend, onednn
+from . import Backend, onednn, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -179,29 +179,14 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_precision(precision: str | None, device: torch.device) -> str:
-    """The precision, for "auto" the fastest native one, for None float32.
-
-    Raises OptionError or DeviceError for others.
-    """
-    if precision is None:
-        return "float32"
+    """The precision; see :func:`vesselseg.backends.resolve_precision`."""
     native = native_precisions(device)
-    if precision == "auto":
-        fastest = "bfloat16" if device.type == "cpu" else "float16"
-        return fastest if fastest in native else "float32"
-    # A CPU without bfloat16 instructions still computes in bfloat16, correctly but slowly.
-    if precision in native or (precision == "bfloat16" and device.type == "cpu"):
-        return precision
-    if precision == "int8":
-        raise OptionError(EXPORT_INT8)
-    if precision not in tuple(DTYPES):
-        allowed = ", ".join(map(repr, (*DTYPES, "auto")))
-        raise OptionError(
-            f"precision is {precision!r}; allowed are {allowed}.{did_you_mean(precision, DTYPES)}"
-        )
-    raise DeviceError(
-        f"Device {str(device)!r} cannot compute in {precision}; it can in {', '.join(native)}."
-    )
+    fastest = "float16"
+    if device.type == "cpu":
+        fastest = "bfloat16" if "bfloat16" in native else "float32"
+        if precision == "bfloat16":  # without instructions for it correct, but slow
+            return precision
+    return resolve_precision(precision, native, fastest, f"Device {str(device)!r}")
 
 
 def native_precisions(device: torch.device) -> list[str]:

@@ -19,14 +19,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QListWidget
 from ..errors import VesselsegError
 from ..images import decode
 from .correcting import Painting, Session
-from .fields import (
-    Cancelled,
-    bits_field,
-    device_field,
-    download_model,
-    model_field,
-    model_file_field,
-)
+from .fields import Cancelled, download_model, model_fields
 from .fine_tuning import FineTuning
 from .learning import Start
 from .measuring import MeasuresButton, Shown
@@ -67,10 +60,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.folder = FileEdit(
             label="Folder", mode="d", nullable=True, tooltip="A folder of photographs"
         )
-        self.model = model_field()
-        self.model_file = model_file_field()
-        self.bits = bits_field()
-        self.device = device_field()
+        self.model, self.model_file, self.bits, self.device = model_fields()
         self.list = QListWidget()
         self.status = Label(value="Choose a folder of photographs.")
         self.previous_button = PushButton(text="Previous")

@@ -22,13 +22,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QProcess
 from qtpy.QtWidgets import QDialog, QTextBrowser, QVBoxLayout
 
-from .learning import (
-    Start,
-    TrainingOutput,
-    is_interrupted,
-    suggest_output,
-    training_arguments,
-)
+from .learning import Start, TrainingOutput, is_interrupted, suggest_output, training_arguments
 
 
 class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where it is missing

@@ -17,14 +17,7 @@ from qtpy.compat import isalive
 from superqt.utils import ensure_main_thread
 
 from ..errors import VesselsegError
-from .fields import (
-    Cancelled,
-    bits_field,
-    device_field,
-    download_model,
-    model_field,
-    model_file_field,
-)
+from .fields import Cancelled, download_model, model_fields
 from .layers import LayerData, measure_features, photograph_of, to_layers
 from .measuring import MeasuresButton, Shown
 
@@ -60,15 +53,12 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             choices=self.find_photographs,
             tooltip="An Image layer that holds one photograph: grey, RGB or RGBA",
         )
-        self.model = model_field()
-        self.model_file = model_file_field()
+        self.model, self.model_file, self.bits, self.device = model_fields()
         self.scale = ComboBox(
             label="Scale",
             choices=_SCALES,
             tooltip="How to resize the photograph before the network sees it",
         )
-        self.bits = bits_field()
-        self.device = device_field()
         self.threshold = FloatSlider(
             label="Threshold",
             value=0.5,
