@@ -26,7 +26,7 @@ from vesselseg import (
     ResourceError,
     cli,
 )
-from vesselseg.backends import onnx_export
+from vesselseg.backends import onednn, onnx_export
 from vesselseg.backends.onnx_file import OnnxFile
 from vesselseg.backends.openvino import OpenVinoBackend, load_openvino
 from vesselseg.backends.pytorch import TorchBackend
@@ -194,8 +194,9 @@ class TestInt8:
 
     @pytest.mark.parametrize(("capability", "hint"), [("BF16", "bf16"), ("FP32", "f32")])
     def test_float_layers_are_rounded_only_where_the_cpu_has_bfloat16(
-        self, capability, hint, int8_file, core
+        self, capability, hint, int8_file, core, monkeypatch
     ):
+        monkeypatch.setattr(onednn, "has_bfloat16", lambda: True)
         core.capabilities = [capability, "INT8"]
         model = vesselseg.load_model(int8_file, backend="openvino")
         model(np.zeros((64, 64, 3), np.uint8))
