@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .._version import __version__
+from ..evaluation.datasets import Sample, find_subject
 
 
 def write_card(**facts: Any) -> str:
@@ -32,11 +33,15 @@ def write_card(**facts: Any) -> str:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    card = environment.get_template("card.md", globals={"count": _count, "percent": _percent})
-    return card.render(versions=versions, **facts)
+    functions = {"count": _count, "percent": _percent, "subjects": _subjects}
+    return environment.get_template("card.md", globals=functions).render(versions=versions, **facts)
 
 
-def _count(things: Sequence[object], noun: str) -> str:
+def _subjects(samples: Iterable[Sample], group: str | None) -> set[str]:
+    return {find_subject(sample.image.name, group) for sample in samples}
+
+
+def _count(things: Sized, noun: str) -> str:
     """Return a number with its noun, for example "1 subject" or "3 photographs"."""
     return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 

@@ -51,8 +51,7 @@ class HeldOutScores:
     @property
     def precision(self) -> float:
         """Share of correct pixels among those found at a threshold of 0.5; NaN if none is found."""
-        counts = self.counts[_HALF]
-        return metrics.ratio(counts.tp, counts.tp + counts.fp)
+        return metrics.precision(self.counts[_HALF])
 
     @property
     def best_threshold(self) -> float:

@@ -18,7 +18,7 @@ from ..api import Model, PathLike, obtain_network, resolve_model
 from ..backends.pytorch import choose_device
 from ..choices import canonical_device
 from ..errors import CheckpointError, DatasetError, OptionError, OutputError, ResourceError
-from ..evaluation.datasets import read_pairs
+from ..evaluation.datasets import Sample, read_pairs
 from ..files import exists, is_folder, sha256, whole_file
 from ..images import check_bits
 from ..metrics import Confusion
@@ -28,7 +28,7 @@ from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 from .augmentation import Augmentation
 from .card import write_card
-from .photographs import Split, read_corrected, read_labelled, split_by_subject
+from .photographs import read_corrected, read_labelled, split_by_subject
 from .scores import HeldOutScores, score_held_out
 from .state import read_state, write_state
 from .trainer import Trainer
@@ -212,7 +212,7 @@ def train(
         samples = read_corrected(Path(images), options["bits"])
     else:
         samples = read_pairs(Path(images), Path(labels), bits=options["bits"]).samples
-    split = split_by_subject(samples, group, options["held_out"], options["seed"])
+    training, measured = split_by_subject(samples, group, options["held_out"], options["seed"])
     belongs_to = {
         **options,
         "name": name,
@@ -226,7 +226,7 @@ def train(
     if exists(state_file) and not restart:
         state = read_state(state_file, belongs_to)
     with progress_bar(shown=progress, total=iterations, desc="reading", unit="iteration") as bar:
-        run = _Run(network, spec, split, options)
+        run = _Run(network, spec, training, measured, options)
 
         def evaluate() -> None:
             bar.set_description("measuring")
@@ -259,7 +259,7 @@ def train(
         digest = sha256(part)
         text = write_card(
             spec=spec, sha256=digest, filename=output.name, start=start,
-            start_sha256=start_sha256, split=split, options=options,
+            start_sha256=start_sha256, training=training, held_out=measured, options=options,
             before=run.history[0], after=run.best, iterations=run.trainer.iteration,
         )  # fmt: skip
         with whole_file(card) as page:
@@ -267,33 +267,38 @@ def train(
     state_file.unlink(missing_ok=True)
     return TrainingResult(
         output, card, spec, digest, run.trainer.iteration, run.history[0], run.best,
-        tuple(sample.name for sample in split.training_samples),
-        tuple(sample.name for sample in split.held_out_samples),
+        tuple(sample.name for sample in training),
+        tuple(sample.name for sample in measured),
     )  # fmt: skip
 
 
 class _Run:
-    """The network, windows and scores of a training on the photographs of `split`."""
+    """The network, windows and scores of a training."""
 
     def __init__(
-        self, network: UNet, spec: ModelSpec, split: Split, options: dict[str, Any]
+        self,
+        network: UNet,
+        spec: ModelSpec,
+        training: list[Sample],
+        held_out: list[Sample],
+        options: dict[str, Any],
     ) -> None:
         assert spec.fov_range is not None
         self.spec = spec
         self.batch_size: int = options["batch_size"]
         self.patience: int = options["patience"]
         self.device = torch.device(options["device"])
-        self.held_out = split.held_out_samples
+        self.held_out = held_out
         # All are read, to find unusable files before the training starts.
-        have_vessels = [read_labelled(sample, spec).label.any() for sample in self.held_out]
+        have_vessels = [read_labelled(sample, spec).label.any() for sample in held_out]
         if not any(have_vessels):
-            names = ", ".join(repr(sample.image.name) for sample in self.held_out)
+            names = ", ".join(repr(sample.image.name) for sample in held_out)
             raise DatasetError(
                 f"No label of a held-out photograph ({names}) has a vessel, so nothing can be "
                 f"measured. Mark some of the vessels, white, or choose another seed."
             )
         self.windows = Windows(
-            (read_labelled(sample, spec) for sample in split.training_samples),
+            (read_labelled(sample, spec) for sample in training),
             Sizes(spec.fov_range, _ZOOM),
             options["seed"],
             rgb_mean=spec.fov_rgb_mean,
