@@ -366,8 +366,9 @@ def test_invalid_options_are_rejected_before_anything_is_read(
 
 
 def test_outputs_that_cannot_be_written_are_rejected_at_once(train, tmp_path):
-    with pytest.raises(OptionError, match=r"must end in '\.pth'"):
-        train(tmp_path / "model.md")
+    for output in (tmp_path / "model.md", "", "."):
+        with pytest.raises(OptionError, match=r"must end in '\.pth'"):
+            train(output)
     with pytest.raises(OutputError, match="folder does not exist"):
         train(tmp_path / "no" / "model.pth")
 

@@ -1,5 +1,7 @@
 """Fine-tuning in a process of its own, without a viewer."""
 
+from pathlib import Path
+
 import pytest
 
 from vesselseg.napari.learning import (
@@ -24,6 +26,7 @@ def test_a_state_without_a_model_can_be_resumed(tmp_path):
     assert is_interrupted(output)
     output.touch()
     assert not is_interrupted(output)
+    assert not is_interrupted(Path())  # the field for it may be empty
 
 
 @pytest.mark.parametrize("restart", [True, False])

@@ -189,6 +189,8 @@ def train(
     >>> print(result.before.dice, result.after.dice)  # doctest: +SKIP
     """
     output = Path(output)
+    if output.suffix.lower() != ".pth":
+        raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
     card = output.with_suffix(".md")
     state_file = output.with_name(f"{output.name}.state")
     name = output.stem if name is None else name
@@ -425,9 +427,7 @@ def _check_options(options: Mapping[str, Any], name: str) -> None:
 
 
 def _check_output(output: Path, card: Path, state_file: Path, *, force: bool) -> None:
-    """Raise OptionError for a wrong ending, and OutputError if the output cannot be written."""
-    if output.suffix.lower() != ".pth":
-        raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
+    """Raise OutputError if the output cannot be written."""
     if not is_folder(output.parent):
         raise OutputError(
             f"{str(output)!r} cannot be written, because its folder does not exist. Create it."

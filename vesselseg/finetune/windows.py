@@ -57,12 +57,11 @@ class Sizes(NamedTuple):
 
 
 class LabelledPhotograph(NamedTuple):
-    """A photograph (H, W, 3) with its label (H, W).
+    """A photograph (H, W, 3) with its label (H, W), a mask or probabilities of uint8 0 to 255.
 
-    The label is a mask, or probabilities as uint8 from 0 to 255. `diameter` is that of the field of
-    view, in pixels. `bias` is added to the vessel logits of the photograph
-    (:func:`vesselseg.preprocess.vessel_bias`). Windows are drawn from photographs in proportion to
-    their `weight`. `known` (H, W) says where the label is known; None is everywhere.
+    `diameter` is that of the field of view, in pixels. `bias` is added to the vessel logits
+    (:func:`vesselseg.preprocess.vessel_bias`). Photographs are drawn in proportion to their
+    `weight`. `known` (H, W) says where the label is known; None is everywhere.
     """
 
     rgb: RGB
@@ -100,10 +99,7 @@ class Batch(NamedTuple):
 def _pyramid(
     photograph: LabelledPhotograph, sizes: Sizes, rgb_mean: tuple[float, float, float] | None
 ) -> list[_Level]:
-    """Return a photograph in several sizes, the largest first.
-
-    `rgb_mean` has the target means of its channels, like `fov_rgb_mean` of a model spec.
-    """
+    """Return a photograph in several sizes, the largest first; see :class:`Windows`."""
     gains: tuple[float, ...] = (1.0, 1.0, 1.0)
     if rgb_mean is not None:
         gains = channel_gains(photograph.rgb, find_field_of_view(photograph.rgb), rgb_mean)
@@ -150,10 +146,10 @@ def _centres(photograph: LabelledPhotograph) -> Tensor:
 class Windows:
     """Draw augmented windows from photographs; the same `seed` gives the same windows.
 
-    Each photograph is read once and kept in several sizes in the memory of `device`. The levels of
-    all photographs are stored one after another in `pixels`, with four bytes for each pixel. If a
-    label is known in part only, windows lie around its known pixels, and `known` has one more byte
-    for each pixel of all photographs.
+    `rgb_mean` has the target means of the channels, like `fov_rgb_mean` of a model spec. The levels
+    of all photographs are stored one after another in `pixels`, in the memory of `device`, with
+    four bytes for each pixel. If a label is known in part only, windows lie around its known
+    pixels, and `known` has one more byte for each pixel of all photographs.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ def suggest_output(folder: Path) -> Path:
 
 def is_interrupted(output: Path) -> bool:
     """Whether a fine-tuning that was to write `output` has left its state, to be resumed."""
-    return exists(output.with_name(f"{output.name}.state")) and not exists(output)
+    return exists(f"{output}.state") and not exists(output)
 
 
 class Start(NamedTuple):
