@@ -19,7 +19,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QListWidget
 from ..errors import VesselsegError
 from ..images import decode
 from .correcting import Painting, Session
-from .fields import Cancelled, download_model, model_fields
+from .fields import Cancelled, download_model, model_fields, row
 from .fine_tuning import FineTuning
 from .learning import Start
 from .measuring import MeasuresButton, Shown
@@ -84,8 +84,8 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             [
                 Container(widgets=fields),
                 self.status,
-                _row(self.previous_button, self.next_button),
-                _row(self.done_button, self.not_done_button),
+                row(self.previous_button, self.next_button),
+                row(self.done_button, self.not_done_button),
                 self.measures_button,
                 Label(value=_KEYS),
                 self.fine_tuning,
@@ -366,10 +366,6 @@ class _Watch(QObject):  # type: ignore[misc] # as above
         if event.type() in (QEvent.Type.Hide, QEvent.Type.ParentChange):
             self.function()
         return False
-
-
-def _row(*widgets: PushButton) -> Container:
-    return Container(widgets=list(widgets), layout="horizontal", labels=False)
 
 
 def _load(

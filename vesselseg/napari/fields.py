@@ -1,4 +1,4 @@
-"""What the widgets share: fields for a model, significant bits and a device, and the download."""
+"""What the widgets share: fields, rows of buttons, and the download of a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from magicgui.widgets import ComboBox, FileEdit
+from magicgui.widgets import ComboBox, Container, FileEdit, PushButton
 
 from ..choices import DEVICES
 from ..registry import list_models
@@ -34,6 +34,11 @@ def model_fields() -> tuple[ComboBox, FileEdit, ComboBox, ComboBox]:
         ),
         ComboBox(label="Device", choices=DEVICES, tooltip="auto takes a GPU if there is one"),
     )
+
+
+def row(*widgets: PushButton) -> Container:
+    """Buttons beside one another."""
+    return Container(widgets=list(widgets), layout="horizontal", labels=False)
 
 
 class Cancelled(Exception):  # noqa: N818 # no error: the user asked for it

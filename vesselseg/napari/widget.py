@@ -17,7 +17,7 @@ from qtpy.compat import isalive
 from superqt.utils import ensure_main_thread
 
 from ..errors import VesselsegError
-from .fields import Cancelled, download_model, model_fields
+from .fields import Cancelled, download_model, model_fields, row
 from .layers import LayerData, measure_features, photograph_of, to_layers
 from .measuring import MeasuresButton, Shown
 
@@ -84,11 +84,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
                 self.bits,
                 self.device,
                 self.threshold,
-                Container(
-                    widgets=[self.start_button, self.cancel_button],
-                    layout="horizontal",
-                    labels=False,
-                ),
+                row(self.start_button, self.cancel_button),
                 self.measures_button,
                 self.progress,
             ]
