@@ -140,7 +140,7 @@ def _smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.floa
 def _middle_brightness(bright: NDArray[np.float32]) -> float:
     """Brightness of the middle of the picture, where the disc of most photographs is."""
     height, width = bright.shape
-    middle = bright[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    middle = bright[height // 4 : height - height // 4, width // 4 : width - width // 4]
     return float(np.median(middle))
 
 

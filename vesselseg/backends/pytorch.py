@@ -82,9 +82,7 @@ class TorchBackend(Backend):
                 logits: Tensor = self.placed(x.to(self.dtype))
                 return logits
         except RuntimeError as error:
-            # A GPU raises torch.OutOfMemoryError; a CPU's allocator has no exception of its own.
-            full = isinstance(error, torch.OutOfMemoryError)
-            if not full and "can't allocate memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
         # Outside the handler: its traceback would keep the maps of the failed call alive.
         if count == 1:
@@ -143,6 +141,11 @@ class _CudnnConv(nn.Module):
             allow_tf32=False,
         )
         return out.add_(self.bias[:, None, None])
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device is full: a CPU's allocator has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _release_freed_memory() -> None:

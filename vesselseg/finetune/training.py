@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import weights
 from .._version import __version__
 from ..api import Model, PathLike, obtain_network, resolve_model
-from ..backends.pytorch import choose_device
+from ..backends.pytorch import choose_device, is_out_of_memory
 from ..choices import canonical_device
 from ..errors import CheckpointError, DatasetError, OptionError, OutputError, ResourceError
 from ..evaluation.datasets import Sample, read_pairs
@@ -335,7 +335,9 @@ class _Run:
         try:
             with torch.autocast(self.trainer.device.type, enabled=False):  # the host's
                 return self.trainer.step(self.windows.batch(self.batch_size))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise ResourceError(
                 f"{self.batch_size} windows at once do not fit into the memory of "
                 f"{self.device}. Choose a smaller batch_size, or device='cpu'."
