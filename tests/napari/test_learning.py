@@ -57,12 +57,14 @@ def test_the_command_is_one_that_vesselseg_understands(restart, tmp_path, monkey
 def test_what_the_process_says_arrives_in_pieces():
     said = TrainingOutput()
     assert said.summary == "Reading and measuring"
-    said.add("iteration     0: Dice 70.25, sensitivity 71.00\nINFO: Iter")
+    said.add(b"iteration     0: Dice 70.25, sensitivity 71.00\nINFO: Iter")
     assert said.summary == "Dice on held-out subjects after iteration 0: 70.25"
-    said.add("ation 40 of 300: loss 0.3\niteration    50: Dice 75.50, sensitivity 74.00\n")
+    said.add(b"ation 40 of 300: loss 0.3\niteration    50: Dice 75.50, sensitivity 74.00\n")
     assert said.iteration == 50
     assert said.summary == "Dice on held-out subjects after iteration 50: 75.50"
-    said.add("Trained on 3 photographs, measured on 1: Dice 70.25 before, 75.50 after.\n")
+    said.add(b"Trained on 3 photographs, measured on 1: Dice 70.25 before, 75.50 after.\n")
     assert said.summary.endswith("Dice 70.25 before, 75.50 after.")
-    said.add("vesselseg: There is no room.")
-    assert said.last_lines.endswith("vesselseg: There is no room.")
+    message = "vesselseg: There is no room for Zoë."
+    for byte in message.encode():
+        said.add(bytes([byte]))
+    assert said.last_lines.endswith(message)

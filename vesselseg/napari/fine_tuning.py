@@ -122,7 +122,7 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
         """Show what the process says."""
         if self.process is None:
             return
-        self.said.add(bytes(self.process.readAllStandardOutput()).decode(errors="replace"))
+        self.said.add(bytes(self.process.readAllStandardOutput()))
         self.message.value = self.said.summary
         if self.said.dice is not None:
             self.progress.max = self.iterations.value

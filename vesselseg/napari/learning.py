@@ -62,12 +62,12 @@ class TrainingOutput:
         self.dice: float | None = None
         self._result: list[str] = []
         self._lines: list[str] = []
-        self._rest = ""
+        self._rest = b""
 
-    def add(self, text: str) -> None:
-        """Take more text, which may end within a line."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in map(str.strip, lines):
+    def add(self, content: bytes) -> None:
+        """Take more of the text, which may end within a line or a character."""
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        for line in map(_decode, lines):
             iteration, dice = _ITERATION.search(line), _DICE.search(line)
             if iteration:
                 self.iteration = int(iteration[1])
@@ -80,7 +80,7 @@ class TrainingOutput:
     @property
     def last_lines(self) -> str:
         """The reason, if the process has failed."""
-        return "\n".join(filter(None, [*self._lines, self._rest]))
+        return "\n".join(filter(None, [*self._lines, _decode(self._rest)]))
 
     @property
     def summary(self) -> str:
@@ -90,3 +90,7 @@ class TrainingOutput:
         if self.dice is None:
             return "Reading and measuring"
         return f"Dice on held-out subjects after iteration {self.measured}: {self.dice:.2f}"
+
+
+def _decode(line: bytes) -> str:
+    return line.decode(errors="replace").strip()
