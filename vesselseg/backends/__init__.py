@@ -45,8 +45,7 @@ class Backend(ABC):
       `from_file`.
 
     It is made of its `source`, which is a network or what it reads from a file; the model spec, or
-    None if the source has it; the device; and the precision. A backend that is made of something
-    else overrides `from_network`, `to` and ``__reduce__``.
+    None if the source has it; the device; and the precision.
     """
 
     name: ClassVar[str]
