@@ -261,7 +261,7 @@ class Segmentation:
             return stream.getvalue()
         # A mask is mostly runs of equal pixels. Looking for these alone is faster.
         is_binary = kind in ("mask", "fov")
-        return encode_png(picture, provenance, zlib.Z_RLE if is_binary else None)
+        return encode_png(picture, provenance, zlib.Z_RLE if is_binary else zlib.Z_DEFAULT_STRATEGY)
 
     @property
     def familiarity(self) -> float | None:
@@ -386,15 +386,14 @@ def _write(target: Target, content: bytes) -> None:
 
 
 def encode_png(
-    picture: Image.Image, provenance: Mapping[str, Any], strategy: int | None = None
+    picture: Image.Image, provenance: Mapping[str, Any], strategy: int = zlib.Z_DEFAULT_STRATEGY
 ) -> bytes:
     """A PNG file that says how it was made; `strategy` is zlib's."""
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", _software(provenance))
     text.add_text("vesselseg", json.dumps(dict(provenance)))
-    method = zlib.Z_DEFAULT_STRATEGY if strategy is None else strategy
     stream = io.BytesIO()
-    picture.save(stream, "PNG", pnginfo=text, compress_type=method)
+    picture.save(stream, "PNG", pnginfo=text, compress_type=strategy)
     return stream.getvalue()
 
 
