@@ -196,6 +196,8 @@ def test_measures_are_of_what_is_painted(opened, viewer, qtbot):
     opened.vessels_layer.data[:] = 0
     opened.vessels_layer.data[18:23, 8:36] = 1
     opened.measures_button.changed(True)
+    opened.save()  # which shows the state of every photograph anew
+    assert not opened.measures_button.enabled
     qtbot.waitUntil(lambda: opened.measures_button.enabled, timeout=60_000)
     assert len(viewer.layers[f"{shown(opened)} centrelines"].data) == 1
     opened.next_button.changed(True)

@@ -73,10 +73,6 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             text="Not done", tooltip="Make a draft of this correction again"
         )
         self.measures_button = MeasuresButton(napari_viewer, self.find_shown)
-        self.buttons = [
-            self.previous_button, self.next_button, self.done_button, self.not_done_button,
-            self.measures_button,
-        ]  # fmt: skip
         fields = [self.folder, self.model, self.model_file, self.bits, self.device]
         self.fine_tuning = FineTuning(self.find_start, self.use_model)
         self.starts: dict[Path, str | Path] = {}  # model file -> what it was fine-tuned from
@@ -92,8 +88,12 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             ]
         )
         self.native.layout().insertWidget(1, self.list)
-        for native in (self.list, *(button.native for button in self.buttons)):
-            native.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are for the canvas
+        for widget in (
+            self.previous_button, self.next_button, self.done_button, self.not_done_button,
+            self.measures_button,
+        ):  # fmt: skip
+            widget.native.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are for the canvas
+        self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.folder.changed.connect(self.open_folder)
         for field in (self.model, self.model_file, self.device):
             field.changed.connect(self.propose)
@@ -309,8 +309,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             return
         session = self.session
         is_done = session is not None and session.state(session.shown) == "done"
-        for button in self.buttons:
-            button.enabled = session is not None
+        self.previous_button.enabled = self.next_button.enabled = session is not None
         self.done_button.enabled = self.vessels_layer is not None
         self.not_done_button.enabled = is_done and self.vessels_layer is not None
         if session is None:
