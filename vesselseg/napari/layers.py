@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, MissingExtraError
-from ..formats import open_picture
 from ..measures.drawing import ColorBy, color_segments
+from ..pictures import open_picture
 
 if TYPE_CHECKING:
     from napari.layers import Image
