@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import struct
 import warnings
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ImageError, require
-from .formats import check_local, dicom_start, is_dicom, open_picture
+from .formats import dicom_start, is_dicom
+from .pictures import open_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -237,40 +237,6 @@ def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
     if photograph.transfer_syntax in _LOSSLESS_JPEG:
         return np.asarray(opened)
     return pixel_array(header, index=0, decoding_plugin=decoder)
-
-
-def read_source(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes],
-) -> tuple[bytes, str]:
-    """The content of the DICOM file that a Segmentation object is to refer to, and its label."""
-    content: Any = source
-    label = "The source"
-    if isinstance(source, (str, os.PathLike)):
-        label = repr(os.fspath(source))
-        check_local(source)
-        try:
-            content = Path(source).read_bytes()
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"There is no image {label}.") from error
-        except (OSError, ValueError) as error:  # a name with a null character is a ValueError
-            reason = getattr(error, "strerror", None) or error
-            raise ImageError(f"{label} cannot be opened: {reason}.") from error
-    elif hasattr(source, "read"):
-        if hasattr(content, "seekable") and content.seekable():
-            content.seek(0)  # it may be the one that was segmented
-        content = content.read()
-    if not isinstance(content, (bytes, bytearray, memoryview)):
-        raise ImageError(
-            f"The source of a Segmentation object is the DICOM file of the photograph: a path, its "
-            f"bytes or a binary file object, not {type(source).__name__}."
-        )
-    content = bytes(content)
-    if not is_dicom(content[:132]):
-        raise ImageError(
-            f"{label} is no DICOM file. A Segmentation object refers to the DICOM file of the "
-            f"photograph; of other photographs, save the mask as PNG, TIFF or NPY."
-        )
-    return content, label
 
 
 def encode_segmentation(

@@ -19,10 +19,11 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image, PngImagePlugin
 from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 
-from .errors import OptionError
+from .errors import ImageError, OptionError
 from .files import whole_file
-from .formats import endings, open_picture
-from .images import RGB
+from .formats import endings, is_dicom
+from .images import RGB, ImageSource, is_source, open_source
+from .pictures import open_picture
 from .spec import is_tuple, plain
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Segmentation:
             drawn = {"style": style, "color": color, "opacity": opacity}
         _write(target, self._encode(kind, format, drawn))
 
-    def save_dicom(self, target: Target, source: Target | bytes | bytearray | memoryview) -> None:
+    def save_dicom(self, target: Target, source: ImageSource) -> None:
         """Write the mask as a DICOM Segmentation object that refers to its photograph.
 
         Parameters
@@ -229,7 +230,7 @@ class Segmentation:
                 f"{str(target)!r} is the name of a picture, which save() writes. Choose another "
                 f"ending, such as .dcm."
             )
-        content, label = dicom.read_source(source)
+        content, label = read_dicom_source(source)
         _write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
 
     def _encode(self, kind: Kind, format: Format, drawn: dict[str, Any]) -> bytes:
@@ -413,6 +414,26 @@ def check_style(style: Style) -> None:
     """Raise OptionError for a style that there is not."""
     if style not in _STYLES:
         raise OptionError(f"style is {style!r}; allowed are {' and '.join(map(repr, _STYLES))}.")
+
+
+def read_dicom_source(source: ImageSource) -> tuple[bytes, str]:
+    """The content of the DICOM file that a Segmentation object is to refer to, and its label."""
+    if not is_source(source):
+        raise ImageError(
+            f"The source of a Segmentation object is the DICOM file of the photograph: a path, its "
+            f"bytes or a binary file object, not {type(source).__name__}."
+        )
+    stream: Any = source
+    if hasattr(stream, "seekable") and stream.seekable():
+        stream.seek(0)  # it may be the one that was segmented
+    with open_source(source) as (stream, label):
+        content = stream.read()
+    if not is_dicom(content[:132]):
+        raise ImageError(
+            f"{label} is no DICOM file. A Segmentation object refers to the DICOM file of the "
+            f"photograph; of other photographs, save the mask as PNG, TIFF or NPY."
+        )
+    return content, label
 
 
 def _is_share(value: object) -> bool:

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import dicom
 from .._version import __version__
 from ..errors import ImageError
 from ..evaluation.datasets import read_fov, read_label
@@ -21,7 +20,14 @@ from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, decode, to_rgb
 from ..measures import ColorBy, Measures, measure
 from ..preprocess import check_scale
-from ..result import FORMATS, Segmentation, Style, encode_png, read_provenance
+from ..result import (
+    FORMATS,
+    Segmentation,
+    Style,
+    encode_png,
+    read_dicom_source,
+    read_provenance,
+)
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .jobs import MEASURES_OVERLAY, Job
@@ -93,7 +99,7 @@ class Work:
         """The photograph, and its version."""
         version, source = self.version(job), self._source(job)
         if any(map(names_dicom, job.outputs.values())):
-            dicom.read_source(source)  # an error before any work
+            read_dicom_source(source)  # an error before any work
         return decode(source, self.max_pixels, self.bits), version
 
     def finish(self, job: Job, version: str | None, result: Segmentation, seconds: float) -> Row:

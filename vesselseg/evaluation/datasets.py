@@ -32,9 +32,10 @@ from ..batch.places import identity
 from ..batch.search import CORRECTIONS, LeftOut, is_photograph, walk
 from ..errors import DatasetError, OptionError, did_you_mean
 from ..files import is_folder
-from ..formats import MAX_PIXELS, collect_complaints, endings, open_picture
+from ..formats import MAX_PIXELS, endings
 from ..images import RGB, check_bits, to_rgb
 from ..metrics import Mask
+from ..pictures import collect_complaints, open_picture
 from ..result import read_provenance
 
 __all__ = [
