@@ -99,13 +99,12 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             field.changed.connect(self.propose)
         self.bits.changed.connect(self.reopen)
         self.list.currentRowChanged.connect(self.select_row)
-        self.previous_button.changed.connect(partial(self.go, -1))
-        self.next_button.changed.connect(partial(self.go, 1))
+        self.previous_button.changed.connect(self.go_back)
+        self.next_button.changed.connect(self.go_on)
         self.done_button.changed.connect(self.mark_done)
         self.not_done_button.changed.connect(self.mark_not_done)
-        self.keys: dict[str, Callable[[Any], None]] = {
-            "n": partial(self.go, 1), "Shift-n": partial(self.go, -1),
-            "d": self.mark_done, "u": self.swap_label,
+        self.keys = {
+            "n": self.go_on, "Shift-n": self.go_back, "d": self.mark_done, "u": self.swap_label,
         }  # fmt: skip
         for key, function in self.keys.items():
             self.viewer.bind_key(key, function, overwrite=True)
@@ -250,7 +249,15 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         if self.session is not None and row >= 0:
             self.show_photograph(self.session.photographs[row])
 
-    def go(self, step: int, _: Any = None) -> None:
+    def go_on(self, _: Any = None) -> None:
+        """Show the next photograph of the list."""
+        self.go(1)
+
+    def go_back(self, _: Any = None) -> None:
+        """Show the previous photograph of the list."""
+        self.go(-1)
+
+    def go(self, step: int) -> None:
         """Show the photograph that is `step` places further down the list."""
         if self.session is not None and self.session.neighbour(step) != self.session.shown:
             self.show_photograph(self.session.neighbour(step))
