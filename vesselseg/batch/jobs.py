@@ -11,18 +11,11 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from ..errors import OptionError, require
-from ..files import exists, is_folder
+from ..files import is_folder
 from ..formats import endings
 from ..result import FORMATS, read_provenance
 from ..result import KINDS as PICTURES
-from .places import (
-    identity,
-    is_address,
-    join,
-    names_dicom,
-    open_filesystem,
-    suffix_of,
-)
+from .places import identity, is_address, join, names_dicom, open_filesystem, parent, suffix_of
 from .search import (
     CORRECTION,
     HIDDEN,
@@ -53,11 +46,6 @@ class Job:
 
     name: str
     outputs: dict[str, str]
-
-    @property
-    def has_outputs(self) -> bool:
-        """Whether all outputs exist, as far as they are on this machine."""
-        return all(not is_address(x) and exists(x) for x in self.outputs.values())
 
 
 def plan_jobs(
@@ -106,12 +94,17 @@ def plan_jobs(
         )
     # A folder that holds one photograph is a folder; one that holds none does not count.
     is_single = len(found) == 1 and not any(map(is_folder, searched))
-    is_file = names_file(out, is_single=is_single)
+    is_file = _names_file(out, is_single=is_single)
     jobs = []
     for name, place in found:
         mask = out if is_file else f"{_name_result(out, place, keep_endings)}.png"
         jobs.append(Job(name, _name_outputs(mask, kinds)))
-    return _without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
+    return _without_clashes(jobs)
+
+
+def results_folder(jobs: Sequence[Job], out: str) -> str:
+    """The folder of the results: `out`, or the one that it is in if it is a file."""
+    return parent(out) if jobs[0].outputs["mask"] == out else out
 
 
 def plan_overlays(
@@ -126,7 +119,7 @@ def plan_overlays(
         Job(name, {MEASURES_OVERLAY: f"{_name_result(out, place, keep_endings)}_measures.png"})
         for name, place in found
     ]
-    return _without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs[MEASURES_OVERLAY])))
+    return _without_clashes(jobs)
 
 
 def _name_result(out: str, place: PurePath, keep_endings: bool) -> str:
@@ -147,7 +140,7 @@ def _check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     return ("mask", *(kind for kind in kinds if kind != "mask"))
 
 
-def names_file(out: str, *, is_single: bool) -> bool:
+def _names_file(out: str, *, is_single: bool) -> bool:
     """Whether `out` is a file, not a folder; OptionError if it is one that cannot be written.
 
     A file takes the result of a single photograph, passed by its own name.
@@ -241,9 +234,9 @@ def _is_result(filesystem: Any, path: str) -> bool:
 
 
 def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
-    """Each job once; OptionError if one would write what another one writes or reads."""
+    """Each job once, sorted; OptionError if one would write what another one writes or reads."""
     unique: dict[tuple[str, ...], Job] = {}  # by the file that it reads and those that it writes
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: (job.name, *job.outputs.values())):
         places = (job.name, *job.outputs.values())
         unique.setdefault(tuple(map(identity, places)), job)  # the same file may be given twice
     readers = {source: job for (source, *_), job in unique.items()}

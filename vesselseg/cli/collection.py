@@ -7,6 +7,9 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, VesselsegError
@@ -58,12 +61,6 @@ def check_options(options: argparse.Namespace) -> None:
     refuse_addresses(places)
 
 
-def take_part(jobs: Sequence[Job], options: argparse.Namespace) -> Sequence[Job]:
-    """The share of the jobs that ``--part`` names."""
-    number, total = options.part
-    return jobs[number - 1 :: total]
-
-
 def run(
     options: argparse.Namespace,
     jobs: Sequence[Job],
@@ -74,26 +71,36 @@ def run(
     needs_model: bool = True,
     **tables: Any,
 ) -> int:
-    """Run a collection; print progress, warnings, errors and a summary; return the exit code."""
+    """Run a share of jobs; print progress, warnings, errors and a summary; return the exit code."""
     from ..batch.folder import run_collection
 
+    number, total = options.part
+    jobs = jobs[number - 1 :: total]
+    if any(job.name == "-" for job in jobs):
+        work = replace(work, stdin=arguments.read_standard_input())
     execute = None
     changes: dict[str, Any] = {}
     if options.executor == "ray":
-        from ..ray import on_cluster
+        from ..ray import run_on_cluster
 
-        execute = on_cluster(
-            address=options.address, workers=None,
-            device=options.device, precision=options.precision,
-        )  # fmt: skip
+        execute = partial(
+            run_on_cluster,
+            address=options.address,
+            device=options.device,
+            precision=options.precision,
+        )
         changes = {"device": "cpu", "precision": None}  # it is loaded here and sent to the workers
+        work = replace(work, precision=options.precision, folder=str(Path.cwd()))
 
     def load() -> Segmenter | None:
         return arguments.load_model(options, **changes) if needs_model else None
 
+    def is_logged(_: logging.LogRecord) -> bool:
+        return False  # rows have the warning, with the name of the image
+
     progress = _Progress(verb, options)
     warnings = logging.getLogger("vesselseg.segmenter")
-    warnings.addFilter(_is_in_table)
+    warnings.addFilter(is_logged)
     try:
         with progress.bar:
             run_collection(
@@ -114,7 +121,7 @@ def run(
         print(f"vesselseg: {error}", file=sys.stderr)
         return 1
     finally:
-        warnings.removeFilter(_is_in_table)
+        warnings.removeFilter(is_logged)
         progress.summarize(where)
     return 1 if progress.failed else 0
 
@@ -130,11 +137,6 @@ def _part(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, such as 2/8")
     return int(number), int(total)
-
-
-def _is_in_table(_: logging.LogRecord) -> bool:
-    """A filter for warnings that rows have, with the name of the image."""
-    return False
 
 
 class _Stopped(Exception):  # noqa: N818

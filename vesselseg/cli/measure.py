@@ -113,12 +113,10 @@ def _measure(options: argparse.Namespace) -> int:
         jobs = plan_overlays(found.items(), options.overlay, keep_endings=options.keep_endings)
     else:
         jobs = [Job(name, {}) for name in sorted(found)]
-    is_on_ray = options.executor == "ray"
-    folder = str(Path.cwd()) if is_on_ray else ""
     measuring = arguments.measure_options(options)
     work: Work
     if options.masks:
-        work = MaskWork(measuring=measuring, color_by=options.color_by, folder=folder)
+        work = MaskWork(measuring=measuring, color_by=options.color_by)
     else:
         work = make_work(
             scale=options.scale,
@@ -128,16 +126,13 @@ def _measure(options: argparse.Namespace) -> int:
             measure=True,
             **measuring,
             color_by=options.color_by,
-            precision=options.precision if is_on_ray else None,
-            folder=folder,
-            stdin=arguments.read_standard_input() if "-" in found else b"",
         )
     where = f"table: {options.output}"
     if options.overlay:
         where += f"; overlays: {options.overlay}"
     return collection.run(
         options,
-        collection.take_part(jobs, options),
+        jobs,
         work,
         verb="measured",
         where=where,
