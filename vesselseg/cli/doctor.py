@@ -52,7 +52,7 @@ def add_parsers(commands: Any) -> None:
     parser.set_defaults(run=_doctor)
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> None:
     """Print what was found."""
     import torch
 
@@ -88,7 +88,6 @@ def _doctor(options: argparse.Namespace) -> int:
         report["hosts"] = _ask_hosts()
     text = json.dumps(report, indent=2) if options.json else _to_text(report)
     print(redact(text))  # reports are passed on
-    return 0
 
 
 def _installed_version(package: str) -> str:
