@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import install_command
+from ..errors import install_command, require
 from ..files import exists, is_folder
 from . import arguments
 from .collection import printable
@@ -84,7 +84,6 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
 
     from .. import metrics
     from ..evaluation import report
-    from ..evaluation.figures import require_matplotlib
     from ..evaluation.scores import evaluate, evaluate_other_observer
     from ..preprocess import check_scale
 
@@ -97,7 +96,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         check_scale(options.scale, model.spec)
     pictures = None
     if options.report:
-        require_matplotlib()
+        require("matplotlib.figure", "eval")
         pictures = report.Pictures(Path(options.report))
     evaluations = []
     times = Counter(model.spec.name for model in models)

@@ -19,7 +19,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from stat import S_ISREG
 from typing import Any, NamedTuple
 from unicodedata import normalize
@@ -250,11 +250,7 @@ def read_dataset(
 def _list_files(folder: Path) -> Mapping[str, list[Path]]:
     """The files below a folder by name in lower case, since 01_dr.JPG stands beside 01_g.jpg."""
     files = defaultdict(list)
-
-    def enters(place: PurePath) -> bool:
-        return len(place.parts) <= _DEPTH
-
-    for path in walk(folder, LeftOut(), enters):
+    for path in walk(folder, LeftOut(), lambda place: len(place.parts) <= _DEPTH):
         files[path.name.lower()].append(path)
     return files
 
@@ -278,8 +274,8 @@ def _find_all(
             raise DatasetError(
                 f"There are {len(paths)} files {filename!r}: {listed}. Pass the folder of one."
             )
-        for path in paths.values():
-            found[name] = path
+        if paths:
+            (found[name],) = paths.values()
     return found
 
 
@@ -398,11 +394,7 @@ def find_subject(filename: str, group: str | None) -> str:
 
 def _list_folder(folder: Path, left_out: LeftOut) -> list[Path]:
     """The files in a folder, not in those below it, sorted by name."""
-
-    def enters(_: PurePath) -> bool:
-        return False
-
-    return sorted(walk(folder, left_out, enters))
+    return sorted(walk(folder, left_out, lambda _: False))
 
 
 def _stem(path: Path) -> str:
@@ -616,15 +608,14 @@ def _read_values(path: Path, kinds: tuple[str, ...]) -> tuple[Label, bool]:
         logger.warning("Label %r may be damaged: %s", str(path), complaint.strip())
     if pages > 1:
         raise DatasetError(f"Label {str(path)!r} has {pages} pages; it must have one.")
+    known = np.ones(values.shape[:2], np.bool_)
     if values.ndim == 3:
-        return _fully_known(_from_colors(values, path)), bool(ours)
-    if not is_lossy and _has_unknown(values, path):
-        return Label(np.asarray(values == 255), np.asarray(values != _UNKNOWN)), bool(ours)
-    return _fully_known(_from_grey(values, path, is_lossy)), bool(ours)
-
-
-def _fully_known(vessels: Mask) -> Label:
-    return Label(vessels, np.ones_like(vessels))
+        vessels = _from_colors(values, path)
+    elif not is_lossy and _has_unknown(values, path):
+        vessels, known = np.asarray(values == 255), np.asarray(values != _UNKNOWN)
+    else:
+        vessels = _from_grey(values, path, is_lossy)
+    return Label(vessels, known), bool(ours)
 
 
 def _has_unknown(values: NDArray[Any], path: Path) -> bool:

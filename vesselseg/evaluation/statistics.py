@@ -10,7 +10,7 @@ doi:10.1201/9780429246593) with all photographs of a subject drawn together (Dav
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,8 +56,26 @@ class Agreement(NamedTuple):
     high: float
 
 
-def draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArray[np.float64]:
-    """How often each photograph, whose subject is given, counts in each resample (resamples, N).
+def bootstrap(
+    names: Sequence[str],
+    summarise: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    subjects: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Interval]:
+    """Intervals of figures by name, NaN if all photographs are of one subject.
+
+    `subjects` has the subject of each photograph. `summarise` takes how often each photograph
+    counts in each resample (resamples, N) and returns the figures (resamples, number of names).
+    """
+    if len(set(subjects)) < 2:
+        return dict.fromkeys(names, Interval(math.nan, math.nan))
+    columns = summarise(_draw_subjects(subjects, resamples, seed)).T
+    return {name: _to_interval(column) for name, column in zip(names, columns, strict=True)}
+
+
+def _draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each photograph counts in each resample (resamples, N).
 
     As many subjects are drawn as there are, with replacement. The same subjects and seed give the
     same draws, so that two evaluations can be compared in pairs.
@@ -73,7 +91,7 @@ def draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArray
     return times[:, place].astype(np.float64)
 
 
-def to_interval(values: NDArray[np.float64]) -> Interval:
+def _to_interval(values: NDArray[np.float64]) -> Interval:
     """The middle 95 % of resampled values, leaving out NaN."""
     defined = values[~np.isnan(values)]
     if not defined.size:
