@@ -89,7 +89,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
 
     metrics.require_skeletons()
     dataset = _read_dataset(options)
-    # All models are loaded now, so that a mistake is not found hours later.
+    # Models are loaded, and labels read, before one runs, so that no fault is found hours later.
     names = list(dict.fromkeys(options.model or [None]))
     models = [arguments.load_model(options, model=name) for name in names]
     for model in models:
@@ -98,6 +98,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     if options.report:
         require("matplotlib.figure", "eval")
         pictures = report.Pictures(Path(options.report))
+    observer = evaluate_other_observer(dataset)
     evaluations = []
     times = Counter(model.spec.name for model in models)
     for name, model in zip(names, models, strict=True):
@@ -113,7 +114,6 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
             progress=options.progress,
         )
         evaluations.append(dataclasses.replace(evaluation, name=title))
-    observer = evaluate_other_observer(dataset)
     if observer is not None:
         evaluations.append(observer)
     failed = {name: why for evaluation in evaluations for name, why in evaluation.failed.items()}

@@ -31,11 +31,12 @@ from PIL import ExifTags, Image, ImageOps
 from ..batch.places import identity
 from ..batch.search import CORRECTIONS, LeftOut, is_photograph, walk
 from ..errors import DatasetError, OptionError, did_you_mean
-from ..files import is_folder
+from ..files import StrPath, is_folder
 from ..formats import MAX_PIXELS, collect_complaints, endings, open_picture
 from ..images import RGB, check_bits, to_rgb
 from ..metrics import Mask
 from ..result import read_provenance
+from ..spec import is_integer, plain
 
 __all__ = [
     "Dataset",
@@ -183,7 +184,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def read_dataset(
-    folder: Path,
+    folder: StrPath,
     dataset: str,
     *,
     split: str = "test",
@@ -208,6 +209,7 @@ def read_dataset(
         raise OptionError(f"split is {split!r}; allowed are {', '.join(_SPLITS)}.")
     if observer not in (1, 2):
         raise OptionError(f"observer is {observer!r}; allowed are 1 and 2.")
+    folder, limit = Path(folder), _check_limit(limit)
     layout = LAYOUTS[dataset]
     if observer == 2 and not layout.second:
         raise OptionError(f"{layout.title} has the labels of one observer only.")
@@ -245,6 +247,13 @@ def read_dataset(
         samples.append(Sample(name, half, *paths, check_bits(bits), subject))
     missing = tuple(name for name in names if name not in present)
     return Dataset(dataset, layout.title, split, tuple(samples), missing, observer)
+
+
+def _check_limit(limit: int | None) -> int | None:
+    """Return the limit; raise OptionError if it is not a positive integer or None."""
+    if limit is not None and not is_integer(plain(limit), 1, 10**9):
+        raise OptionError(f"limit is {limit!r}; it must be a positive integer, or None.")
+    return plain(limit)  # type: ignore[no-any-return]
 
 
 def _list_files(folder: Path) -> Mapping[str, list[Path]]:
@@ -304,9 +313,9 @@ def _describe_empty(
 
 
 def read_pairs(
-    images: Path,
-    labels: Path,
-    masks: Path | None = None,
+    images: StrPath,
+    labels: StrPath,
+    masks: StrPath | None = None,
     *,
     group: str | None = None,
     limit: int | None = None,
@@ -330,7 +339,8 @@ def read_pairs(
     without a label or with several, and OptionError if `group` is not a regular expression or does
     not match every file name.
     """
-    left_out = LeftOut()
+    images, labels, masks = Path(images), Path(labels), None if masks is None else Path(masks)
+    limit, left_out = _check_limit(limit), LeftOut()
     photographs = [path for path in _list_folder(images, left_out) if is_photograph(path, left_out)]
     if any(is_folder(other) and images.samefile(other) for other in (labels, masks or labels)):
         names = {_stem(path) for path in photographs}
@@ -522,7 +532,7 @@ def _check_fit(sample: Sample, path: Path, photograph: RGB, mask: Mask) -> None:
         )  # fmt: skip
 
 
-def read_label(path: Path) -> Mask:
+def read_label(path: StrPath) -> Mask:
     """Read a label (H, W), True where there is a vessel.
 
     A label is two-valued. Vessels are white on black: 255 or 1 (65535 in files of 16 bits) on 0; or
@@ -540,13 +550,14 @@ def read_label(path: Path) -> Mask:
     return label.vessels
 
 
-def read_partial_label(path: Path) -> Label:
+def read_partial_label(path: StrPath) -> Label:
     """Read a label that may be known in part only.
 
     In a label whose values are 0, 128 and 255, or 128 and one of the others, 128 means that it is
     not known whether there is a vessel. A warning is logged unless it is in a folder
     ``corrections`` or vesselseg wrote it. Everything else is as in :func:`read_label`.
     """
+    path = Path(path)
     label, is_ours = _read_values(path, ("mask", "correction"))
     share = label.vessels.mean()
     if share > _LARGEST_SHARE and not is_ours:
@@ -576,7 +587,7 @@ def read_fov(path: Path) -> Mask:
     return label.vessels
 
 
-def _check_known(label: Label, path: Path) -> None:
+def _check_known(label: Label, path: StrPath) -> None:
     """Raise DatasetError if a label is known in part only."""
     if not label.known.all():
         raise DatasetError(

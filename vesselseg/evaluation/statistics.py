@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
+from ..spec import is_integer, plain
 
 __all__ = ["RELIABLE_SUBJECTS", "RESAMPLES", "Agreement", "Difference", "Interval"]
 
@@ -80,9 +81,10 @@ def _draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArra
     As many subjects are drawn as there are, with replacement. The same subjects and seed give the
     same draws, so that two evaluations can be compared in pairs.
     """
-    if not isinstance(resamples, int) or resamples < 1:
+    resamples, seed = plain(resamples), plain(seed)
+    if not is_integer(resamples, 1, 10**6):
         raise OptionError(f"resamples is {resamples!r}; it must be a positive integer.")
-    if not isinstance(seed, int) or seed < 0:
+    if not is_integer(seed, 0, 2**64 - 1):
         raise OptionError(f"seed is {seed!r}; it must be an integer that is not negative.")
     names, place = np.unique(subjects, return_inverse=True)
     number = len(names)
