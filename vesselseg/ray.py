@@ -331,7 +331,6 @@ class _Worker:
         self.model, self.work = model, work
 
     def run(self, jobs: Sequence[Job]) -> list[tuple[Job, Row | Exception]]:
-        """Run jobs; return what became of each."""
         outcomes: list[tuple[Job, Row | Exception]] = []
 
         def keep(job: Job, outcome: Row | Exception) -> None:

@@ -122,7 +122,7 @@ def run(
         return 1
     finally:
         warnings.removeFilter(is_logged)
-        progress.summarize(where)
+        progress.summarise(where)
     return 1 if progress.failed else 0
 
 
@@ -173,7 +173,7 @@ class _Progress:
         if error is not None and self.options.on_error == "stop":
             raise _Stopped
 
-    def summarize(self, where: str) -> None:
+    def summarise(self, where: str) -> None:
         """Print the summary of a run that began."""
         if self.begun is None or self.options.quiet:
             return

@@ -53,7 +53,6 @@ def add_parsers(commands: Any) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    """Print what was found."""
     import torch
 
     from .._version import __version__
@@ -91,7 +90,6 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _installed_version(package: str) -> str:
-    """Version of a package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

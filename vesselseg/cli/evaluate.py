@@ -79,7 +79,6 @@ def add_parsers(commands: Any) -> None:
 
 
 def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Evaluate the models and write what was asked for."""
     _check_options(parser, options)
 
     from .. import metrics
@@ -165,7 +164,6 @@ def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace)
 
 
 def _read_dataset(options: argparse.Namespace) -> Dataset:
-    """The data set that the options name."""
     from ..evaluation.datasets import read_dataset, read_pairs
 
     if options.dataset != "pairs":

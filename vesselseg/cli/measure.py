@@ -83,7 +83,6 @@ class _PrintColumns(argparse.Action):
 
 
 def _measure(options: argparse.Namespace) -> int:
-    """Write the tables and the overlays."""
     from ..batch.folder import make_work, refuse_addresses
     from ..batch.jobs import Job, find_photographs, plan_overlays
     from ..batch.places import identity
@@ -98,8 +97,6 @@ def _measure(options: argparse.Namespace) -> int:
     found: dict[str, PurePath] = {}
     for text in options.inputs:
         if options.masks:
-            if text == "-":
-                raise OptionError("Standard input can be a photograph, but not a mask.")
             found.update(_find_masks(text, options.recursive))
         else:
             found.update(find_photographs(text, options.output, options.recursive))
@@ -148,6 +145,8 @@ def _find_masks(text: str, recursive: bool) -> Iterator[tuple[str, PurePath]]:
     from ..files import is_folder
     from ..result import read_provenance
 
+    if text == "-":
+        raise OptionError("Standard input can be a photograph, but not a mask.")
     left_out = LeftOut()
     for path, place in find_files(text, recursive, left_out):
         kind = read_provenance(path).get("kind")

@@ -122,7 +122,6 @@ def add_parsers(commands: Any) -> None:
 
 
 def _list_models(options: argparse.Namespace) -> None:
-    """Print the models."""
     from ..registry import list_models
 
     models = [_describe(spec) for spec in list_models()]
@@ -201,7 +200,6 @@ def _download(options: argparse.Namespace) -> int:
 
 
 def _import_file(options: argparse.Namespace) -> None:
-    """Copy a file into the cache."""
     from .. import cache
     from ..registry import find_spec
 
@@ -211,7 +209,6 @@ def _import_file(options: argparse.Namespace) -> None:
 
 
 def _show_cache(options: argparse.Namespace) -> None:
-    """Show or clear the cache folder."""
     from .. import cache
     from ..registry import find_spec, list_models
 
@@ -235,7 +232,6 @@ def _show_cache(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    """Write an ONNX file."""
     from ..api import load_model
 
     if Path(options.output).suffix.lower() != ".onnx":

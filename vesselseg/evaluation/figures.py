@@ -145,7 +145,6 @@ def _draw_curves(
 
 
 def _draw_thresholds(evaluations: Sequence[Evaluation]) -> Figure:
-    """Dice at each threshold."""
     figure, axes = _new_figure("threshold", "Dice")
     for place, evaluation in enumerate(evaluations):
         total = evaluation.total

@@ -260,7 +260,7 @@ class Evaluation:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """The people whose photographs were evaluated, sorted by name."""
+        """The subjects whose photographs were evaluated, sorted by name."""
         return tuple(sorted({image.subject for image in self.images}))
 
     @property
