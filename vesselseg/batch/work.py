@@ -14,7 +14,7 @@ import numpy as np
 from .. import dicom
 from .._version import __version__
 from ..errors import ImageError
-from ..evaluation.datasets import read_fov, read_label
+from ..evaluation.labels import read_fov, read_label
 from ..files import exists
 from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, decode, to_rgb
