@@ -41,7 +41,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_SPLITS = ("test", "train", "all")
 _DEPTH = 4  # of folders that are searched
 
 
@@ -173,19 +172,19 @@ def read_dataset(
             f"dataset is {dataset!r}; allowed are {', '.join(LAYOUTS)}, and pairs of folders for "
             f"anything else.{did_you_mean(dataset, LAYOUTS)}"
         )
-    if split not in _SPLITS:
-        raise OptionError(f"split is {split!r}; allowed are {', '.join(_SPLITS)}.")
+    layout = LAYOUTS[dataset]
+    splits = {"test": layout.test, "train": layout.train, "all": layout.test + layout.train}
+    if split not in splits:
+        raise OptionError(f"split is {split!r}; allowed are {', '.join(splits)}.")
     if observer not in (1, 2):
         raise OptionError(f"observer is {observer!r}; allowed are 1 and 2.")
-    folder, limit = Path(folder), _check_limit(limit)
-    layout = LAYOUTS[dataset]
+    folder, names, limit = Path(folder), splits[split], _check_limit(limit)
     if observer == 2 and not layout.second:
         raise OptionError(f"{layout.title} has the labels of one observer only.")
     label, second = layout.label, layout.second
     if observer == 2:
         label, second = second, label
     files = _list_files(folder)
-    names = {"test": layout.test, "train": layout.train, "all": layout.test + layout.train}[split]
     images = _find_all(files, layout.image, names, "images")
     if not images:
         raise DatasetError(_describe_empty(folder, files, layout, split))

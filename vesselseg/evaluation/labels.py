@@ -182,17 +182,15 @@ def _to_values(picture: Image.Image) -> NDArray[Any]:
 
 def _from_colors(colors: NDArray[np.uint8], path: Path) -> Mask:
     """Whether pixels are vessel in a label with colours."""
-    packed = colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    found, counts = np.unique(packed, return_counts=True)
-    if len(found) <= 2 and found[0] == 0:
-        return np.asarray(packed > 0)
-    wide = colors.astype(np.int16)
-    if (wide.max(axis=2) - wide.min(axis=2)).max() <= _TINT:
-        return _from_grey(np.asarray(Image.fromarray(colors).convert("L")), path, is_lossy=True)
-    most = found[np.argsort(-counts, kind="stable")[:4]]
-    named = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in most.tolist())
+    picture = Image.fromarray(colors)
+    count_of = {color: count for count, color in picture.getcolors(colors.size) or []}
+    if len(count_of) <= 2 and (0, 0, 0) in count_of:
+        return np.asarray(colors.any(axis=2))
+    if np.ptp(colors, axis=2).max() <= _TINT:
+        return _from_grey(np.asarray(picture.convert("L")), path, is_lossy=True)
+    named = ", ".join(map(str, sorted(count_of, key=count_of.__getitem__, reverse=True)[:4]))
     raise DatasetError(
-        f"Label {str(path)!r} has {len(found)} colours, most of it {named}. A label is white on "
+        f"Label {str(path)!r} has {len(count_of)} colours, most of it {named}. A label is white on "
         f"black, or one colour on black. If it is a photograph, pass its label instead. If colours "
         f"tell arteries from veins, make both white: np.asarray(image)[..., :3].any(axis=2)."
     )

@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 Scores: TypeAlias = NDArray[np.float32]
+_Scored: TypeAlias = "tuple[Case, Result, dict[str, Any]]"  # the last one is its provenance
 
 THRESHOLDS = np.linspace(0, 1, 101, dtype=np.float32)
 """Of the curves over the threshold: 0, 0.01, ... 1."""
@@ -505,7 +506,7 @@ def evaluate(
             name: value for name, value in found.provenance.items() if name not in _OF_PHOTOGRAPHS
         }
         result = score(case, auc, tally, _digest_files(sample))
-        return _Scored(case, result, {**provenance, "bits": sample.bits})
+        return case, result, {**provenance, "bits": sample.bits}
 
     return _run(
         model.spec.name, samples, model, read, finish, on_error,
@@ -526,8 +527,7 @@ def evaluate_other_observer(
     def finish(sample: Sample, photograph: RGB, other: Label, _: float) -> _Scored:
         fov = find_field_of_view(photograph).mask
         case = _to_case(sample, photograph, other.vessels, fov, other.known)
-        result = score(case, digests=_digest_files(sample, sample.second))
-        return _Scored(case, result, {})
+        return case, score(case, digests=_digest_files(sample, sample.second)), {}
 
     samples = [sample for sample in dataset.samples if sample.second is not None]
     if not samples:
@@ -541,14 +541,6 @@ _OF_PHOTOGRAPHS = (
     "warning",
 )  # fmt: skip
 """What the provenance says of one photograph, rather than of all."""
-
-
-class _Scored(NamedTuple):
-    """What is kept of a photograph until it is added to the others."""
-
-    case: Case
-    result: Result
-    provenance: dict[str, Any]
 
 
 def _run(
@@ -582,10 +574,11 @@ def _run(
                 if on_error == "raise" and len(failed) == 1:
                     raise outcome
                 return
-            results.append(outcome.result)
-            provenance.update(outcome.provenance)
+            case, result, how = outcome
+            results.append(result)
+            provenance.update(how)
             if on_case is not None:
-                on_case(outcome.case)
+                on_case(case)
 
         run(samples, model, read, finish, record, scale=scale, threshold=threshold)
     if not results:
