@@ -314,9 +314,9 @@ def run_collection(
             plan = _make_plan(jobs, work, expected, manifest, segment_table)
     redone = {_key(job) for job in (*plan.to_do, *plan.to_describe)}
     kept: list[Row] = []
-    if manifest is not None and resume:
-        kept = [row for row in manifest.rows if (row["input"], row.get("mask")) not in redone]
     if manifest is not None:
+        if resume:
+            kept = [row for row in manifest.rows if (row["input"], row.get("mask")) not in redone]
         manifest.begin(kept)
     if segment_table is not None:
         inputs = {row["input"] for row in kept}

@@ -30,7 +30,7 @@ from ..images import RGB
 from .datasets import Dataset
 from .figures import draw_figures
 from .scores import THRESHOLDS, Case, Comparison, Evaluation, Figures, Result
-from .statistics import RELIABLE_SUBJECTS, RESAMPLES, Interval
+from .statistics import RELIABLE_SUBJECTS, RESAMPLES
 
 _HEADINGS = ("Dice", "sensitivity", "specificity", "accuracy", "AUC", "clDice")
 """Headings of the fields of :class:`vesselseg.evaluation.scores.Figures`."""
@@ -277,15 +277,15 @@ def _to_differences(evaluations: Sequence[Evaluation], dataset: Dataset) -> _Tab
         for figure in ("dice_whole_frame", *Figures._fields):
             value, *ends = comparison.differences[figure]
             sign = "+" if value > 0 else ""
-            cell = _to_cell(value, Interval(*ends), percent)
+            cell = _to_cell(value, ends, percent)
             cells.append(_Cell(sign + cell.text, cell.interval))
         table.rows.append((name, cells))
     return table
 
 
-def _to_cell(value: float, interval: Interval, show: Callable[[float], str]) -> _Cell:
+def _to_cell(value: float, ends: Sequence[float], show: Callable[[float], str]) -> _Cell:
     """A value and its interval, if it has one."""
-    return _Cell(show(value), "" if math.isnan(interval.low) else _to_range(interval, show))
+    return _Cell(show(value), "" if math.isnan(ends[0]) else _to_range(ends, show))
 
 
 def _to_range(ends: Sequence[float], show: Callable[[float], str]) -> str:
