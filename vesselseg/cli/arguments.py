@@ -125,8 +125,7 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     limit_threads()
     names = ("model", "weights", "device", "precision", "backend", "stride", "batch_size",
              "max_pixels", "progress")  # fmt: skip
-    arguments = {**{name: getattr(options, name) for name in names}, **changes}
-    model = load_model(**{name: value for name, value in arguments.items() if value is not None})
+    model = load_model(**{name: getattr(options, name) for name in names} | changes)
     logger.info(
         "Model %s on %s in %s, with the backend %s.",
         model.spec.name, model.device, model.precision, model.backend,
