@@ -198,6 +198,8 @@ def test_a_file_found_twice_through_a_link_is_one(tmp_path):
     [
         ("chasedb1", {}, "Did you mean 'chase_db1'"),
         ("drive", {"split": "validation"}, "allowed are test, train, all"),
+        (["drive"], {}, "allowed are drive, stare"),
+        ("drive", {"split": ["test"]}, "allowed are test, train, all"),
         ("drive", {"observer": 3}, "allowed are 1 and 2"),
         ("hrf", {"observer": 2}, "labels of one observer only"),
     ],

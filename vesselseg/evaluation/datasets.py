@@ -167,14 +167,14 @@ def read_dataset(
     photograph of the split or one without its label, and OptionError for an argument that is not
     allowed.
     """
-    if dataset not in LAYOUTS:
+    if dataset not in tuple(LAYOUTS):
         raise OptionError(
             f"dataset is {dataset!r}; allowed are {', '.join(LAYOUTS)}, and pairs of folders for "
             f"anything else.{did_you_mean(dataset, LAYOUTS)}"
         )
     layout = LAYOUTS[dataset]
     splits = {"test": layout.test, "train": layout.train, "all": layout.test + layout.train}
-    if split not in splits:
+    if split not in tuple(splits):
         raise OptionError(f"split is {split!r}; allowed are {', '.join(splits)}.")
     if observer not in (1, 2):
         raise OptionError(f"observer is {observer!r}; allowed are 1 and 2.")
