@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from ..errors import OptionError, require
+from ..errors import OptionError, redact, require
 from ..files import is_folder
 from ..formats import endings
 from ..result import FORMATS, read_provenance
@@ -197,8 +197,8 @@ def _find_remote(
         if not filesystem.isdir(base):
             return [(address, PurePath(PurePosixPath(base).name))]
         paths = filesystem.find(base, maxdepth=None if recursive else 1)
-    except OSError as error:
-        raise OptionError(f"{address!r} cannot be read: {error}.") from error
+    except Exception as error:  # the library behind an address can raise anything
+        raise OptionError(redact(f"{address!r} cannot be read: {error}.")) from error
     found: list[tuple[str, PurePath]] = []
     folder, results = f"{address.rstrip('/')}/", f"{out.rstrip('/')}/"
     has_only_results = results.startswith(folder) and results != folder

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..errors import OptionError, OutputError, require
+from ..errors import OptionError, OutputError, redact, require
 from ..files import exists, is_file
 from .places import is_address, open_filesystem, suffix_of, write_bytes
 
@@ -88,11 +88,9 @@ class Table:
             if not filesystem.isfile(path):
                 raise ValueError("a folder or a device")
             return self.decode(bytes(filesystem.cat_file(path)))
-        except (OSError, ValueError, KeyError, RecursionError, csv.Error) as error:
-            raise OptionError(
-                f"{self.place!r} is not a table of vesselseg and is not replaced ({error}). Choose "
-                f"another name, or move it away."
-            ) from error
+        except Exception as error:  # other files and the library behind an address raise anything
+            message = f"{self.place!r} is not a table of vesselseg and is not replaced ({error})."
+            raise OptionError(redact(f"{message} Choose another name, or move it away.")) from error
 
 
 class _File:
@@ -135,6 +133,7 @@ class _Parts:
     """JSON lines at an address, where nothing can be added to a file: in ever more files."""
 
     def __init__(self, place: str) -> None:
+        self.place = place
         self.filesystem, path = open_filesystem(place)
         self.folder = f"{path}.rows"
         self.count = 0
@@ -160,14 +159,10 @@ class _Parts:
             self.flush()
 
     def flush(self) -> None:
-        path = f"{self.folder}/{self.count:06}.jsonl"
-        try:
-            if self.waiting:
-                self.filesystem.makedirs(self.folder, exist_ok=True)
-                self.filesystem.pipe_file(path, _to_json_lines(self.waiting))
-                self.count += 1
-        except Exception as error:  # the library behind an address can raise anything
-            raise OutputError(f"The table {path!r} cannot be written: {error}.") from error
+        if self.waiting:
+            place = f"{self.place}.rows/{self.count:06}.jsonl"
+            write_bytes(place, _to_json_lines(self.waiting))
+            self.count += 1
         self.waiting = []
         self.flushed = time.monotonic()
 
@@ -175,8 +170,8 @@ class _Parts:
         try:
             if self.filesystem.exists(self.folder):
                 self.filesystem.rm(self.folder, recursive=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder!r} cannot be removed: {error}.") from error
+        except Exception as error:  # the library behind an address can raise anything
+            raise OutputError(redact(f"{self.folder!r} cannot be removed: {error}.")) from error
 
 
 def _to_json_lines(rows: Iterable[Row]) -> bytes:

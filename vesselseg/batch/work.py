@@ -25,15 +25,7 @@ from ..result import FORMATS, Segmentation, Style, encode_png, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .jobs import MEASURES_OVERLAY, Job
-from .places import (
-    is_address,
-    make_folder,
-    names_dicom,
-    read_bytes,
-    suffix_of,
-    version_of,
-    write_bytes,
-)
+from .places import is_address, names_dicom, read_bytes, suffix_of, version_of, write_bytes
 from .table import Row
 
 _SETTINGS = (
@@ -176,17 +168,12 @@ class Work:
         for kind, place in job.outputs.items():
             if kind == MEASURES_OVERLAY:
                 continue  # it is drawn from the measures
-            suffix = suffix_of(place)
-            target: Path | io.BytesIO = io.BytesIO()
-            if not is_address(place):
-                target = Path(self._path(place))
-                make_folder(target.parent)
+            suffix, stream = suffix_of(place), io.BytesIO()
             if names_dicom(suffix):
-                result.save_dicom(target, self._source(job))
+                result.save_dicom(stream, self._source(job))
             else:
-                result.save(target, kind, format=FORMATS[suffix], style=self.style)  # type: ignore[arg-type]
-            if isinstance(target, io.BytesIO):
-                write_bytes(place, target.getvalue())
+                result.save(stream, kind, format=FORMATS[suffix], style=self.style)  # type: ignore[arg-type]
+            write_bytes(self._path(place), stream.getvalue())
 
 
 @dataclass(frozen=True)
