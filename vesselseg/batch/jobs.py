@@ -79,7 +79,7 @@ def plan_jobs(
         if photographs:
             searched.append(text)
         elif len(inputs) > 1:  # without any photograph an error follows
-            logger.warning("There are no photographs in %r.", text)
+            logger.warning("There are no photographs in %s.", _shown(text))
         found += photographs
     if "dicom" in kinds or names_dicom(out):
         require("highdicom", "dicom")
@@ -88,7 +88,7 @@ def plan_jobs(
         if any("[" in text for text in inputs):
             hint += " In a pattern, [[] means the character [."
         raise OptionError(
-            f"There is nothing to segment in {', '.join(map(repr, inputs))}. From folders and "
+            f"There is nothing to segment in {', '.join(map(_shown, inputs))}. From folders and "
             f"patterns these files are taken: {' '.join(endings())}, but none written by "
             f"vesselseg.{hint}"
         )
@@ -129,6 +129,11 @@ def _name_result(out: str, place: PurePath, keep_endings: bool) -> str:
     return join(out, *place.parts).removesuffix(ending)
 
 
+def _shown(place: str) -> str:
+    """A place as messages have it, in quotes: addresses without passwords."""
+    return repr(redact(place) if is_address(place) else place)
+
+
 def _check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     """The kinds of files to write, the mask first; OptionError for one that there is not."""
     if isinstance(kinds, str):
@@ -149,13 +154,13 @@ def _names_file(out: str, *, is_single: bool) -> bool:
     is_file = suffix in FORMATS or names_dicom(suffix)
     if is_file and not is_single:
         raise OptionError(
-            f"{out!r} is a file, which takes the result of a single photograph. For folders "
+            f"{_shown(out)} is a file, which takes the result of a single photograph. For folders "
             f"and for several photographs, name a folder."
         )
     if suffix in endings() and not is_file:
         raise OptionError(
-            f"{out!r} cannot be written: results are {', '.join(FORMATS)} or .dcm. Name such a "
-            f"file."
+            f"{_shown(out)} cannot be written: results are {', '.join(FORMATS)} or .dcm. Name "
+            f"such a file."
         )
     return is_file
 
@@ -184,7 +189,7 @@ def find_photographs(text: str, out: str, recursive: bool) -> list[tuple[str, Pu
             for file, place in find_files(text, recursive, left_out)
             if file == Path(text) or is_photograph(file, left_out)
         ]
-    left_out.log(text)
+    left_out.log(redact(text) if is_address(text) else text)
     return found
 
 
@@ -246,14 +251,14 @@ def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
             other = writers.setdefault(target, job)
             if other is not job:
                 raise OptionError(
-                    f"{other.name!r} and {job.name!r} would both write {place!r}. "
-                    f"Nothing was done. Name results after whole file names (--keep-endings), "
-                    f"segment them into folders of their own, or pass the folder above both with "
-                    f"--recursive, which keeps folders apart."
+                    f"{_shown(other.name)} and {_shown(job.name)} would both write "
+                    f"{_shown(place)}. Nothing was done. Name results after whole file names "
+                    f"(--keep-endings), segment them into folders of their own, or pass the folder "
+                    f"above both with --recursive, which keeps folders apart."
                 )
             if target in readers:
                 raise OptionError(
-                    f"{readers[target].name!r} would be overwritten by the result of "
-                    f"{job.name!r}. Nothing was done. Choose another folder for the results."
+                    f"{_shown(readers[target].name)} would be overwritten by the result of "
+                    f"{_shown(job.name)}. Nothing was done. Choose another folder for the results."
                 )
     return list(unique.values())

@@ -44,7 +44,7 @@ class Table:
     def __init__(self, place: str) -> None:
         self.place, suffix = place, suffix_of(place)
         if suffix not in _FORMATS:
-            raise OptionError(f"The table {place!r} must end in {', '.join(_FORMATS)}.")
+            raise OptionError(redact(f"The table {place!r} must end in {', '.join(_FORMATS)}."))
         if suffix == ".parquet":
             require("pyarrow", "ray")
         self.encode, self.decode = _FORMATS[suffix]

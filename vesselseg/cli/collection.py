@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError, VesselsegError
+from ..errors import OptionError, VesselsegError, redact
 from ..process import progress_bar
 from . import arguments
 
@@ -127,8 +127,9 @@ def run(
 
 
 def printable(name: str) -> str:
-    """A name as a line of a terminal can have it: line breaks and control characters escaped."""
-    return name if name.isprintable() else repr(name)
+    """A name as a line of a terminal can have it: no password, line break or control character."""
+    shown = redact(name) if "://" in name else name
+    return shown if shown.isprintable() else repr(shown)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -167,7 +168,7 @@ class _Progress:
                 self.bar.write(f"WARNING: {name}: {row['warning']}", file=sys.stderr)
         else:
             self.failed += 1
-            named = error if row["input"] in error else f"{name}: {error}"
+            named = error if name in error else f"{name}: {error}"
             self.bar.write(f"vesselseg: {named}", file=sys.stderr)
         self.bar.update()
         if error is not None and self.options.on_error == "stop":
@@ -181,7 +182,7 @@ class _Progress:
         repeated = ""
         if self.repeated:
             repeated = f" ({self.repeated} again, since their settings or files differed)"
-        shown = f"; {where}" if self.done or self.skipped else ""
+        shown = f"; {printable(where)}" if self.done or self.skipped else ""
         print(
             f"vesselseg: {self.done} {self.verb}{repeated}, {self.skipped} skipped, "
             f"{self.failed} failed, in {seconds:.1f} s{shown}",

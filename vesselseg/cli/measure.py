@@ -104,7 +104,8 @@ def _measure(options: argparse.Namespace) -> int:
         hint = ""
         if options.masks:
             hint = " From folders, masks that vesselseg wrote are taken; pass others as a pattern."
-        raise OptionError(f"There is nothing to measure in {', '.join(options.inputs)}.{hint}")
+        places = ", ".join(map(collection.printable, options.inputs))
+        raise OptionError(f"There is nothing to measure in {places}.{hint}")
     require_skan()
     if options.overlay:
         jobs = plan_overlays(found.items(), options.overlay, keep_endings=options.keep_endings)
