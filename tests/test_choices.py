@@ -65,7 +65,12 @@ def test_a_run_on_ray_is_resumed_whatever_the_word(tmp_path, monkeypatch):
     ray = pytest.importorskip("vesselseg.ray")
     pytest.importorskip("ray", reason='pip install "vesselseg[ray]"')
     options = []
-    monkeypatch.setattr(ray, "on_cluster", lambda **each: options.append(each) or run_here)
+
+    def run_on_cluster(*arguments, **each):
+        options.append(each)
+        run_here(*arguments)
+
+    monkeypatch.setattr(ray, "run_on_cluster", run_on_cluster)
     photographs(tmp_path / "p", ["eye.png"])
     model = vesselseg.load_model(tiny_weights(tmp_path / "tiny.pth"), device="cpu")
     summaries = [

@@ -79,6 +79,7 @@ segmenter
 api finetune.jpeg finetune.resampling
 batch.places batch.engine evaluation.statistics finetune.losses finetune.augmentation
 batch.search
+evaluation.labels
 batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
 corrections
 batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores

@@ -74,6 +74,20 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
     assert "Training images, not a test." in html
 
 
+def test_labels_of_the_second_observer_that_cannot_be_read_are_found_before_a_model_runs(
+    tmp_path, weights, run, monkeypatch
+):
+    folder = drawn.chase_db1(tmp_path / "data")
+    for path in folder.rglob("*_2ndHO.png"):
+        path.write_bytes(b"no picture")
+    monkeypatch.setattr(Segmenter, "segment_many", None)  # a call would be another error
+
+    code, out, err = run(folder, "--dataset", "chase_db1", "--model", weights)
+
+    assert (code, out) == (2, "")
+    assert "Image_11L_2ndHO.png' could not be decoded" in err
+
+
 def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
     page = tmp_path / "new" / "report" / "index.html"
 

@@ -327,7 +327,6 @@ def test_a_pipe(
         (["a/*.tif", "-o", "out"], "nothing to segment"),
         (["a", "-o", "out", "--model", "unet_s5-d16_drvie"], "Did you mean 'unet_s5-d16_drive'"),
         (["a", "-o", "out", "--device", "cdua"], "Did you mean 'cuda'"),
-        (["a", "-o", "out", "--precision", "int4"], "allowed are 'float32'"),
         (["a", "-o", "out", "--scale=fit", "--manifest=m.csv"], "has no size for scale='fit'"),
         (["a", "-o", "out", "--manifest", "m.xlsx"], "must end in .jsonl, .csv, .parquet"),
         (["a", "-o", "out", "--measure"], "--measure needs a table for the measures"),
@@ -347,7 +346,8 @@ def test_wrong_usage_is_reported(
 @pytest.mark.parametrize(
     "option",
     ["--threshold=1.5", "--threshold=x", "--scale=half", "--scale=-1", "--scale=nan", "--part=3/2",
-     "--part=0/2", "--part=2", "--batch-size=0", "--overlay-style=dots"],
+     "--part=0/2", "--part=2", "--batch-size=0", "--overlay-style=dots", "--precision=int4",
+     "--backend=tensorflow"],
 )  # fmt: skip
 def test_values_outside_what_is_allowed_are_reported(
     option: str, capsys: pytest.CaptureFixture[str]

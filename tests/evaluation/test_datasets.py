@@ -11,7 +11,7 @@ import pytest
 from support import drawn
 
 from vesselseg import DatasetError, OptionError
-from vesselseg.evaluation.datasets import LAYOUTS, read_dataset, read_label
+from vesselseg.evaluation.datasets import LAYOUTS, read_dataset, read_label, read_pairs
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,8 @@ def test_a_file_found_twice_through_a_link_is_one(tmp_path):
     [
         ("chasedb1", {}, "Did you mean 'chase_db1'"),
         ("drive", {"split": "validation"}, "allowed are test, train, all"),
+        (["drive"], {}, "allowed are drive, stare"),
+        ("drive", {"split": ["test"]}, "allowed are test, train, all"),
         ("drive", {"observer": 3}, "allowed are 1 and 2"),
         ("hrf", {"observer": 2}, "labels of one observer only"),
     ],
@@ -225,3 +227,23 @@ def test_a_limit_takes_the_first_photographs_and_names_the_others(tmp_path):
     dataset = read_dataset(tmp_path, "chase_db1", limit=3)
     assert [s.name for s in dataset.samples] == ["Image_11L", "Image_11R", "Image_12L"]
     assert dataset.description == "CHASE_DB1, test split: 3 of 8 images"
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, True])
+def test_a_limit_must_be_a_positive_integer(tmp_path, limit):
+    for read in (
+        lambda: read_dataset(drawn.chase_db1(tmp_path), "chase_db1", limit=limit),
+        lambda: read_pairs(tmp_path, tmp_path, limit=limit),
+    ):
+        with pytest.raises(OptionError, match=r"limit is .*; it must be a positive integer"):
+            read()
+
+
+def test_paths_can_be_text(tmp_path):
+    folder = drawn.chase_db1(tmp_path / "data")
+    dataset = read_dataset(folder, "chase_db1")
+    assert read_dataset(str(folder), "chase_db1") == dataset
+    label = dataset.samples[0].label
+    assert np.array_equal(read_label(str(label)), read_label(label))
+    images, labels = (drawn.pairs(tmp_path / "pairs") / name for name in ("images", "labels"))
+    assert read_pairs(str(images), str(labels)) == read_pairs(images, labels)

@@ -20,11 +20,10 @@ from vesselseg.evaluation.datasets import (
     LAYOUTS,
     Sample,
     read_dataset,
-    read_fov,
-    read_label,
     read_pairs,
     read_photograph,
 )
+from vesselseg.evaluation.labels import read_fov, read_label
 from vesselseg.evaluation.scores import (
     THRESHOLDS,
     Case,

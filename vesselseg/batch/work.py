@@ -7,18 +7,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._version import __version__
 from ..errors import ImageError
-from ..evaluation.datasets import read_fov, read_label
+from ..evaluation.labels import read_fov, read_label
 from ..files import exists
 from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, decode, to_rgb
 from ..measures import ColorBy, Measures, measure
+from ..metrics import Mask
 from ..preprocess import check_scale
 from ..result import (
     FORMATS,
@@ -31,18 +31,8 @@ from ..result import (
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .jobs import MEASURES_OVERLAY, Job
-from .places import (
-    is_address,
-    make_folder,
-    names_dicom,
-    read_bytes,
-    suffix_of,
-    version_of,
-    write_bytes,
-)
+from .places import is_address, names_dicom, read_bytes, suffix_of, version_of, write_bytes
 from .table import Row
-
-Mask: TypeAlias = "NDArray[np.bool_]"
 
 _SETTINGS = (
     "model", "sha256", "unverified", "spec", "stride", "scale", "bits", "backend", "device",
@@ -77,7 +67,8 @@ class Work:
 
     def expected(self, model: Segmenter | None) -> dict[str, Any]:
         """Everything that decides the content of files and rows, besides the photograph itself."""
-        assert model is not None
+        if model is None:  # masks are measured
+            return {}
         expected = {
             "sha256": model.sha256,
             "spec": model.spec.digest,
@@ -183,26 +174,17 @@ class Work:
         for kind, place in job.outputs.items():
             if kind == MEASURES_OVERLAY:
                 continue  # it is drawn from the measures
-            suffix = suffix_of(place)
-            target: Path | io.BytesIO = io.BytesIO()
-            if not is_address(place):
-                target = Path(self._path(place))
-                make_folder(target.parent)
+            suffix, stream = suffix_of(place), io.BytesIO()
             if names_dicom(suffix):
-                result.save_dicom(target, self._source(job))
+                result.save_dicom(stream, self._source(job))
             else:
-                result.save(target, kind, format=FORMATS[suffix], style=self.style)  # type: ignore[arg-type]
-            if isinstance(target, io.BytesIO):
-                write_bytes(place, target.getvalue())
+                result.save(stream, kind, format=FORMATS[suffix], style=self.style)  # type: ignore[arg-type]
+            write_bytes(self._path(place), stream.getvalue())
 
 
 @dataclass(frozen=True)
 class MaskWork(Work):
     """Measure masks that are there; the field of view is ``NAME_fov.png`` beside ``NAME.png``."""
-
-    def expected(self, model: Segmenter | None) -> dict[str, Any]:
-        assert model is None
-        return {}
 
     def read(self, job: Job) -> tuple[Any, Any]:
         path = Path(self._path(job.name))

@@ -52,8 +52,7 @@ def add_parsers(commands: Any) -> None:
     parser.set_defaults(run=_doctor)
 
 
-def _doctor(options: argparse.Namespace) -> int:
-    """Print what was found."""
+def _doctor(options: argparse.Namespace) -> None:
     import torch
 
     from .._version import __version__
@@ -88,11 +87,9 @@ def _doctor(options: argparse.Namespace) -> int:
         report["hosts"] = _ask_hosts()
     text = json.dumps(report, indent=2) if options.json else _to_text(report)
     print(redact(text))  # reports are passed on
-    return 0
 
 
 def _installed_version(package: str) -> str:
-    """Version of a package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
