@@ -24,7 +24,7 @@ from vesselseg.cli import build_parser
         (("int4",), "int4"),  # no word for anything: an error follows
     ],
 )
-def test_words_for_precisions(words, meaning):
+def test_each_precision_has_the_words_that_everybody_knows(words, meaning):
     assert {canonical_precision(word) for word in words} == {meaning}
 
 
@@ -33,7 +33,7 @@ def test_words_for_precisions(words, meaning):
     [("gpu", "cuda"), ("GPU", "cuda"), ("gpu:1", "cuda:1"), ("CUDA:0", "cuda:0"), ("cpu", "cpu"),
      ("auto", "auto"), (torch.device("cpu"), torch.device("cpu")), ("cdua", "cdua")],
 )  # fmt: skip
-def test_words_for_devices(word, meaning):
+def test_each_device_has_the_words_that_everybody_knows(word, meaning):
     assert canonical_device(word) == meaning
 
 

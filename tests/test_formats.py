@@ -141,7 +141,7 @@ class TestOtherFormats:
             assert opened.tile  # still not decoded
 
     @pytest.mark.parametrize("content", [WMF, EMF, OTHERS["ICNS"]], ids=["WMF", "EMF", "ICNS"])
-    def test_so_is_one_that_names_no_decoder_before_it_is_decoded(self, content):
+    def test_one_that_names_no_decoder_is_rejected_before_it_is_decoded(self, content):
         with Image.open(io.BytesIO(content)) as opened:
             assert not opened.tile
             with pytest.raises(ImageError, match=r"format \w+, which vesselseg does not decode"):

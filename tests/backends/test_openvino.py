@@ -226,7 +226,7 @@ class TestFiles:
         difference = model(photograph).probability - exact(photograph).probability
         assert np.abs(difference).max() < 1e-5
 
-    def test_paths_that_are_not_models(self, exported, tmp_path):
+    def test_paths_that_are_not_models_are_rejected(self, exported, tmp_path):
         path = tmp_path / "bad.onnx"
         with pytest.raises(FileNotFoundError, match="no model file"):
             vesselseg.load_model(path, backend="openvino")
@@ -235,7 +235,7 @@ class TestFiles:
             with pytest.raises(CheckpointError, match="is damaged or not an ONNX file"):
                 vesselseg.load_model(path, backend="openvino")
 
-    def test_other_networks(self, exported, tmp_path):
+    def test_other_networks_are_rejected(self, exported, tmp_path):
         path = tmp_path / "other.onnx"
         model = onnx.load(exported)
         del model.metadata_props[:]
@@ -250,7 +250,7 @@ class TestFiles:
         with pytest.raises(CheckpointError, match="another network than an exported model"):
             vesselseg.load_model(path, backend="openvino")
 
-    def test_what_it_cannot_do(self, int8, tmp_path):
+    def test_an_exported_model_is_neither_saved_nor_exported_again(self, int8, tmp_path):
         for method in (int8.save, int8.export):
             with pytest.raises(OptionError, match="Copy the file itself"):
                 method(tmp_path / "again.onnx")
@@ -259,7 +259,7 @@ class TestFiles:
 
 class TestErrors:
     @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
-    def test_other_devices(self, device, exact, exported):
+    def test_devices_other_than_the_cpu_are_rejected(self, device, exact, exported):
         for model in (None, exported):
             with pytest.raises(DeviceError, match=f"runs on the CPU, not on '{device}'"):
                 vesselseg.load_model(model, backend="openvino", device=device)
@@ -274,20 +274,22 @@ class TestErrors:
             ({"precision": "int4"}, OptionError, "Did you mean 'int8'"),
         ],
     )
-    def test_options_that_do_not_fit(self, options, error, message, published_file, exported):
+    def test_options_that_do_not_fit_are_rejected(
+        self, options, error, message, published_file, exported
+    ):
         with pytest.raises(error, match=message):
             load(published_file, **options)
         with pytest.raises(error, match=message):
             vesselseg.load_model(exported, backend="openvino", **options)
 
     @pytest.mark.parametrize("package", ["openvino", "onnx"])
-    def test_without_the_extra(self, package, published_file, monkeypatch):
+    def test_without_the_extra_it_is_named(self, package, published_file, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(MissingExtraError, match=r"pip install .*\[openvino\]"):
             load(published_file)
 
     @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
-    def test_too_little_memory(self, error, network, core, monkeypatch):
+    def test_too_little_memory_is_a_resource_error(self, error, network, core, monkeypatch):
         def fail(*_):
             raise error
 
@@ -319,7 +321,7 @@ class TestCopies:
 
 class TestCommandLine:
     @pytest.mark.parametrize("kind", ["weights", "file"])
-    def test_masks(self, kind, tmp_path, model, exported, photograph):
+    def test_masks_are_those_of_pytorch(self, kind, tmp_path, model, exported, photograph):
         file = exported
         if kind == "weights":
             file = tmp_path / "model.pth"

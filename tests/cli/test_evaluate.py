@@ -152,7 +152,7 @@ def test_subjects_are_named_by_a_pattern(tmp_path, weights, run):
 
 
 @pytest.mark.slow
-def test_figures_for_a_paper(tmp_path, weights, run, pairs):
+def test_figures_for_a_paper_are_files(tmp_path, weights, run, pairs):
     code, _, _ = run(*pairs, "--model", weights, "--report", tmp_path / "page", "--figures", "pdf")
 
     assert code == 0

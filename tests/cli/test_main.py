@@ -313,7 +313,7 @@ def test_what_ends_a_command_has_the_same_exit_code_in_all(
         ("help nothing", 2),
     ],
 )
-def test_exit_codes(
+def test_the_exit_code_says_what_became_of_it(
     words: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in ("skan", "skimage", "onnx", "uvicorn", "starlette"):

@@ -108,7 +108,7 @@ def test_without_an_output_nothing_is_replaced(
         assert Path(place).read_bytes() == mask
 
 
-def test_unusual_names(model: str) -> None:
+def test_unusual_names_are_kept(model: str) -> None:
     names = ["with space", "größe 血管", "-dash", "two.dots", "x" * 251]
     paths = photographs(Path(), [f"{name}.jpg" for name in names])
     assert main(["--model", model, "-o", "out", "--", *map(str, paths)]) == 0
@@ -288,7 +288,7 @@ def standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
-def test_a_pipe(
+def test_a_pipe_brings_and_takes_a_picture(
     model: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     (eye,) = photographs(Path(), ["eye.jpg"])

@@ -72,7 +72,7 @@ def test_between_measurements_a_bar_or_the_log_says_how_far_it_is(run, monkeypat
     assert re.fullmatch(r"INFO: Iteration 10 of 10: loss \d\.\d{4}\n", err)
 
 
-def test_train_on_corrections(run, tmp_path):
+def test_corrections_are_trained_on(run, tmp_path):
     images = tmp_path / "data" / "images"
     folders = [str(images), "--corrected"]
     code, out, err = run(folders=folders)

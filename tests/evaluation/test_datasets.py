@@ -68,7 +68,7 @@ def test_the_published_test_split_is_the_default(tmp_path, name, tests, training
          ["images/06_g.jpg", "manual1/06_g.tif", None, "mask/06_g_mask.tif"]),
     ],
 )  # fmt: skip
-def test_files_of_a_photograph(tmp_path, name, options, sample, files):
+def test_the_files_of_a_photograph_are_found(tmp_path, name, options, sample, files):
     dataset = read_dataset(getattr(drawn, name)(tmp_path, **options), name, split="all")
 
     (found,) = (entry for entry in dataset.samples if entry.name == sample)
@@ -78,7 +78,7 @@ def test_files_of_a_photograph(tmp_path, name, options, sample, files):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("split", ["test", "train"])
-def test_data_sets_that_mmsegmentation_converted(tmp_path, name, split):
+def test_data_sets_that_mmsegmentation_converted_are_read(tmp_path, name, split):
     layout = LAYOUTS[name]
     for half, names in (("training", layout.train), ("validation", layout.test)):
         for seed, stem in enumerate(names):
@@ -204,12 +204,12 @@ def test_a_file_found_twice_through_a_link_is_one(tmp_path):
         ("hrf", {"observer": 2}, "labels of one observer only"),
     ],
 )
-def test_arguments_that_are_not_allowed(tmp_path, name, options, message):
+def test_arguments_that_are_not_allowed_are_rejected(tmp_path, name, options, message):
     with pytest.raises(OptionError, match=message):
         read_dataset(tmp_path, name, **options)
 
 
-def test_a_folder_that_does_not_exist(tmp_path):
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         read_dataset(tmp_path / "DRIVE", "drive")
 
