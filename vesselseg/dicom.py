@@ -17,7 +17,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ImageError, require
 from .formats import dicom_start, is_dicom
-from .pictures import open_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -212,6 +211,8 @@ def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
     import numpy as np
     from pydicom.encaps import get_frame
     from pydicom.pixels import pixel_array
+
+    from .pictures import open_picture  # the command looks here before it needs Pillow
 
     header = photograph.header
     header.file_meta.TransferSyntaxUID = photograph.transfer_syntax
