@@ -66,24 +66,20 @@ class Backend(ABC):
     def __init__(
         self, source: Any, spec: ModelSpec | None, device: str | torch.device, precision: str | None
     ) -> None:
-        """Raise DeviceError or OptionError for what is not available."""
+        """Run a source; a folded float32 network is not changed.
+
+        Raises DeviceError or OptionError for what is not available.
+        """
 
     @staticmethod
     def choose(device: str | torch.device, precision: str | None) -> tuple[torch.device, str]:
-        """Resolve the device and precision for `from_network`, before the weights are obtained.
+        """Resolve the device and precision of a network before its weights are obtained.
 
         The device "auto" is the best one, the precision "auto" the fastest that the device
         computes natively, and the precision None float32. Raises DeviceError or OptionError for
         what is not available.
         """
         raise NotImplementedError
-
-    @classmethod
-    def from_network(
-        cls, network: UNet, spec: ModelSpec, device: torch.device, precision: str
-    ) -> Backend:
-        """Run a folded float32 network, which is not changed, as `choose` said."""
-        return cls(network, spec, device, precision)
 
     @classmethod
     def from_file(cls, path: Path, device: str | torch.device, precision: str | None) -> Backend:
