@@ -74,6 +74,7 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
     assert "Training images, not a test." in html
 
 
+@pytest.mark.slow
 def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
     page = tmp_path / "new" / "report" / "index.html"
 
@@ -98,6 +99,7 @@ def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
     assert run["command"].startswith("vesselseg ")
 
 
+@pytest.mark.slow
 def test_several_models_stand_in_one_table(tmp_path, weights, run, pairs):
     other = dataclasses.replace(models.TINY, name="other")
     second = models.tiny_weights(tmp_path / "other.pth", other, seed=1)
