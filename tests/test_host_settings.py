@@ -53,8 +53,7 @@ def results(model, image):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=pytest.mark.slow if name == "openvino" else ())
-        for name in BACKENDS
+        pytest.param(name, marks=() if name == "torch" else pytest.mark.slow) for name in BACKENDS
     ],
 )
 def load(request, model, published_file, tmp_path_factory):
@@ -95,7 +94,9 @@ def test_results_and_settings_are_the_same(name, load, before, image):
             assert np.array_equal(value, wanted)
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("bfloat16", marks=pytest.mark.slow), "float32"]
+)
 def write(request, image, published_file, tmp_path_factory):
     """A function that writes a model and a mask, and returns their bytes."""
     folder = tmp_path_factory.mktemp("files")

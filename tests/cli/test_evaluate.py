@@ -88,6 +88,7 @@ def test_labels_of_the_second_observer_that_cannot_be_read_are_found_before_a_mo
     assert "Image_11L_2ndHO.png' could not be decoded" in err
 
 
+@pytest.mark.slow
 def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
     page = tmp_path / "new" / "report" / "index.html"
 
@@ -112,6 +113,7 @@ def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
     assert run["command"].startswith("vesselseg ")
 
 
+@pytest.mark.slow
 def test_several_models_stand_in_one_table(tmp_path, weights, run, pairs):
     other = dataclasses.replace(models.TINY, name="other")
     second = models.tiny_weights(tmp_path / "other.pth", other, seed=1)

@@ -191,6 +191,7 @@ class TestDone:
         assert find_corrections(folder) == []
 
 
+@pytest.mark.slow
 def test_measures_are_of_what_is_painted(opened, viewer, qtbot):
     pytest.importorskip("skan", reason='needs pip install "vesselseg[measure]"')
     opened.vessels_layer.data[:] = 0
