@@ -12,7 +12,7 @@ import torch
 
 from .._version import __version__
 from ..spec import ModelSpec
-from .photographs import Split, Subject
+from .photographs import Split, Subject, name_in_folder
 from .scores import HeldOutScores
 
 
@@ -115,7 +115,7 @@ def write_card(
 
 def _describe_subjects(subjects: tuple[Subject, ...]) -> str:
     """Return the numbers of photographs and subjects, and the file names."""
-    names = [sample.image.name for subject in subjects for sample in subject.samples]
+    names = [name_in_folder(sample) for subject in subjects for sample in subject.samples]
     listed = ", ".join(f"`{name}`" for name in names)
     return f"{_count(names, 'photograph')} of {_count(subjects, 'subject')}: {listed}."
 
