@@ -212,9 +212,7 @@ class MaskWork(Work):
         return {**row, "seconds": round(seconds, 3)}
 
 
-def draw_measures(
-    measures: Measures, provenance: Mapping[str, Any], color_by: ColorBy
-) -> bytes:
+def draw_measures(measures: Measures, provenance: Mapping[str, Any], color_by: ColorBy) -> bytes:
     """The overlay as a PNG file, which says how it was made."""
     made = {"vesselseg": __version__, **provenance, "kind": MEASURES_OVERLAY}
     for name in ("mm_per_pixel", "fill_holes", "min_size"):

@@ -235,8 +235,8 @@ def measure(
     Pinholes and specks are taken out first. A hole is background that vessels enclose: its pixels
     touch by their sides, and it reaches neither the frame nor the border of the field of view. The
     pixels of a part touch by their sides or corners. Unless `fill_holes` or `min_size` is 0, a
-    single pixel that is missing in the wall of a vessel is filled as well, and one that sticks out
-    of it is removed.
+    single pixel that is missing in the wall of a vessel or in a line is filled as well, and one
+    that sticks out of a wall is removed.
 
     The skeleton is that of Zhang and Suen (1984, doi:10.1145/357994.358023), cut into segments by
     skan (Nunez-Iglesias et al. 2018, doi:10.7717/peerj.4312). Two branch points that are closer
