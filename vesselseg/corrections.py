@@ -28,7 +28,7 @@ from PIL import Image
 
 from ._version import __version__
 from .batch.places import write_bytes
-from .batch.search import CORRECTIONS, LeftOut, is_photograph
+from .batch.search import CORRECTIONS, LeftOut, is_photograph, walk
 from .errors import DatasetError, OptionError
 from .evaluation.datasets import read_partial_label
 from .files import StrPath, is_file, is_folder
@@ -143,13 +143,15 @@ def write_values(
     write_bytes(str(path), encode_png(Image.fromarray(values), about))
 
 
-def find_corrections(folder: StrPath) -> list[Correction]:
+def find_corrections(folder: StrPath, *, recursive: bool = False) -> list[Correction]:
     """The photographs in a folder that have a correction, sorted by name.
 
     Parameters
     ----------
     folder : path
         The folder of the photographs, which holds the folder ``corrections``.
+    recursive : bool
+        Also search subfolders, each with a folder ``corrections`` of its own.
 
     Returns
     -------
@@ -162,10 +164,22 @@ def find_corrections(folder: StrPath) -> list[Correction]:
         If there is no such folder.
     DatasetError
         If a correction is no PNG file, or belongs to none or to several of the photographs.
+    ImageError
+        If a subfolder cannot be read.
     """
     folder = Path(folder)
     if not is_folder(folder):
         raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    folders = {folder}
+    if recursive:
+        files = walk(folder, LeftOut(), lambda _: True)
+        holders = {file.parent for file in files} - {folder}
+        folders |= {holder.parent for holder in holders if holder.name == CORRECTIONS}
+    return sorted(each for place in folders for each in _find_beside(place))
+
+
+def _find_beside(folder: Path) -> list[Correction]:
+    """The photographs in a folder, and not in those below it, that have a correction."""
     if not is_folder(folder / CORRECTIONS):
         return []
     labels = [
@@ -202,7 +216,7 @@ def find_corrections(folder: StrPath) -> list[Correction]:
                 f"{photographs[0].name!r} has two corrections, {other.name!r} and {label.name!r}. "
                 f"Keep one."
             )
-    return [Correction(*pair) for pair in sorted(label_of.items())]
+    return [Correction(*pair) for pair in label_of.items()]
 
 
 def read_correction(path: StrPath) -> NDArray[np.uint8]:

@@ -25,6 +25,7 @@ import vesselseg
 from vesselseg import UnknownModelError, formats, list_models
 from vesselseg.app import server
 from vesselseg.app.server import OfferedModels
+from vesselseg.result import read_provenance
 
 PAGE = Path(server.__file__).parent / "page"
 
@@ -148,6 +149,26 @@ def test_rows_are_those_of_the_librarys_tables(url, model, content, tmp_path):
     assert list(row)[-1] == "seconds"
 
 
+@pytest.mark.slow
+def test_measures_are_drawn_and_listed_as_the_library_has_them(url, model, content, asked):
+    token = segmented(url, content)["token"]
+    query = {"threshold": 0.52, "mm_per_pixel": 0.01, "color_by": "segment"}
+    measures = model(content, threshold=0.52).measure(mm_per_pixel=0.01)
+    table = result_of(url, token, "table.json", **query).json()
+    assert [row["name"] for row in table] == list(measures.to_dict())
+    for row in table:
+        value = getattr(measures, row["name"])
+        assert row["value"] == (float(f"{value:.6g}") if isinstance(value, float) else value)
+        assert row["definition"]
+    drawn = result_of(url, token, "measures.png", **query).content
+    with Image.open(io.BytesIO(drawn)) as picture:
+        np.testing.assert_array_equal(picture, measures.overlay(color_by="segment"))
+    provenance = read_provenance(io.BytesIO(drawn))
+    assert (provenance["color_by"], provenance["mm_per_pixel"]) == ("segment", 0.01)
+    assert "length_mm" not in result_of(url, token, "table.json").text
+    assert len(asked) == 2  # here and by the server
+
+
 def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
     # Whatever opens a file to write, in whichever thread of this process, is an audit event.
     written = []
@@ -160,7 +181,14 @@ def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
     sys.addaudithook(audit)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     token = segmented(url, content)["token"]
-    for file in ("photograph.png", "mask.png", "overlay.png", "row.json", "measures.json"):
+    for file in (
+        "photograph.png",
+        "mask.png",
+        "overlay.png",
+        "row.json",
+        "measures.json",
+        "measures.png",
+    ):
         assert result_of(url, token, file).ok
     active = False
     assert written == []
@@ -189,6 +217,8 @@ def test_errors_of_the_library_are_reported(url, path, content, told):
         ("overlay.png", {"threshold": "half"}, 400, "threshold is 'half'; it must be"),
         ("overlay.png", {"opacity": "-1"}, 400, "opacity is -1.0; it must be"),
         ("overlay.png", {"color": "#fff"}, 400, "color is '#fff'; it must be six hexadecimal"),
+        ("table.json", {"mm_per_pixel": "0"}, 400, "mm_per_pixel is 0.0; it must be"),
+        ("measures.png", {"color_by": "length"}, 400, "color_by is 'length'; allowed are"),
         ("overlay.png", {"style": "dots"}, 400, "style is 'dots'; allowed are"),
         ("seg.dcm", {}, 400, "The source is no DICOM file"),
         ("edges.png", {}, 400, "There is no 'edges.png'; there are photograph.png, "),

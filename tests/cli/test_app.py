@@ -95,6 +95,15 @@ def test_other_machines_use_only_the_names_that_are_allowed(command):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("option", [[], ["--quiet"]])
+def test_a_note_says_that_others_are_let_in_unless_quiet(command, option):
+    process, url = command("--host", "0.0.0.0", "--port", "0", *option)
+    requests.get(url, timeout=30)
+    process.send_signal(signal.SIGINT)
+    assert ("there is no password" in process.communicate(timeout=60)[1]) == (not option)
+
+
+@pytest.mark.slow
 def test_the_browser_is_opened_at_the_address(command, tmp_path, monkeypatch):
     script = tmp_path / "browser"
     script.write_text(f"#!/bin/sh\necho $1 > {tmp_path / 'opened'}\n")

@@ -153,14 +153,12 @@ class Work:
     ) -> None:
         assert self.measuring is not None
         row.update(self.measuring)
-        row.update({name: _to_six_digits(value) for name, value in measures.to_dict().items()})
+        row.update({name: to_six_digits(value) for name, value in measures.to_dict().items()})
         row[SEGMENTS] = _segment_rows(job.name, measures)
         place = job.outputs.get(MEASURES_OVERLAY)
         if place is not None:
-            made = {"vesselseg": __version__, **provenance, "kind": MEASURES_OVERLAY}
-            made.update({**self.measuring, "color_by": self.color_by})
-            picture = measures.overlay(color_by=self.color_by)
-            write_bytes(self._path(place), encode_png(picture, made))
+            drawn = draw_measures(measures, provenance, self.color_by)
+            write_bytes(self._path(place), drawn)
 
     def _path(self, place: str) -> str:
         return place if is_address(place) else str(Path(self.folder, place))
@@ -202,6 +200,15 @@ class MaskWork(Work):
         return {**row, "seconds": round(seconds, 3)}
 
 
+def draw_measures(measures: Measures, provenance: Mapping[str, Any], color_by: ColorBy) -> bytes:
+    """The overlay as a PNG file, which says how it was made."""
+    made = {"vesselseg": __version__, **provenance, "kind": MEASURES_OVERLAY}
+    for name in ("mm_per_pixel", "fill_holes", "min_size"):
+        made[name] = getattr(measures, name)
+    made["color_by"] = color_by
+    return encode_png(measures.overlay(color_by=color_by), made)
+
+
 def _segment_rows(name: str, measures: Measures) -> list[Row]:
     """A row for each segment; what one does not have is None."""
     columns = {key: values.tolist() for key, values in measures.segments.items()}
@@ -209,7 +216,7 @@ def _segment_rows(name: str, measures: Measures) -> list[Row]:
         {
             "input": name,
             **{
-                key: None if math.isnan(value) else _to_six_digits(value)
+                key: None if math.isnan(value) else to_six_digits(value)
                 for key, value in zip(columns, values, strict=True)
             },
         }
@@ -217,6 +224,6 @@ def _segment_rows(name: str, measures: Measures) -> list[Row]:
     ]
 
 
-def _to_six_digits(value: float | None) -> float | None:
+def to_six_digits(value: float | None) -> float | None:
     """A number with six significant digits, which is more than any measure has."""
     return float(f"{value:.6g}") if isinstance(value, float) else value

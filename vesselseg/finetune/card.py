@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .._version import __version__
 from ..evaluation.datasets import Sample, find_subject
+from .photographs import name_in_folder
 
 
 def write_card(**facts: Any) -> str:
@@ -33,12 +34,17 @@ def write_card(**facts: Any) -> str:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    functions = {"count": _count, "percent": _percent, "subjects": _subjects}
+    functions = {
+        "count": _count,
+        "percent": _percent,
+        "subjects": _subjects,
+        "name": name_in_folder,
+    }
     return environment.get_template("card.md", globals=functions).render(versions=versions, **facts)
 
 
 def _subjects(samples: Iterable[Sample], group: str | None) -> set[str]:
-    return {find_subject(sample.image.name, group) for sample in samples}
+    return {find_subject(name_in_folder(sample), group) for sample in samples}
 
 
 def _count(things: Sized, noun: str) -> str:

@@ -28,7 +28,7 @@ from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 from .augmentation import Augmentation
 from .card import write_card
-from .photographs import read_corrected, read_labelled, split_by_subject
+from .photographs import name_in_folder, read_corrected, read_labelled, split_by_subject
 from .scores import HeldOutScores, score_held_out
 from .state import read_state, write_state
 from .trainer import Trainer
@@ -80,6 +80,7 @@ def train(
     labels: PathLike | None,
     output: PathLike,
     *,
+    recursive: bool = False,
     model: Model | None = None,
     group: str | None = None,
     held_out: float = 0.25,
@@ -110,13 +111,15 @@ def train(
     output : path
         The model file to write, ending in ``.pth``. A model card is written beside it, ending in
         ``.md``. Until the training is done, its state is kept in ``output`` + ``.state``.
+    recursive : bool
+        Also use the corrections in subfolders of `images`, where `labels` is None.
     model : str, path, ModelSpec or None
         The model to start from: a file saved by vesselseg, or None for the embedded model. It must
         have the scale rule "fov".
     group : str, optional
-        A regular expression for file names. Its first group, or the whole match if it has none,
-        names the subject. All photographs of a subject are either trained on or held out. If None,
-        every photograph counts as a subject of its own.
+        A regular expression for file names, after the names of subfolders. Its first group, or the
+        whole match if it has none, names the subject. All photographs of a subject are either
+        trained on or held out. If None, every photograph counts as a subject of its own.
     held_out : float
         Share of the subjects to hold out for measuring, in (0, 1). At least one is held out.
     iterations : int
@@ -177,8 +180,8 @@ def train(
     from the last measurement. On a CPU the result is bit for bit the same as without the
     interruption.
 
-    Each photograph is kept in memory in several sizes, which takes about 30 MB for 2000 x 2000
-    pixels.
+    Each photograph is kept in memory, those to train on in several sizes, which takes about 30 MB
+    for 2000 x 2000 pixels.
 
     Examples
     --------
@@ -194,6 +197,11 @@ def train(
     card = output.with_suffix(".md")
     state_file = output.with_name(f"{output.name}.state")
     name = output.stem if name is None else name
+    if recursive and labels is not None:
+        raise OptionError(
+            "recursive (on the command line --recursive) is for corrections (--corrected), which "
+            "lie beside their photographs. Without it, all labels are in one folder."
+        )
     options: dict[str, Any] = {
         "group": group, "held_out": held_out, "iterations": iterations,
         "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
@@ -211,7 +219,7 @@ def train(
         expected_dice=None, least_sharpness=None, sources=(), config="",
     )  # fmt: skip
     if labels is None:
-        samples = read_corrected(Path(images), options["bits"])
+        samples = read_corrected(Path(images), recursive, options["bits"])
     else:
         samples = read_pairs(Path(images), Path(labels), bits=options["bits"]).samples
     training, measured = split_by_subject(samples, group, options["held_out"], options["seed"])
@@ -219,8 +227,8 @@ def train(
         **options,
         "name": name,
         "model": start_sha256,
-        "photographs": {x.image.name: sha256(x.image) for x in samples},
-        "labels": {x.label.name: sha256(x.label) for x in samples},
+        "photographs": {name_in_folder(x): sha256(x.image) for x in samples},
+        "labels": {name_in_folder(x): sha256(x.label) for x in samples},
         "vesselseg": __version__,
         "torch": str(torch.__version__),
     }
@@ -290,10 +298,8 @@ class _Run:
         self.batch_size: int = options["batch_size"]
         self.patience: int = options["patience"]
         self.device = torch.device(options["device"])
-        self.held_out = held_out
-        # All are read, to find unusable files before the training starts.
-        have_vessels = [read_labelled(sample, spec).label.any() for sample in held_out]
-        if not any(have_vessels):
+        self.held_out = [read_labelled(sample, spec) for sample in held_out]
+        if not any(photograph.label.any() for photograph in self.held_out):
             names = ", ".join(repr(sample.image.name) for sample in held_out)
             raise DatasetError(
                 f"No label of a held-out photograph ({names}) has a vessel, so nothing can be "
