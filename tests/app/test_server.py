@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import logging
 import re
 import socket
 import sys
@@ -411,20 +410,6 @@ def test_the_network_stops_when_the_sender_goes_away(model, content):
         assert requests.get(f"{url}/settings", timeout=30).status_code == 200
 
 
-def test_warnings_of_another_photograph_are_left_out(model, content):
-    """Such as of one that is measured or read in another thread at the same time."""
-
-    def disturbed(content, **options):
-        logger = logging.getLogger("vesselseg.images")
-        other = threading.Thread(target=logger.warning, args=("of another photograph",))
-        other.start()
-        other.join()
-        return model(content, **options)
-
-    with served(disturbed) as url:
-        assert segmented(url, content)["warnings"] == []
-
-
 def test_dicom_photographs_are_segmented_like_others(url, photograph):
     part = photograph[:150, :130]
     png, dicom = segmented(url, encoded(part)), segmented(url, dicom_file(part, PatientID="4711"))
@@ -443,15 +428,15 @@ def test_dicom_photographs_are_segmented_like_others(url, photograph):
 
 
 def test_warnings_of_the_library_are_returned(url):
-    warnings = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))["warnings"]
-    assert any(warning.startswith("No field of view was found") for warning in warnings)
-    assert any("is flat" in warning for warning in warnings)
+    answer = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))
+    assert "No field of view was found" in answer["provenance"]["warning"]
+    assert "is flat" in answer["provenance"]["warning"]
 
 
 def test_significant_bits_of_a_16_bit_photograph_can_be_chosen(url, photograph):
     grey = photograph[:150, :130, 1]
     deep = encoded(twelve_bits(grey))
-    assert "If they use 12 bits" in segmented(url, deep)["warnings"][0]
+    assert "If they use 12 bits" in segmented(url, deep)["provenance"]["warning"]
     found = segmented(url, deep, bits=12)
     masks = [
         result_of(url, result["token"], "probability.f32").content

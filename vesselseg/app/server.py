@@ -8,7 +8,6 @@ import io
 import json
 import re
 import secrets
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -17,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.util import find_spec
-from logging import WARNING, getLogger
-from logging.handlers import BufferingHandler
 from pathlib import PurePath
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -122,7 +119,6 @@ class _Kept:
 
     result: Segmentation
     seconds: float
-    warnings: list[str]
     source: bytes
     """The photograph's file, if it is a DICOM file, which a Segmentation object refers to."""
     measured: dict[tuple[Any, ...], Measures] = field(default_factory=dict)
@@ -238,7 +234,6 @@ def make_app(
                 "height": height,
                 "width": width,
                 "seconds": kept.seconds,
-                "warnings": kept.warnings,
                 "is_dicom": bool(kept.source),
                 "provenance": kept.result.provenance,
             }
@@ -377,7 +372,7 @@ async def _unless_gone(
 def _run_model(
     models: OfferedModels, name: str, content: bytes, bits: int | None, stop: threading.Event
 ) -> _Kept:
-    """Segment an image file, with the warnings that are logged about it; `stop` ends it."""
+    """Segment an image file; `stop` ends it."""
 
     def check(*_: int) -> None:
         if stop.is_set():
@@ -385,22 +380,11 @@ def _run_model(
 
     check()
     model = models.get(name)
-    own_thread = threading.get_ident()
-    collector = BufferingHandler(sys.maxsize)
-    collector.setLevel(WARNING)
-    # Other threads may warn at the same time, of other photographs.
-    collector.addFilter(lambda record: record.thread == own_thread)
-    logger = getLogger("vesselseg")
-    logger.addHandler(collector)
     start = time.perf_counter()
-    try:
-        result = model(content, bits=bits, progress=check)
-    finally:
-        logger.removeHandler(collector)
+    result = model(content, bits=bits, progress=check)
     seconds = time.perf_counter() - start
     result.provenance["input_version"] = hashlib.sha256(content).hexdigest()
-    warnings = [_name_file(record.getMessage()) for record in collector.buffer]
-    return _Kept(result, seconds, warnings, content if is_dicom(content[:132]) else b"")
+    return _Kept(result, seconds, content if is_dicom(content[:132]) else b"")
 
 
 def _name_file(text: str) -> str:

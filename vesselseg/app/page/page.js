@@ -36,7 +36,7 @@ function newPhoto(file) {
     started: 0, // when the work began, in milliseconds
     abort: null, // the AbortController of the work
     preview: null, // an image of the file, if the browser can decode it
-    result: null, // what the server said: token, label, width, height, seconds, warnings, ...
+    result: null, // what the server said: token, label, width, height, seconds, provenance, ...
     pixels: null, // what is needed to draw it; released if many others are
     measured: null, // what was measured: {key, image, table, error}, once it was asked for
     shown: 0, // when it was shown last
@@ -378,9 +378,9 @@ function renderCaption(photo) {
   by("facts").textContent = factsOf(photo);
   by("error").textContent = error;
   by("error").hidden = !error;
-  const warnings = isDone ? result.warnings : [];
-  by("warnings").replaceChildren(...warnings.map((text) => warningOf(photo, text)));
-  by("warnings").hidden = !warnings.length;
+  const warning = isDone ? result.provenance.warning : "";
+  by("warnings").replaceChildren(...(warning ? [warningOf(photo, warning)] : []));
+  by("warnings").hidden = !warning;
   by("cancel").hidden = status !== "working" && status !== "waiting";
   by("again").hidden = status !== "failed" && status !== "cancelled";
 }
@@ -491,7 +491,7 @@ function renderList() {
     photo.entry ??= newEntry(photo);
     const [button] = photo.entry.children;
     button.children[1].textContent = words[photo.status];
-    button.classList.toggle("warned", photo.status === "done" && photo.result.warnings.length > 0);
+    button.classList.toggle("warned", photo.status === "done" && photo.result.provenance.warning !== "");
     button.setAttribute("aria-current", String(photo === state.selected));
   }
   fill(by("files"), state.photos.map((photo) => photo.entry));
