@@ -48,8 +48,9 @@ def split_by_subject(
 ) -> Split:
     """Hold out the share `held_out` of the subjects, at least one, chosen at random from `seed`.
 
-    `group` is a regular expression for file names, with the subfolders that they are in. Its first group, or the whole match if it has
-    none, names the subject. Without `group`, every photograph counts as a subject of its own.
+    `group` is a regular expression for file names, with the subfolders that they are in. Its first
+    group, or the whole match if it has none, names the subject. Without `group`, every photograph
+    counts as a subject of its own.
 
     Raises OptionError if `group` is not a regular expression, does not match every file name, or
     finds only one subject.

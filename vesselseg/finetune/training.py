@@ -118,8 +118,8 @@ def train(
         have the scale rule "fov".
     group : str, optional
         A regular expression for file names, after the names of subfolders. Its first group, or the
-        whole match if it has none, names the subject. All photographs of a subject are either trained on or held out. If None,
-        every photograph counts as a subject of its own.
+        whole match if it has none, names the subject. All photographs of a subject are either
+        trained on or held out. If None, every photograph counts as a subject of its own.
     held_out : float
         Share of the subjects to hold out for measuring, in (0, 1). At least one is held out.
     iterations : int
