@@ -428,6 +428,8 @@ def read_dicom_source(source: ImageSource) -> tuple[bytes, str]:
         stream.seek(0)  # it may be the one that was segmented
     with open_source(source) as (stream, label):
         content = stream.read()
+    if not isinstance(source, (str, os.PathLike)):
+        label = "The source"
     if not is_dicom(content[:132]):
         raise ImageError(
             f"{label} is no DICOM file. A Segmentation object refers to the DICOM file of the "
