@@ -28,9 +28,9 @@ from PIL import Image
 
 from ._version import __version__
 from .batch.search import CORRECTIONS, LeftOut, is_photograph
-from .errors import DatasetError, OptionError, OutputError
+from .errors import DatasetError, OptionError
 from .evaluation.datasets import read_partial_label
-from .files import StrPath, is_file, is_folder, whole_file
+from .files import StrPath, is_file, is_folder, make_folder, whole_file
 from .formats import endings
 from .images import decode
 from .result import encode_png
@@ -119,12 +119,7 @@ def save_correction(
             f"background."
         )
     path = _name_correction(photograph)
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {str(path.parent)!r} cannot be made: {error.strerror or error}."
-        ) from error
+    make_folder(path.parent)
     about = {
         "kind": "correction",
         "vesselseg": __version__,

@@ -16,7 +16,7 @@ from .. import dicom
 from .._version import __version__
 from ..errors import ImageError
 from ..evaluation.datasets import read_fov, read_label
-from ..files import exists
+from ..files import exists, make_folder
 from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, decode, to_rgb
 from ..measures import ColorBy, Measures, measure
@@ -25,15 +25,7 @@ from ..result import FORMATS, Segmentation, Style, encode_png, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .jobs import MEASURES_OVERLAY, Job
-from .places import (
-    is_address,
-    make_folder,
-    names_dicom,
-    read_bytes,
-    suffix_of,
-    version_of,
-    write_bytes,
-)
+from .places import is_address, names_dicom, read_bytes, suffix_of, version_of, write_bytes
 from .table import Row
 
 Mask: TypeAlias = "NDArray[np.bool_]"

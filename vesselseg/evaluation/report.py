@@ -25,8 +25,7 @@ from PIL import Image
 from .. import metrics
 from .._version import __version__
 from ..batch.table import encode_csv
-from ..errors import OutputError
-from ..files import whole_file
+from ..files import make_folder, whole_file
 from ..images import RGB
 from .datasets import Dataset
 from .figures import draw_figures
@@ -112,11 +111,8 @@ class Pictures:
         self._folder = folder
         self._of_image: dict[str, list[_Picture]] = {}
         self._numbers: dict[str, int] = {}
-        for path in (folder / "pictures", folder / "figures"):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"{str(path)!r} cannot be created: {error.strerror}.") from error
+        make_folder(folder / "pictures")
+        make_folder(folder / "figures")
         (folder / "index.html").unlink(missing_ok=True)
 
     def __getitem__(self, name: str) -> Sequence[_Picture]:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._version import __version__
-from ..batch.places import make_folder
 from ..batch.search import CORRECTIONS, LeftOut, is_photograph, walk
 from ..corrections import (
     UNKNOWN,
@@ -29,7 +28,7 @@ from ..corrections import (
     worth_correcting,
 )
 from ..errors import DatasetError, ImageError, VesselsegError
-from ..files import is_file, whole_file
+from ..files import is_file, make_folder, whole_file
 from ..images import decode
 from ..result import encode_png, read_provenance
 
