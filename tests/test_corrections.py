@@ -85,7 +85,7 @@ class TestSave:
 
     def test_where_the_folder_cannot_be_made(self, folder):
         (folder / "corrections").write_text("a file")
-        with pytest.raises(OutputError, match="cannot be made"):
+        with pytest.raises(OutputError, match="cannot be created"):
             save_correction(folder / "a.png", LABEL)
 
 
