@@ -1,6 +1,8 @@
 """What many tests share: a narrow model, its file in the published layout, a photograph."""
 
 import atexit
+import dataclasses
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,7 +18,8 @@ from support.models import NARROW, published_narrow_file
 from support.servers import content, home, other, server, spec  # noqa: F401 (fixtures)
 
 import vesselseg
-from vesselseg import Segmenter
+from vesselseg import Segmenter, registry
+from vesselseg.backends.pytorch import TorchBackend
 
 # Some tests import ONNX Runtime themselves, which would report it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -43,6 +46,43 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``vesselseg doctor`` compare precisions, which a CPU may emulate, on a small window."""
+    small = dataclasses.replace(registry.EMBEDDED, crop=64, stride=64)
+    monkeypatch.setattr(registry, "EMBEDDED", small)
+
+
+@pytest.fixture(scope="session")
+def known_logits() -> dict[tuple[object, ...], torch.Tensor]:
+    """What `windows_once` has computed."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def windows_once(known_logits: dict[tuple[object, ...], torch.Tensor]) -> Iterator[None]:
+    """Let PyTorch compute each window once, for tests that segment one photograph again and again.
+
+    In batches of one size, a window has the same logits, bit for bit, whatever is beside it.
+    """
+    compute = TorchBackend.__call__
+
+    def look_up(backend: TorchBackend, windows: torch.Tensor) -> torch.Tensor:
+        network = (backend.spec.digest, backend.precision, windows.shape)
+        weights = backend.network.head.classifier.weight.numpy().tobytes()
+        keys = [
+            (*network, weights, hashlib.sha256(window.contiguous().numpy()).digest())
+            for window in windows
+        ]
+        if not known_logits.keys() >= set(keys):
+            known_logits.update(zip(keys, compute(backend, windows), strict=True))
+        return torch.stack([known_logits[key] for key in keys])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TorchBackend, "__call__", look_up)
+        yield
+
+
 @pytest.fixture(scope="session")
 def published_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of `NARROW` in mmsegmentation's layout."""
@@ -57,6 +97,6 @@ def model(published_file: Path) -> Segmenter:
 
 @pytest.fixture(scope="session")
 def photograph() -> np.ndarray:
-    """The example photograph, reduced to 283 x 283 pixels: (H, W, 3) uint8 RGB."""
+    """The example photograph, reduced to 177 x 177 pixels: (H, W, 3) uint8 RGB."""
     with Image.open(EXAMPLE) as image:
-        return np.asarray(image.reduce(5))
+        return np.asarray(image.reduce(8))

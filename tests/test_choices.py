@@ -24,7 +24,7 @@ from vesselseg.cli import build_parser
         (("int4",), "int4"),  # no word for anything: an error follows
     ],
 )
-def test_words_for_precisions(words, meaning):
+def test_each_precision_has_the_words_that_everybody_knows(words, meaning):
     assert {canonical_precision(word) for word in words} == {meaning}
 
 
@@ -33,7 +33,7 @@ def test_words_for_precisions(words, meaning):
     [("gpu", "cuda"), ("GPU", "cuda"), ("gpu:1", "cuda:1"), ("CUDA:0", "cuda:0"), ("cpu", "cpu"),
      ("auto", "auto"), (torch.device("cpu"), torch.device("cpu")), ("cdua", "cdua")],
 )  # fmt: skip
-def test_words_for_devices(word, meaning):
+def test_each_device_has_the_words_that_everybody_knows(word, meaning):
     assert canonical_device(word) == meaning
 
 
@@ -65,7 +65,12 @@ def test_a_run_on_ray_is_resumed_whatever_the_word(tmp_path, monkeypatch):
     ray = pytest.importorskip("vesselseg.ray")
     pytest.importorskip("ray", reason='pip install "vesselseg[ray]"')
     options = []
-    monkeypatch.setattr(ray, "on_cluster", lambda **each: options.append(each) or run_here)
+
+    def run_on_cluster(*arguments, **each):
+        options.append(each)
+        run_here(*arguments)
+
+    monkeypatch.setattr(ray, "run_on_cluster", run_on_cluster)
     photographs(tmp_path / "p", ["eye.png"])
     model = vesselseg.load_model(tiny_weights(tmp_path / "tiny.pth"), device="cpu")
     summaries = [

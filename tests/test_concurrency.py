@@ -4,7 +4,7 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -50,20 +50,6 @@ def test_sixteen_threads_calling_segment_load_the_model_once(photographs, monkey
     vesselseg.clear_models()
     vesselseg.segment(small[0], scale=1.0)
     assert len(loads) == 2
-
-
-def segment(arguments):
-    model, image = arguments
-    return vesselseg.segment(image, model=model, scale="native").mask.tobytes()
-
-
-@pytest.mark.slow
-def test_spawned_processes_get_the_same_masks_from_a_pickled_model(model, photographs):
-    images = photographs[:4]
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        assert list(pool.map(segment, [(model, image) for image in images])) == masks(
-            map(model, images)
-        )
 
 
 FORK = """

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support import EXAMPLE
 
-from vesselseg.content import find_faults
+from vesselseg.familiarity import find_faults
 from vesselseg.fov import find_field_of_view
 from vesselseg.images import decode
 

@@ -133,6 +133,19 @@ class TestNames:
             find_corrections(folder)
 
 
+def test_those_of_subfolders_are_found_on_request(folder):
+    save_correction(folder / "c.png", LABEL)
+    for place in ("right", "left/2024"):
+        drawn.write(folder / place / "a.png", drawn.photograph(1))
+        save_correction(folder / place / "a.png", LABEL)
+    drawn.write(folder / "left" / "corrections" / "drafts" / "b.png", LABEL)
+    assert names(folder) == [("c.png", "c.png")]
+    found = find_corrections(folder, recursive=True)
+    places = [each.photograph.relative_to(folder).as_posix() for each in found]
+    assert places == ["c.png", "left/2024/a.png", "right/a.png"]
+    assert all(each.label.parents[1] == each.photograph.parent for each in found)
+
+
 def test_a_folder_without_corrections_has_none(folder):
     assert find_corrections(folder) == []
     with pytest.raises(FileNotFoundError, match="no folder"):

@@ -42,7 +42,7 @@ import vesselseg
 from vesselseg import ImageError, MissingExtraError, OutputError, Segmentation, Segmenter
 from vesselseg import dicom as dicom_module
 from vesselseg.images import to_rgb
-from vesselseg.result import read_provenance
+from vesselseg.result import read_dicom_source, read_provenance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -307,6 +307,16 @@ def test_a_source_of_another_type_is_rejected(source: Any, result: Segmentation)
         result.save_dicom(io.BytesIO(), source)
 
 
+def test_a_stream_of_text_is_no_source(result: Segmentation) -> None:
+    with pytest.raises(ImageError, match="open it in binary mode"):
+        result.save_dicom(io.BytesIO(), io.StringIO("eye"))  # type: ignore[arg-type]
+
+
+def test_a_source_whose_name_is_no_path_is_rejected(result: Segmentation) -> None:
+    with pytest.raises(ImageError, match=r"cannot be opened: .*null"):
+        result.save_dicom(io.BytesIO(), "a\0.dcm")
+
+
 # Segmentation objects
 
 
@@ -431,7 +441,7 @@ def test_sources_that_cannot_be_referred_to_are_rejected(
     del incomplete.StudyInstanceUID
     for source, error, said in [
         (tmp_path / "absent.dcm", FileNotFoundError, "There is no image"),
-        (tmp_path, ImageError, "cannot be opened"),
+        (tmp_path, ImageError, "is a folder"),
         (encode(RGB, "PNG"), ImageError, "is no DICOM file. A Segmentation object refers to"),
         (io.BytesIO(b""), ImageError, "is no DICOM file"),
         (dicom_file(RGB[:-1]), ImageError, "44 x 39 pixels, and the mask has 44 x 40"),
@@ -500,7 +510,7 @@ class TestWithoutPreamble:
         path = tmp_path / "eye"
         path.write_bytes(bare)
         assert np.array_equal(to_rgb(path), RGB)
-        assert dicom_module.read_source(path)[0] == bare
+        assert read_dicom_source(path)[0] == bare
         if has_meta:
             assert dicom_module.is_photograph(path)
 

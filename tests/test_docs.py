@@ -50,7 +50,7 @@ def blocks(page, language):
 
 
 @pytest.fixture
-def run_examples(tmp_path, monkeypatch):
+def run_examples(tmp_path, monkeypatch, windows_once):  # noqa: ARG001
     """Run doctests in a folder with the example photograph; skip them if an extra is missing."""
     for name in ("eye.jpg", "examples/fundus.jpg", "photographs/left.jpg", "photographs/right.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -18,12 +18,12 @@ FOLDER = Path(vesselseg.__file__).parent / "embedded"
 FILE = FOLDER / EMBEDDED.filename
 
 
-def test_is_the_file_that_the_spec_pins():
+def test_it_is_the_file_that_the_spec_pins():
     assert sha256(FILE) == EMBEDDED.sources[0].sha256
     assert FILE.stat().st_size <= 4_000_000
 
 
-def test_is_in_our_own_layout_in_float16():
+def test_it_is_in_our_own_layout_in_float16():
     file = weights.read(FILE)
     assert file.spec == dataclasses.replace(EMBEDDED, sources=())
     assert {value.dtype for value in file.state.values()} == {torch.float16}
@@ -42,12 +42,12 @@ def test_card_names_model_data_and_limits():
 
 
 @pytest.fixture(scope="module")
-def result():
+def result(windows_once):  # noqa: ARG001
     return vesselseg.segment(EXAMPLE, device="cpu")
 
 
 @pytest.mark.slow
-def test_finds_the_vessels_of_the_example(result):
+def test_it_finds_the_vessels_of_the_example(result):
     """Vessels are darker than what is around them, most of all in green."""
     assert 0.08 < result.mask[result.field_of_view].mean() < 0.15
     assert result.mask[~result.field_of_view].mean() < 0.001
@@ -59,7 +59,7 @@ def test_finds_the_vessels_of_the_example(result):
 
 
 @pytest.mark.slow
-def test_follows_its_spec(result):
+def test_it_follows_its_spec(result):
     assert result.provenance["scale"] == "fov"
     assert result.provenance["network_size"] == [1411, 1411]  # between least and largest size
     assert np.isfinite(result.probability).all()

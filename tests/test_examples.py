@@ -1,6 +1,7 @@
 """The examples run as they stand."""
 
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,11 +17,26 @@ from vesselseg.registry import EMBEDDED
 
 EXAMPLES = EXAMPLE.parent
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("windows_once")]
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """Run an example in this process; what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture
 def run(tmp_path):
+    """Run an example in a process of its own; what it prints."""
+
     def run(name, *arguments, warnings="error"):
         finished = subprocess.run(
             [sys.executable, "-W", warnings, str(EXAMPLES / name), *map(str, arguments)],
@@ -40,38 +56,38 @@ def mask_of(path):
     return values == 255
 
 
-def test_one_line(run, tmp_path):
-    assert run("one_line.py") == ""
+def test_one_line_writes_a_mask(run_here, tmp_path):
+    assert run_here("one_line.py") == ""
     assert 0.05 < mask_of(tmp_path / "vessels.png").mean() < 0.15
 
 
-def test_folder(run, tmp_path):
+def test_folder_writes_masks_and_reports_a_damaged_file(run_here, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes((EXAMPLES / "fundus.jpg").read_bytes())
     (tmp_path / "in" / "b.jpg").write_bytes(b"damaged")
-    output = run("folder.py", tmp_path / "in", tmp_path / "out")
+    output = run_here("folder.py", tmp_path / "in", tmp_path / "out")
     assert re.search(r"a\.jpg: 1?\d\.\d% is vessel", output)
     assert "b.jpg' could not be decoded" in output
     assert "Summary(segmented=1, repeated=0, skipped=0, failed=1" in output
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
-def test_embed(run):
-    output = run("embed.py")
+def test_embed_prints_a_share_and_an_error(run_here):
+    output = run_here("embed.py")
     assert "(1411, 1411)" in output
     assert "rejected: The array has the type int64" in output
 
 
-def test_measurements(run, tmp_path):
+def test_measurements_prints_measures_and_draws_them(run_here, tmp_path):
     pytest.importorskip("skan")
-    lines = run("measurements.py").splitlines()
+    lines = run_here("measurements.py").splitlines()
     assert lines[2].split()[0] == "density"
     assert lines[-1].startswith("segment of ")
     with Image.open(tmp_path / "measured.png") as drawn:
         assert drawn.width == 960
 
 
-def test_pvbm(run):
+def test_pvbm_measures_the_same_density(run):
     """PVBM's area is the density that vesselseg measures, times the field of view."""
     pytest.importorskip("PVBM", reason="needs PVBM: pip install pvbm")
     lines = run("pvbm.py", warnings="default").splitlines()
@@ -120,7 +136,7 @@ class TestOnnxSliding:
 
 
 @pytest.mark.cluster
-def test_ray_collection(run, tmp_path, monkeypatch):
+def test_ray_collection_writes_a_mask(run, tmp_path, monkeypatch):
     pytest.importorskip("ray.data", reason="needs the extra ray")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes to it
     output = run("ray_collection.py", EXAMPLES, tmp_path / "out", warnings="default")  # Ray's own
@@ -134,4 +150,4 @@ def test_every_example_is_listed_and_tested():
     here = Path(__file__).read_text()
     for script in EXAMPLES.glob("*.py"):
         assert f"[{script.name}]" in listed
-        assert f'run("{script.name}"' in here
+        assert re.search(rf'run(_here)?\("{script.name}"', here)

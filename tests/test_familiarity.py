@@ -59,7 +59,7 @@ def test_an_unfamiliar_photograph_logs_a_warning(load, photograph, caplog):
     assert result.familiarity < FAMILIARITY_LIMIT
     warning = result.provenance["warning"]
     assert warning.startswith("The photograph is unlike those that model 'narrow' was trained")
-    assert warning in caplog.messages
+    assert caplog.messages == [f"The array: {warning}"]
 
 
 def test_expected_dice_is_0_without_vessels():

@@ -160,6 +160,12 @@ def test_the_fields_of_view_of_hrf_are_found():
             assert iou(find_field_of_view(np.asarray(image)).mask, truth) >= 0.98, path.name
 
 
+@pytest.mark.parametrize("size", [(16, 20_000), (20_000, 16)])
+def test_a_strip_has_no_border(size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert find_field_of_view(noise).mask.all()
+
+
 def test_a_winding_region_is_a_single_region():
     # It goes back and forth between the edges, which takes many steps to follow.
     mask = np.zeros((160, 160), dtype=bool)

@@ -5,7 +5,7 @@ Small deviations from its method are detected.
 
 import copy
 import dataclasses
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,9 +13,10 @@ import torch
 from support.models import GOLDENS, SHAPES, seeded_state
 from torch.nn import functional
 
-import vesselseg
-from vesselseg import Segmenter
+from vesselseg import Segmenter, weights
 from vesselseg.backends.pytorch import TorchBackend
+from vesselseg.registry import find_spec
+from vesselseg.unet import UNet
 
 SLIDES = sorted(path.stem for path in GOLDENS.glob("slide-*.npz"))
 PIPELINES = sorted(path.stem for path in GOLDENS.glob("pipeline-*.npz"))
@@ -23,17 +24,33 @@ TOLERANCE = 1e-4  # of the largest magnitude
 SMALLEST = "slide-fcn-drive-131x150"
 
 
-def load(name: str, folder: Path) -> tuple[dict[str, np.ndarray], Segmenter]:
-    """A golden, and the published model of its name with the golden's weights."""
-    with np.load(GOLDENS / f"{name}.npz") as file:
-        golden = dict(file)
-    head, dataset = str(golden["head"]), str(golden["dataset"])
-    state = seeded_state(SHAPES[head], int(golden["seed"]))
-    state["decode_head.conv_seg.bias"] = torch.from_numpy(golden["bias"])
-    path = folder / "golden.pth"
-    torch.save({"meta": {}, "state_dict": state}, path)
-    spec = f"unet_s5-d16_{dataset}" if head == "fcn" else f"unet_s5-d16_{head}_{dataset}"
-    return golden, vesselseg.load_model(spec, weights=path, device="cpu")
+Load = Callable[[str], tuple[dict[str, np.ndarray], Segmenter]]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """A function: name -> a golden, and the published model of its name with its weights.
+
+    Goldens of one head differ in the bias of the logits alone, so their network is read once.
+    """
+    networks: dict[tuple[str, int], UNet] = {}
+
+    def load(name: str) -> tuple[dict[str, np.ndarray], Segmenter]:
+        with np.load(GOLDENS / f"{name}.npz") as file:
+            golden = dict(file)
+        head, dataset, seed = str(golden["head"]), str(golden["dataset"]), int(golden["seed"])
+        spec = find_spec(f"unet_s5-d16_{'' if head == 'fcn' else f'{head}_'}{dataset}")
+        if (head, seed) not in networks:
+            path = tmp_path_factory.mktemp("golden") / "golden.pth"
+            torch.save({"meta": {}, "state_dict": seeded_state(SHAPES[head], seed)}, path)
+            networks[head, seed] = weights.load_network(path, spec)
+            path.unlink()
+        network = networks[head, seed]
+        assert network.head is not None
+        network.head.classifier.bias.data = torch.from_numpy(golden["bias"])
+        return golden, Segmenter(TorchBackend(network, spec, "cpu", "float32"), spec, sha256="")
+
+    return load
 
 
 def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -52,8 +69,8 @@ def assert_same_mask(ours: np.ndarray, theirs: np.ndarray, margin: np.ndarray) -
     "name",
     [name if name == SMALLEST else pytest.param(name, marks=pytest.mark.slow) for name in SLIDES],
 )
-def test_logits_equal_slide_inference(name: str, tmp_path: Path) -> None:
-    golden, model = load(name, tmp_path)
+def test_logits_equal_slide_inference(name: str, load: Load) -> None:
+    golden, model = load(name)
     logits = model.logits(golden["image"], scale="native").numpy()
     largest = deviation(logits, golden["logits"])
     print(f"{name}: {largest:.1e} of the largest magnitude")
@@ -64,8 +81,8 @@ def test_logits_equal_slide_inference(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PIPELINES)
-def test_results_equal_inference_model(name: str, tmp_path: Path) -> None:
-    golden, model = load(name, tmp_path)
+def test_results_equal_inference_model(name: str, load: Load) -> None:
+    golden, model = load(name)
     logits = model.logits(golden["image"]).numpy()
     margin = golden["margin"].astype(np.float32)  # kept in float16: 11 binary digits
     assert deviation(logits[1] - logits[0], margin) < TOLERANCE + 2**-11
@@ -80,8 +97,8 @@ def test_goldens_cover_all_heads_and_windows() -> None:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], Segmenter]:
-    return load(SMALLEST, tmp_path_factory.mktemp("golden"))
+def loaded(load: Load) -> tuple[dict[str, np.ndarray], Segmenter]:
+    return load(SMALLEST)
 
 
 @pytest.mark.slow
@@ -91,7 +108,7 @@ class TestDeviationsAreDetected:
     def logits(self, model: Segmenter, image: np.ndarray) -> np.ndarray:
         return model.logits(image, scale="native").numpy()
 
-    def test_align_corners_flipped(self, loaded, monkeypatch) -> None:
+    def test_flipped_align_corners_are_detected(self, loaded, monkeypatch) -> None:
         golden, model = loaded
 
         interpolate = functional.interpolate
@@ -103,18 +120,18 @@ class TestDeviationsAreDetected:
         assert deviation(self.logits(model, golden["image"]), golden["logits"]) > TOLERANCE
 
     @pytest.mark.parametrize("change", [-1, 1])
-    def test_stride_off_by_one(self, loaded, change: int) -> None:
+    def test_a_stride_off_by_one_is_detected(self, loaded, change: int) -> None:
         golden, model = loaded
         changed = copy.copy(model)
         changed.spec = dataclasses.replace(model.spec, stride=model.spec.stride + change)
         assert deviation(self.logits(changed, golden["image"]), golden["logits"]) > TOLERANCE
 
-    def test_bgr(self, loaded) -> None:
+    def test_exchanged_colours_are_detected(self, loaded) -> None:
         golden, model = loaded
         swapped = np.ascontiguousarray(golden["image"][..., ::-1])
         assert deviation(self.logits(model, swapped), golden["logits"]) > TOLERANCE
 
-    def test_probabilities_averaged(self, loaded, monkeypatch) -> None:
+    def test_averaged_probabilities_are_detected(self, loaded, monkeypatch) -> None:
         golden, model = loaded
         logits = TorchBackend.__call__
 
@@ -126,7 +143,7 @@ class TestDeviationsAreDetected:
         margin = golden["logits"][1] - golden["logits"][0]
         assert deviation(ours[1] - ours[0], margin) > TOLERANCE
 
-    def test_last_window_not_shifted_back(self, loaded) -> None:
+    def test_a_last_window_that_is_not_shifted_back_is_detected(self, loaded) -> None:
         golden, model = loaded
         image = golden["image"]
         height, width = image.shape[:2]

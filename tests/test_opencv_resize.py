@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vesselseg.opencv_resize import resize_like_opencv
+from vesselseg.preprocess import resize_like_opencv
 
 RNG = np.random.default_rng(0)
 

@@ -59,10 +59,11 @@ def test_every_error_has_the_base_and_a_builtin():
 ORDER = """
 _version choices
 errors
-formats telemetry process
-spec files sliding opencv_resize unet dicom tiff color
+formats telemetry process pixels
+spec files sliding unet pictures tiff
+dicom
 registry fov safe_load metrics
-content images weights measures.centrelines measures.columns
+images weights measures.centrelines measures.columns
 measures.cleaning measures.drawing
 measures
 result preprocess familiarity cache.sidecar
@@ -78,6 +79,7 @@ segmenter
 api finetune.jpeg finetune.resampling
 batch.places batch.engine evaluation.statistics finetune.losses finetune.augmentation
 batch.search
+evaluation.labels
 batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
 corrections
 batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores

@@ -57,7 +57,7 @@ class TestFit:
             ((1, 5000), (1, 584)),  # a side is at least one pixel
         ],
     )
-    def test_sizes(self, size, expected):
+    def test_sizes_are_those_of_mmsegmentation(self, size, expected):
         assert to_scale(blank(*size), "fit", DRIVE, None).shape == (*expected, 3)
 
 
@@ -170,11 +170,11 @@ class TestCheckScale:
         assert check_scale(None, EMBEDDED) == "fov"
 
     @pytest.mark.parametrize("scale", ["fit", "native", "fov", 1, 0.25])
-    def test_allowed(self, scale):
+    def test_allowed_scales_are_taken(self, scale):
         assert check_scale(scale, DRIVE) == scale
 
     @pytest.mark.parametrize("scale", ["Fit", "", 0, -1, float("nan"), float("inf"), True, (1, 2)])
-    def test_rejected(self, scale):
+    def test_other_scales_are_rejected(self, scale):
         with pytest.raises(OptionError, match="it must be 'fit', 'native', 'fov'"):
             check_scale(scale, DRIVE)
 

@@ -54,6 +54,7 @@ def on_ray(test: Any) -> Any:
     unraisable = "pytest.PytestUnraisableExceptionWarning"
     for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning", unraisable):
         test = pytest.mark.filterwarnings(f"ignore::{kind}")(test)
+    test = pytest.mark.slow(test)
     return pytest.mark.cluster(pytest.mark.usefixtures("ray")(test))
 
 

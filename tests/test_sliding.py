@@ -189,7 +189,7 @@ def test_images_are_not_changed():
         (10, 4, 4, [0, 4, 6]),
     ],
 )
-def test_starts(length, crop, stride, expected):
+def test_starts_end_at_the_border(length, crop, stride, expected):
     assert starts(length, crop, stride) == expected
 
 
@@ -206,7 +206,7 @@ def test_short_sides_shorten_the_windows():
 @pytest.mark.parametrize(
     ("name", "count"), [("drive", 182), ("stare", 56), ("chase_db1", 132), ("hrf", 294)]
 )
-def test_published_grids(name, count):
+def test_grids_of_published_models_have_the_published_windows(name, count):
     spec = find_spec(f"unet_s5-d16_{name}")
     assert len(windows(*spec.fit_size, spec.crop, spec.stride)) == count
 
@@ -256,5 +256,5 @@ def test_shrunk_windows_are_no_more_and_overlap_no_less(divisor):
                 assert len(starts(length, shrunk, step)) <= len(starts(length, crop, stride))
 
 
-def test_round_up():
+def test_lengths_are_rounded_up_to_multiples():
     assert [round_up(n, 16) for n in (1, 15, 16, 17, 32)] == [16, 16, 16, 32, 32]

@@ -240,7 +240,7 @@ def test_an_interrupted_run_resumes_with_the_same_weights(tmp_path, script, monk
 
 
 @pytest.mark.slow
-def test_train_export_evaluate(tmp_path, script):
+def test_a_model_is_trained_exported_and_evaluated(tmp_path, script):
     folders = ["--chase-db1", chase_db1(tmp_path / "c"), "--hrf", hrf(tmp_path / "h")]
     sides = {"train": ["chase_db1/01", "hrf/01_g"], "test": ["chase_db1/03", "hrf/01_h"]}
     (tmp_path / "split.json").write_text(json.dumps(sides))

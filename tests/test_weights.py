@@ -278,17 +278,17 @@ class TestHostile:
             (b"PK\x03\x04 no archive", "damaged or not a PyTorch weights file"),
         ],
     )
-    def test_other_files(self, content, match, tmp_path):
+    def test_files_of_another_kind_are_rejected(self, content, match, tmp_path):
         (tmp_path / "file.pth").write_bytes(content)
         with pytest.raises(CheckpointError, match=match):
             weights.read(tmp_path / "file.pth")
 
     @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {}, {"state_dict": {"a": 1}}])
-    def test_no_state_dict(self, content, tmp_path):
+    def test_a_file_without_state_dict_is_rejected(self, content, tmp_path):
         with pytest.raises(CheckpointError, match="holds no state dict"):
             network_of(content, tmp_path)
 
-    def test_folder_and_missing_file(self, tmp_path):
+    def test_a_folder_and_a_missing_file_are_errors(self, tmp_path):
         with pytest.raises(CheckpointError, match="is not a file"):
             weights.read(tmp_path)
         with pytest.raises(FileNotFoundError, match=r"no weights file .*absent\.pth"):

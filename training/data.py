@@ -117,7 +117,7 @@ def windows(
     augmentation: Augmentation,
     biases: Mapping[str, float],
     weights: Mapping[str, float] | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str = "cpu",
 ) -> Windows:
     """Windows of `sources`; `balance` brings their colours to :data:`FOV_MEAN`.
 

@@ -125,7 +125,7 @@ def load_model(
         chosen = kind.choose(device, precision)  # before any download
         check_fork(chosen[0], kind.name)
         network, spec, digest = obtain_network(spec, file, progress=progress)
-        loaded = kind.from_network(network, spec, *chosen)
+        loaded = kind(network, spec, *chosen)
     if stride is not None:
         spec = dataclasses.replace(spec, stride=stride)
     return Segmenter(loaded, spec, sha256=digest, batch_size=batch_size, max_pixels=max_pixels)

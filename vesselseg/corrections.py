@@ -27,10 +27,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ._version import __version__
-from .batch.search import CORRECTIONS, LeftOut, is_photograph
+from .batch.places import write_bytes
+from .batch.search import CORRECTIONS, LeftOut, is_photograph, walk
 from .errors import DatasetError, OptionError
 from .evaluation.datasets import read_partial_label
-from .files import StrPath, is_file, is_folder, make_folder, whole_file
+from .files import StrPath, is_file, is_folder
 from .formats import endings
 from .images import decode
 from .result import encode_png
@@ -119,26 +120,38 @@ def save_correction(
             f"background."
         )
     path = _name_correction(photograph)
-    make_folder(path.parent)
+    write_values(path, values.astype(np.uint8), photograph, provenance or {})
+    return path
+
+
+def write_values(
+    path: Path,
+    values: NDArray[np.uint8],
+    photograph: Path,
+    provenance: Mapping[str, Any],
+    **more: Any,
+) -> None:
+    """Write the values of a correction and what it is of, in a folder that is made if needed."""
     about = {
         "kind": "correction",
         "vesselseg": __version__,
         "photograph": photograph.name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "painted_over": dict(provenance or {}),
+        "painted_over": dict(provenance),
+        **more,
     }
-    with whole_file(path) as part:
-        part.write_bytes(encode_png(Image.fromarray(values.astype(np.uint8)), about))
-    return path
+    write_bytes(str(path), encode_png(Image.fromarray(values), about))
 
 
-def find_corrections(folder: StrPath) -> list[Correction]:
+def find_corrections(folder: StrPath, *, recursive: bool = False) -> list[Correction]:
     """The photographs in a folder that have a correction, sorted by name.
 
     Parameters
     ----------
     folder : path
         The folder of the photographs, which holds the folder ``corrections``.
+    recursive : bool
+        Also search subfolders, each with a folder ``corrections`` of its own.
 
     Returns
     -------
@@ -151,10 +164,22 @@ def find_corrections(folder: StrPath) -> list[Correction]:
         If there is no such folder.
     DatasetError
         If a correction is no PNG file, or belongs to none or to several of the photographs.
+    ImageError
+        If a subfolder cannot be read.
     """
     folder = Path(folder)
     if not is_folder(folder):
         raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    folders = {folder}
+    if recursive:
+        files = walk(folder, LeftOut(), lambda _: True)
+        holders = {file.parent for file in files} - {folder}
+        folders |= {holder.parent for holder in holders if holder.name == CORRECTIONS}
+    return sorted(each for place in folders for each in _find_beside(place))
+
+
+def _find_beside(folder: Path) -> list[Correction]:
+    """The photographs in a folder, and not in those below it, that have a correction."""
     if not is_folder(folder / CORRECTIONS):
         return []
     labels = [
@@ -191,7 +216,7 @@ def find_corrections(folder: StrPath) -> list[Correction]:
                 f"{photographs[0].name!r} has two corrections, {other.name!r} and {label.name!r}. "
                 f"Keep one."
             )
-    return [Correction(*pair) for pair in sorted(label_of.items())]
+    return [Correction(*pair) for pair in label_of.items()]
 
 
 def read_correction(path: StrPath) -> NDArray[np.uint8]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import struct
 import warnings
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ImageError, require
-from .formats import check_local, dicom_start, is_dicom, open_picture
+from .formats import dicom_start, is_dicom
 
 if TYPE_CHECKING:
     import numpy as np
@@ -213,6 +212,8 @@ def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
     from pydicom.encaps import get_frame
     from pydicom.pixels import pixel_array
 
+    from .pictures import open_picture  # the command looks here before it needs Pillow
+
     header = photograph.header
     header.file_meta.TransferSyntaxUID = photograph.transfer_syntax
     if decoder in ("", "pydicom"):
@@ -239,38 +240,6 @@ def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
     return pixel_array(header, index=0, decoding_plugin=decoder)
 
 
-def read_source(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes],
-) -> tuple[bytes, str]:
-    """The content of the DICOM file that a Segmentation object is to refer to, and its label."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        content, label = bytes(source), "The source"
-    elif isinstance(source, (str, os.PathLike)):
-        label = repr(os.fspath(source))
-        check_local(source)
-        try:
-            content = Path(source).read_bytes()
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"There is no image {label}.") from error
-        except OSError as error:
-            raise ImageError(f"{label} cannot be opened: {error.strerror or error}.") from error
-    elif hasattr(source, "read"):
-        if hasattr(source, "seekable") and source.seekable():
-            source.seek(0)  # it may be the one that was segmented
-        content, label = bytes(source.read()), "The source"
-    else:
-        raise ImageError(
-            f"The source of a Segmentation object is the DICOM file of the photograph: a path, its "
-            f"bytes or a binary file object, not {type(source).__name__}."
-        )
-    if not is_dicom(content[:132]):
-        raise ImageError(
-            f"{label} is no DICOM file. A Segmentation object refers to the DICOM file of the "
-            f"photograph; of other photographs, save the mask as PNG, TIFF or NPY."
-        )
-    return content, label
-
-
 def encode_segmentation(
     content: bytes, label: str, mask: NDArray[np.bool_], provenance: dict[str, Any]
 ) -> bytes:
@@ -279,9 +248,8 @@ def encode_segmentation(
     It has the patient's and the study's attributes, the laterality and the pixel spacing. The
     provenance is in the parameters of the algorithm.
     """
-    require("pydicom", "dicom")
-    require("highdicom", "dicom")
     photograph = open_photograph(io.BytesIO(content), label)
+    require("highdicom", "dicom")
     if mask.shape != (photograph.height, photograph.width):
         raise ImageError(
             f"{label} has {photograph.width} x {photograph.height} pixels, and the mask has "

@@ -127,7 +127,7 @@ def _inscribed_discs(region: Mask) -> tuple[float, int]:
 
 def _smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
     """The brightest channel of the reduced image, smoothed, since noise raises a maximum."""
-    reduced = Image.fromarray(image).reduce(factor) if factor > 1 else Image.fromarray(image)
+    reduced = Image.fromarray(image).reduce(factor)
     channels = np.asarray(reduced).transpose(2, 0, 1).astype(np.uint16, order="C")
     # Binomial smoothing over three pixels, the edge repeated: down the columns, along the rows.
     padded = np.pad(channels, ((0, 0), (1, 1), (0, 0)), mode="edge")
@@ -140,7 +140,7 @@ def _smooth_brightness(image: NDArray[np.uint8], factor: int) -> NDArray[np.floa
 def _middle_brightness(bright: NDArray[np.float32]) -> float:
     """Brightness of the middle of the picture, where the disc of most photographs is."""
     height, width = bright.shape
-    middle = bright[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    middle = bright[height // 4 : height - height // 4, width // 4 : width - width // 4]
     return float(np.median(middle))
 
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import OptionError
 from .fov import FieldOfView
 from .images import MAX_PIXELS, RGB
-from .opencv_resize import resize_like_opencv
 from .sliding import Placement, Window
 from .spec import SCALES, ModelSpec, Scale, is_factor, plain
 
@@ -25,6 +25,9 @@ _GAIN_RANGE = (0.25, 8.0)
 
 # Pixels at the network's scale beside the field of view that are computed with it.
 _MARGIN = 10
+
+# Source pixels of each target pixel, and their weights.
+_Taps = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]
 
 _SAMPLES = 256  # rows and columns, about, that channel means are taken over
 
@@ -87,19 +90,12 @@ def preprocess(
     region = region_to_compute(*size, fov, scale)
     placement = Placement(region, size, (height, width), vessel_bias(fov.diameter, spec))
     warning = unfamiliar_size(fov.diameter, max(size) / max(height, width), scale, spec)
-    gains = None
+    scaled = image
+    if size != (height, width):
+        scaled = resize_like_opencv(image, size) if scale == "fit" else resize(image, size)
     if spec.fov_rgb_mean is not None:
-        gains = channel_gains(image, fov, spec.fov_rgb_mean)
-    scaled = apply_channel_gains(_resample(image, size, scale), gains)
+        scaled = apply_channel_gains(scaled, channel_gains(image, fov, spec.fov_rgb_mean))
     return NetworkInput(scaled, placement, warning)
-
-
-def _resample(image: RGB, size: tuple[int, int], scale: Scale) -> RGB:
-    if size == image.shape[:2]:
-        return image
-    if scale != "fit":
-        return resize(image, size)
-    return resize_like_opencv(image, size)
 
 
 def resize(image: RGB, size: tuple[int, int]) -> RGB:
@@ -112,6 +108,44 @@ def resize(image: RGB, size: tuple[int, int]) -> RGB:
     pixels = copied.permute(2, 0, 1)[None]
     scaled = F.interpolate(pixels, size, mode="bilinear", antialias=True)
     return np.asarray(scaled[0].permute(1, 2, 0).contiguous())
+
+
+def resize_like_opencv(image: RGB, size: tuple[int, int]) -> RGB:
+    """Resize an image to `size`, (height, width), without antialiasing, as OpenCV does.
+
+    mmsegmentation resizes photographs with OpenCV's ``INTER_LINEAR``, so equal results need equal
+    rounding, bit for bit. OpenCV rounds each weight to a multiple of 1/2048, keeps 7 binary digits
+    after the point of the sum along a row, and 2 of each of the two products along a column.
+    """
+    top, bottom, top_weight, bottom_weight = _taps(image.shape[0], size[0], clamp=False)
+    left, right, left_weight, right_weight = _taps(image.shape[1], size[1], clamp=True)
+
+    def weighted_rows(rows: NDArray[np.intp], weights: NDArray[np.int32]) -> NDArray[np.int32]:
+        lines = image[rows]
+        sums = lines[:, left] * left_weight[:, None] + lines[:, right] * right_weight[:, None]
+        return np.asarray(((sums >> 4) * weights[:, None, None]) >> 16)
+
+    rows = weighted_rows(top, top_weight) + weighted_rows(bottom, bottom_weight)
+    return ((rows + 2) >> 2).astype(np.uint8)
+
+
+def _taps(length: int, size: int, *, clamp: bool) -> _Taps:
+    """The two source pixels of each target pixel, and their weights in units of 1/2048.
+
+    Beyond the border both are the outermost pixel. Along rows OpenCV then gives the first one
+    all of the weight (`clamp`); along columns it leaves the weight split, which rounds
+    differently.
+    """
+    position = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
+    first = np.floor(position).astype(np.intp)
+    fraction = (position - first).astype(np.float32)
+    if clamp:
+        fraction[(first < 0) | (first >= length - 1)] = 0
+    unit = np.float32(2048)
+    first_weight = np.rint((np.float32(1) - fraction) * unit).astype(np.int32)
+    second_weight = np.rint(fraction * unit).astype(np.int32)
+    last = length - 1
+    return first.clip(0, last), (first + 1).clip(0, last), first_weight, second_weight
 
 
 def scale_factor(
@@ -149,10 +183,8 @@ def channel_gains(
     return tuple(float(gain) for gain in gains.clip(*_GAIN_RANGE))
 
 
-def apply_channel_gains(image: RGB, gains: tuple[float, ...] | None) -> RGB:
-    """Multiply each channel by its gain; round, and clip at 255. None changes nothing."""
-    if gains is None:
-        return image
+def apply_channel_gains(image: RGB, gains: tuple[float, ...]) -> RGB:
+    """Multiply each channel by its gain; round, and clip at 255."""
     table = np.outer(gains, np.arange(256)).round().clip(0, 255).astype(int)
     return np.array(Image.fromarray(image).point(table.ravel().tolist()))
 

@@ -17,24 +17,17 @@ import contextlib
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import dicom
 from .api import Model, load_or_check
 from .backends import find_backend
-from .batch.folder import (
-    OnError,
-    OnOutcome,
-    Summary,
-    make_work,
-    run_here,
-    run_with_bar,
-    to_places,
-)
-from .batch.jobs import Job, names_file, plan_jobs
-from .batch.places import join, parent
+from .batch.folder import OnError, OnOutcome, Summary, make_work, run_here, run_with_bar, to_places
+from .batch.jobs import Job, plan_jobs, results_folder
+from .batch.places import join
 from .batch.table import Row
 from .batch.work import Work
 from .choices import BackendName, Precision, canonical_device, canonical_precision
@@ -170,7 +163,10 @@ def segment_dataset(
     """
     for module in ("ray", "pyarrow"):
         require(module, "ray")
-    device, precision = canonical_device(device), canonical_precision(precision)
+    workers, device = plain(workers), canonical_device(device)
+    precision = canonical_precision(precision)
+    if workers is not None and not is_integer(workers, 1, 10**6):
+        raise OptionError(f"workers is {workers!r}; it must be a positive integer.")
     places, target = to_places(inputs), os.fspath(out)
     if "-" in places:
         raise OptionError("Standard input stays on this machine. Pass files or folders.")
@@ -183,8 +179,7 @@ def segment_dataset(
     )  # fmt: skip
     jobs = plan_jobs(places, target, kinds=kinds, recursive=recursive, keep_endings=keep_endings)
     if manifest is None:
-        is_file = names_file(target, is_single=len(jobs) == 1)
-        manifest = join(parent(target) if is_file else target, "manifest.parquet")
+        manifest = join(results_folder(jobs, target), "manifest.parquet")
 
     def load() -> Segmenter:
         return load_or_check(
@@ -202,100 +197,83 @@ def segment_dataset(
         on_error=on_error,
         on_row=on_row,
         progress=progress,
-        execute=on_cluster(address=address, workers=workers, device=device, precision=precision),
+        execute=partial(
+            run_on_cluster, address=address, workers=workers, device=device, precision=precision
+        ),
     )
 
 
-def on_cluster(
-    *, address: str | None, workers: int | None, device: str | None, precision: Precision | None
-) -> Callable[[Sequence[Job], Segmenter | None, Work, OnOutcome], None]:
-    """What runs the jobs of a collection on a cluster; OptionError for wrong `workers`."""
-    workers = plain(workers)
-    if workers is not None and not is_integer(workers, 1, 10**6):
-        raise OptionError(f"workers is {workers!r}; it must be a positive integer.")
-
-    def execute(
-        jobs: Sequence[Job], model: Segmenter | None, work: Work, on_outcome: OnOutcome
-    ) -> None:
-        with (
-            _connect(address),
-            contextlib.closing(
-                _run_on_cluster(jobs, model, work, workers, device, precision)
-            ) as outcomes,
-        ):
-            for job, outcome in outcomes:
-                on_outcome(job, outcome)
-
-    return execute
-
-
-def _run_on_cluster(
+def run_on_cluster(
     jobs: Sequence[Job],
     model: Segmenter | None,
     work: Work,
-    workers: int | None,
+    on_outcome: OnOutcome,
+    *,
+    address: str | None,
+    workers: int | None = None,
     device: str | None,
     precision: Precision | None,
-) -> Generator[tuple[Job, Row | Exception]]:
-    """An outcome for every job, in any order; workers that die are restarted, jobs repeated."""
+) -> None:
+    """Do the work on a cluster, in any order; restart workers that die and repeat their jobs."""
     import ray
 
-    resources = ray.cluster_resources()
-    own_device = "cpu" if model is None else str(model.device)
-    if model is None or (device == "auto" and "cuda" not in find_backend(model.backend).devices):
-        device = "cpu"  # a GPU of the cluster would be idle
-    use_gpu = _uses_gpu(device or own_device, resources)
-    if use_gpu:
-        device = "cuda"  # the GPU that Ray gives to the worker
-    count = workers or max(int(resources.get("GPU" if use_gpu else "CPU", 1)), 1)
-    size = min(_BATCH, math.ceil(len(jobs) / (4 * count)))
-    queue = deque(jobs[start : start + size] for start in range(0, len(jobs), size))
-    actor = ray.remote(num_cpus=1, num_gpus=int(use_gpu), max_restarts=-1)(_Worker)
-    reference = ray.put(model)
-    pool = [actor.remote(reference, device, precision, work) for _ in range(min(count, len(queue)))]
-    idle: list[Any] = []
-    busy: dict[Any, tuple[Any, Sequence[Job]]] = {}  # by the reference to the outcomes
-    deaths: Counter[str] = Counter()
+    with _connect(address), contextlib.ExitStack() as at_end:
+        resources = ray.cluster_resources()
+        own_device = "cpu" if model is None else str(model.device)
+        takes_gpu = model is not None and "cuda" in find_backend(model.backend).devices
+        if model is None or (device == "auto" and not takes_gpu):
+            device = "cpu"  # a GPU of the cluster would be idle
+        use_gpu = _uses_gpu(device or own_device, resources)
+        if use_gpu:
+            device = "cuda"  # the GPU that Ray gives to the worker
+        count = workers or max(int(resources.get("GPU" if use_gpu else "CPU", 1)), 1)
+        size = min(_BATCH, math.ceil(len(jobs) / (4 * count)))
+        queue = deque(jobs[start : start + size] for start in range(0, len(jobs), size))
+        actor = ray.remote(num_cpus=1, num_gpus=int(use_gpu), max_restarts=-1)(_Worker)
+        reference = ray.put(model)
+        idle: list[Any] = []
+        busy: dict[Any, tuple[Any, Sequence[Job]]] = {}  # by the reference to the outcomes
+        deaths: Counter[str] = Counter()
 
-    def wait_until_ready(worker: Any) -> None:
-        """Give it nothing to do until it has started, again after its death."""
-        busy[worker.run.options(max_task_retries=-1).remote([])] = worker, []
+        def wait_until_ready(worker: Any) -> None:
+            """Give it nothing to do until it has started, again after its death."""
+            busy[worker.run.options(max_task_retries=-1).remote([])] = worker, []
 
-    def repeat(batch: Sequence[Job], error: Exception) -> list[tuple[Job, Row | Exception]]:
-        """Queue the jobs of a batch that failed again; a single one may be given up."""
-        job = batch[0]
-        if len(batch) > 1:  # any of them can be the reason: they are tried one by one
-            queue.extend([job] for job in batch)
-        elif isinstance(error, ray.exceptions.RayTaskError):
-            return [(job, VesselsegError(repr(error.cause)))]
-        elif deaths[job.name] + 1 == _DEATHS:
-            return [(job, VesselsegError(_DIED))]
-        else:
-            deaths[job.name] += 1
-            queue.append(batch)
-        return []
+        def repeat(batch: Sequence[Job], error: Exception) -> None:
+            """Queue the jobs of a batch that failed again; a single one may be given up."""
+            job = batch[0]
+            if len(batch) > 1:  # any of them can be the reason: they are tried one by one
+                queue.extend([job] for job in batch)
+            elif isinstance(error, ray.exceptions.RayTaskError):
+                on_outcome(job, VesselsegError(repr(error.cause)))
+            elif deaths[job.name] + 1 == _DEATHS:
+                on_outcome(job, VesselsegError(_DIED))
+            else:
+                deaths[job.name] += 1
+                queue.append(batch)
 
-    try:
-        for worker in pool:
+        for _ in range(min(count, len(queue))):
+            worker = actor.remote(reference, device, precision, work)
+            at_end.callback(ray.kill, worker)
             wait_until_ready(worker)
         while queue or any(batch for _, batch in busy.values()):
             (finished,), _ = ray.wait([*busy])
             worker, batch = busy.pop(finished)
             try:
-                yield from ray.get(finished)
-                idle.append(worker)
+                outcomes = ray.get(finished)
             except ray.exceptions.RayError as error:
                 if not batch:
                     reason = str(error).strip().rpartition("\n")[2]
                     raise DeviceError(f"The workers cannot start: {reason}") from error
-                yield from repeat(batch, error)
+                repeat(batch, error)
                 wait_until_ready(worker)
+            else:
+                for job, outcome in outcomes:
+                    on_outcome(job, outcome)
+                idle.append(worker)
             while idle and queue:
                 worker, batch = idle.pop(), queue.popleft()
                 busy[worker.run.remote(batch)] = worker, batch
-    finally:
-        for worker in pool:
-            ray.kill(worker)
 
 
 def _uses_gpu(device: str, resources: Mapping[str, float]) -> bool:
@@ -353,7 +331,6 @@ class _Worker:
         self.model, self.work = model, work
 
     def run(self, jobs: Sequence[Job]) -> list[tuple[Job, Row | Exception]]:
-        """Run jobs; return what became of each."""
         outcomes: list[tuple[Job, Row | Exception]] = []
 
         def keep(job: Job, outcome: Row | Exception) -> None:

@@ -7,7 +7,6 @@ add its `ModelSpec` to `_OTHERS`; docs/how-to/add-a-model.md goes through it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -37,22 +36,27 @@ _HRF = _TrainingSet("hrf", 256, 170, (2336, 3504), 3263, "CC BY 4.0")
 
 
 def _published(
-    head: Head, loss: str, data: _TrainingSet, dice: float, mdice: float, *stems: str
-) -> ModelSpec:
-    """One row of the table below; `stems` are its file names, the current one first.
+    head: Head, loss: str, data: _TrainingSet, dice: float, mdice: float,
+    stamp: str, original_digits: str = "",
+) -> ModelSpec:  # fmt: skip
+    """One row of the table below; `stamp` is DATE_TIME-DIGITS, with which the file's name ends.
 
-    Names and addresses follow mmsegmentation's rules, which hold for these 24 models only.
+    Names and addresses follow mmsegmentation's rules, which hold for these 24 models only. The
+    original names of republished files have other digits and lack the head.
     """
-    parts = ["unet_s5-d16", head.replace("fcn", ""), loss.replace("ce+dice", "ce-dice"), data.name]
-    sources = []
-    for stem in stems:
-        # FOLDER_DATE_TIME-DIGITS, in a folder of that name
-        folder, digits = re.fullmatch(r"(.+)_\d{8}_\d{6}-([0-9a-f]{8})", stem).groups()  # type: ignore[union-attr]
-        sources.append(Source(f"{_HOST}{folder}/{stem}.pth", digits))
-    name = "_".join(part for part in parts if part and part != "ce")
+    has_dice = loss == "ce+dice"
+    dashed = data.name.replace("_", "-")
+    size = f"{data.crop}x{data.crop}"
+    folder = f"unet_s5-d16_{size}_40k_{data.name}"
+    if has_dice:
+        folder = f"unet_s5-d16_ce-1.0-dice-3.0_{size}_40k_{dashed}"
+    sources = [_source(f"{head}_{folder}", stamp)]
+    if original_digits:
+        sources.append(_source(folder, stamp[:-8] + original_digits))
+    parts = ["unet_s5-d16", head.replace("fcn", ""), "ce-dice" if has_dice else "", data.name]
+    name = "_".join(filter(None, parts))
     prefix = "unet_s5" if name == "unet_s5-d16_deeplabv3_chase_db1" else "unet-s5"
-    schedule = "4xb4-40k" if loss == "ce" else "4xb4-ce-1.0-dice-3.0-40k"
-    windows = f"{data.name.replace('_', '-')}-{data.crop}x{data.crop}"
+    schedule = "4xb4-ce-1.0-dice-3.0-40k" if has_dice else "4xb4-40k"
     return ModelSpec(
         name=name,
         dataset=data.name,
@@ -68,66 +72,40 @@ def _published(
         sources=tuple(sources),
         license="Apache-2.0",
         data_terms=data.terms,
-        config=f"{_CONFIGS}{prefix}-d16_{head}_{schedule}_{windows}.py",
+        config=f"{_CONFIGS}{prefix}-d16_{head}_{schedule}_{dashed}-{size}.py",
     )
 
 
-# fmt: off
+def _source(folder: str, stamp: str) -> Source:
+    return Source(f"{_HOST}{folder}/{folder}_{stamp}.pth", stamp[-8:])
+
+
 _MMSEGMENTATION = (
-    _published("fcn", "ce", _DRIVE, 78.67, 88.38,
-               "fcn_unet_s5-d16_64x64_40k_drive_20201223_191051-5daf6d3b",
-               "unet_s5-d16_64x64_40k_drive_20201223_191051-9cd163b8"),
-    _published("fcn", "ce+dice", _DRIVE, 79.32, 88.71,
-               "fcn_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201820-785de5c2"),
-    _published("pspnet", "ce", _DRIVE, 78.62, 88.35,
-               "pspnet_unet_s5-d16_64x64_40k_drive_20201227_181818-aac73387"),
-    _published("pspnet", "ce+dice", _DRIVE, 79.42, 88.76,
-               "pspnet_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201821-22b3e3ba"),
-    _published("deeplabv3", "ce", _DRIVE, 78.69, 88.38,
-               "deeplabv3_unet_s5-d16_64x64_40k_drive_20201226_094047-0671ff20"),
-    _published("deeplabv3", "ce+dice", _DRIVE, 79.56, 88.84,
-               "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive_20211210_201825-6bf0efd7"),
-    _published("fcn", "ce", _STARE, 81.02, 89.78,
-               "fcn_unet_s5-d16_128x128_40k_stare_20201223_191051-7d77e78b",
-               "unet_s5-d16_128x128_40k_stare_20201223_191051-e5439846"),
-    _published("fcn", "ce+dice", _STARE, 82.7, 90.65,
-               "fcn_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201821-f75705a9"),
-    _published("pspnet", "ce", _STARE, 81.22, 89.89,
-               "pspnet_unet_s5-d16_128x128_40k_stare_20201227_181818-3c2923c4"),
-    _published("pspnet", "ce+dice", _STARE, 82.84, 90.72,
-               "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201823-f1063ef7"),
-    _published("deeplabv3", "ce", _STARE, 80.93, 89.73,
-               "deeplabv3_unet_s5-d16_128x128_40k_stare_20201226_094047-93dcb93c"),
-    _published("deeplabv3", "ce+dice", _STARE, 82.71, 90.65,
-               "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare_20211210_201825-21db614c"),
-    _published("fcn", "ce", _CHASE_DB1, 80.24, 89.46,
-               "fcn_unet_s5-d16_128x128_40k_chase_db1_20201223_191051-11543527",
-               "unet_s5-d16_128x128_40k_chase_db1_20201223_191051-8b16ca0b"),
-    _published("fcn", "ce+dice", _CHASE_DB1, 80.4, 89.52,
-               "fcn_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201821-1c4eb7cf"),
-    _published("pspnet", "ce", _CHASE_DB1, 80.36, 89.52,
-               "pspnet_unet_s5-d16_128x128_40k_chase_db1_20201227_181818-68d4e609"),
-    _published("pspnet", "ce+dice", _CHASE_DB1, 80.28, 89.45,
-               "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201823-c0802c4d"),
-    _published("deeplabv3", "ce", _CHASE_DB1, 80.47, 89.57,
-               "deeplabv3_unet_s5-d16_128x128_40k_chase_db1_20201226_094047-4c5aefa3"),
-    _published("deeplabv3", "ce+dice", _CHASE_DB1, 80.37, 89.49,
-               "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_chase-db1_20211210_201825-4ef29df5"),
-    _published("fcn", "ce", _HRF, 79.45, 88.92,
-               "fcn_unet_s5-d16_256x256_40k_hrf_20201223_173724-d89cf1ed",
-               "unet_s5-d16_256x256_40k_hrf_20201223_173724-d89cf1ed"),
-    _published("fcn", "ce+dice", _HRF, 80.87, 89.64,
-               "fcn_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_201821-c314da8a"),
-    _published("pspnet", "ce", _HRF, 80.07, 89.24,
-               "pspnet_unet_s5-d16_256x256_40k_hrf_20201227_181818-fdb7e29b"),
-    _published("pspnet", "ce+dice", _HRF, 80.96, 89.69,
-               "pspnet_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_201823-53d492fa"),
-    _published("deeplabv3", "ce", _HRF, 80.21, 89.32,
-               "deeplabv3_unet_s5-d16_256x256_40k_hrf_20201226_094047-3a1fdf85"),
-    _published("deeplabv3", "ce+dice", _HRF, 80.71, 89.56,
-               "deeplabv3_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf_20211210_202032-59daf7a4"),
+    _published("fcn", "ce", _DRIVE, 78.67, 88.38, "20201223_191051-5daf6d3b", "9cd163b8"),
+    _published("fcn", "ce+dice", _DRIVE, 79.32, 88.71, "20211210_201820-785de5c2"),
+    _published("pspnet", "ce", _DRIVE, 78.62, 88.35, "20201227_181818-aac73387"),
+    _published("pspnet", "ce+dice", _DRIVE, 79.42, 88.76, "20211210_201821-22b3e3ba"),
+    _published("deeplabv3", "ce", _DRIVE, 78.69, 88.38, "20201226_094047-0671ff20"),
+    _published("deeplabv3", "ce+dice", _DRIVE, 79.56, 88.84, "20211210_201825-6bf0efd7"),
+    _published("fcn", "ce", _STARE, 81.02, 89.78, "20201223_191051-7d77e78b", "e5439846"),
+    _published("fcn", "ce+dice", _STARE, 82.70, 90.65, "20211210_201821-f75705a9"),
+    _published("pspnet", "ce", _STARE, 81.22, 89.89, "20201227_181818-3c2923c4"),
+    _published("pspnet", "ce+dice", _STARE, 82.84, 90.72, "20211210_201823-f1063ef7"),
+    _published("deeplabv3", "ce", _STARE, 80.93, 89.73, "20201226_094047-93dcb93c"),
+    _published("deeplabv3", "ce+dice", _STARE, 82.71, 90.65, "20211210_201825-21db614c"),
+    _published("fcn", "ce", _CHASE_DB1, 80.24, 89.46, "20201223_191051-11543527", "8b16ca0b"),
+    _published("fcn", "ce+dice", _CHASE_DB1, 80.40, 89.52, "20211210_201821-1c4eb7cf"),
+    _published("pspnet", "ce", _CHASE_DB1, 80.36, 89.52, "20201227_181818-68d4e609"),
+    _published("pspnet", "ce+dice", _CHASE_DB1, 80.28, 89.45, "20211210_201823-c0802c4d"),
+    _published("deeplabv3", "ce", _CHASE_DB1, 80.47, 89.57, "20201226_094047-4c5aefa3"),
+    _published("deeplabv3", "ce+dice", _CHASE_DB1, 80.37, 89.49, "20211210_201825-4ef29df5"),
+    _published("fcn", "ce", _HRF, 79.45, 88.92, "20201223_173724-d89cf1ed", "d89cf1ed"),
+    _published("fcn", "ce+dice", _HRF, 80.87, 89.64, "20211210_201821-c314da8a"),
+    _published("pspnet", "ce", _HRF, 80.07, 89.24, "20201227_181818-fdb7e29b"),
+    _published("pspnet", "ce+dice", _HRF, 80.96, 89.69, "20211210_201823-53d492fa"),
+    _published("deeplabv3", "ce", _HRF, 80.21, 89.32, "20201226_094047-3a1fdf85"),
+    _published("deeplabv3", "ce+dice", _HRF, 80.71, 89.56, "20211210_202032-59daf7a4"),
 )
-# fmt: on
 
 EMBEDDED = ModelSpec(
     name="unet_s5-c16_chase-hrf-fives",

@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args
 
@@ -19,10 +19,11 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image, PngImagePlugin
 from PIL.TiffImagePlugin import IMAGEDESCRIPTION
 
-from .errors import OptionError
+from .errors import ImageError, OptionError
 from .files import whole_file
-from .formats import endings, open_picture
-from .images import RGB
+from .formats import endings, is_dicom
+from .images import RGB, ImageSource, is_source, open_source
+from .pictures import open_picture
 from .spec import is_tuple, plain
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Segmentation:
     probability: NDArray[np.float32]
     field_of_view: NDArray[np.bool_]
     provenance: dict[str, Any]
-    _photograph: RGB = field(repr=False)
+    _photograph: RGB
 
     def at_threshold(self, threshold: float) -> Segmentation:
         """The same probabilities with the mask of another threshold; the model does not run.
@@ -193,7 +194,7 @@ class Segmentation:
             drawn = {"style": style, "color": color, "opacity": opacity}
         _write(target, self._encode(kind, format, drawn))
 
-    def save_dicom(self, target: Target, source: Target | bytes | bytearray | memoryview) -> None:
+    def save_dicom(self, target: Target, source: ImageSource) -> None:
         """Write the mask as a DICOM Segmentation object that refers to its photograph.
 
         Parameters
@@ -229,7 +230,7 @@ class Segmentation:
                 f"{str(target)!r} is the name of a picture, which save() writes. Choose another "
                 f"ending, such as .dcm."
             )
-        content, label = dicom.read_source(source)
+        content, label = read_dicom_source(source)
         _write(target, dicom.encode_segmentation(content, label, self.mask, self.provenance))
 
     def _encode(self, kind: Kind, format: Format, drawn: dict[str, Any]) -> bytes:
@@ -261,7 +262,7 @@ class Segmentation:
             return stream.getvalue()
         # A mask is mostly runs of equal pixels. Looking for these alone is faster.
         is_binary = kind in ("mask", "fov")
-        return encode_png(picture, provenance, zlib.Z_RLE if is_binary else None)
+        return encode_png(picture, provenance, zlib.Z_RLE if is_binary else zlib.Z_DEFAULT_STRATEGY)
 
     @property
     def familiarity(self) -> float | None:
@@ -386,15 +387,14 @@ def _write(target: Target, content: bytes) -> None:
 
 
 def encode_png(
-    picture: Image.Image, provenance: Mapping[str, Any], strategy: int | None = None
+    picture: Image.Image, provenance: Mapping[str, Any], strategy: int = zlib.Z_DEFAULT_STRATEGY
 ) -> bytes:
     """A PNG file that says how it was made; `strategy` is zlib's."""
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", _software(provenance))
     text.add_text("vesselseg", json.dumps(dict(provenance)))
-    method = zlib.Z_DEFAULT_STRATEGY if strategy is None else strategy
     stream = io.BytesIO()
-    picture.save(stream, "PNG", pnginfo=text, compress_type=method)
+    picture.save(stream, "PNG", pnginfo=text, compress_type=strategy)
     return stream.getvalue()
 
 
@@ -414,6 +414,28 @@ def check_style(style: Style) -> None:
     """Raise OptionError for a style that there is not."""
     if style not in _STYLES:
         raise OptionError(f"style is {style!r}; allowed are {' and '.join(map(repr, _STYLES))}.")
+
+
+def read_dicom_source(source: ImageSource) -> tuple[bytes, str]:
+    """The content of the DICOM file that a Segmentation object is to refer to, and its label."""
+    if not is_source(source):
+        raise ImageError(
+            f"The source of a Segmentation object is the DICOM file of the photograph: a path, its "
+            f"bytes or a binary file object, not {type(source).__name__}."
+        )
+    stream: Any = source
+    if hasattr(stream, "seekable") and stream.seekable():
+        stream.seek(0)  # it may be the one that was segmented
+    with open_source(source) as (stream, label):
+        content = stream.read()
+    if not isinstance(source, (str, os.PathLike)):
+        label = "The source"
+    if not is_dicom(content[:132]):
+        raise ImageError(
+            f"{label} is no DICOM file. A Segmentation object refers to the DICOM file of the "
+            f"photograph; of other photographs, save the mask as PNG, TIFF or NPY."
+        )
+    return content, label
 
 
 def _is_share(value: object) -> bool:

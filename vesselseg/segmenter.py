@@ -18,20 +18,23 @@ from . import weights
 from ._version import __version__
 from .backends import Backend, check_batch_size
 from .choices import Precision, canonical_device, canonical_precision
-from .content import find_faults
 from .errors import OptionError
-from .familiarity import FAMILIARITY_LIMIT, familiarity, measure_sharpness, undecided_fraction
+from .familiarity import (
+    FAMILIARITY_LIMIT,
+    familiarity,
+    find_faults,
+    measure_sharpness,
+    undecided_fraction,
+)
 from .fov import FieldOfView, find_field_of_view
 from .images import (
     MAX_PIXELS,
-    RGB,
     Decoded,
     ImageLike,
     check_bits,
     check_max_pixels,
     decode,
     is_single,
-    log_warnings,
 )
 from .preprocess import NetworkInput, check_scale, preprocess
 from .process import check_fork, progress_bar
@@ -54,11 +57,16 @@ class _Options(NamedTuple):
 class _Photograph(NamedTuple):
     """A photograph, and what the network sees of it."""
 
-    rgb: RGB
+    decoded: Decoded
     fov: FieldOfView
     seen: NetworkInput
     pixels: Tensor  # of `seen`, uint8 (3, h, w) on the device
-    warnings: list[str]
+
+    def warnings(self) -> list[str]:
+        """What may have been misread, or is unlike what the network was trained on."""
+        faults = find_faults(self.decoded.rgb, self.fov)
+        said = [*self.decoded.warnings, self.fov.warning, *faults, self.seen.warning]
+        return [warning for warning in said if warning]
 
 
 class Segmenter:
@@ -330,6 +338,7 @@ class Segmenter:
         """
         options = self._check_options(scale, 0.5, bits)
         photograph = self._preprocess(image, options)
+        _log(photograph.warnings(), photograph.decoded.label)
         logits = slide(photograph.pixels, self._backend, **self._window_options(options))
         return restore(logits, photograph.seen.placement).cpu()
 
@@ -466,17 +475,10 @@ class Segmenter:
 
     def _preprocess(self, image: ImageLike | Decoded, options: _Options) -> _Photograph:
         decoded = decode(image, self.max_pixels, options.bits)
-        log_warnings(decoded, logger)
-        rgb = decoded.rgb
-        fov = find_field_of_view(rgb)
-        seen = preprocess(rgb, fov, options.scale, self.spec, self.max_pixels)
-        doubts = filter(None, [fov.warning, *find_faults(rgb, fov), seen.warning])
-        warnings = [*decoded.warnings]
-        for doubt in doubts:
-            logger.warning("%s", doubt)
-            warnings.append(doubt)
+        fov = find_field_of_view(decoded.rgb)
+        seen = preprocess(decoded.rgb, fov, options.scale, self.spec, self.max_pixels)
         pixels = _to_device(torch.from_numpy(np.ascontiguousarray(seen.pixels)), self.device)
-        return _Photograph(rgb, fov, seen, pixels.permute(2, 0, 1), warnings)
+        return _Photograph(decoded, fov, seen, pixels.permute(2, 0, 1))
 
     def _window_options(self, options: _Options) -> dict[str, Any]:
         """What `slide` and `WindowQueue` take besides the network."""
@@ -497,20 +499,20 @@ class Segmenter:
     def _to_segmentation(
         self, photograph: _Photograph, copy: _HostCopy, options: _Options
     ) -> Segmentation:
-        rgb, fov, seen, _, warnings = photograph
+        decoded, fov, seen, _ = photograph
         probability = copy.wait()
+        warnings = photograph.warnings()
         sharpness = None
         if self.spec.least_sharpness is not None:
             sharpness = measure_sharpness(seen.scaled, fov.mask)
         familiar = familiarity(probability, fov.mask, sharpness, self.spec)
         if familiar is not None and familiar < FAMILIARITY_LIMIT:
-            doubt = (
+            warnings.append(
                 f"The photograph is unlike those that model {self.spec.name!r} was trained on "
                 f"(familiarity {familiar:.2f} of 1): look at the overlay."
             )
-            logger.warning("%s", doubt)
-            warnings = [*warnings, doubt]
         undecided = undecided_fraction(probability, fov.mask)
+        _log(warnings, decoded.label)
         provenance: dict[str, Any] = {
             "vesselseg": __version__,
             "torch": str(torch.__version__),
@@ -521,7 +523,7 @@ class Segmenter:
             "stride": self.spec.stride,
             "scale": options.scale,
             "bits": options.bits,
-            "size": list(rgb.shape[:2]),
+            "size": list(decoded.rgb.shape[:2]),
             "network_size": list(seen.placement.whole),
             "fov_diameter": None if fov.diameter is None else round(fov.diameter, 1),
             "vessel_bias": round(seen.placement.vessel_bias, 3),
@@ -535,7 +537,12 @@ class Segmenter:
             "warning": " ".join(warnings),
         }
         mask = probability > np.float32(options.threshold)
-        return Segmentation(mask, probability, fov.mask, provenance, rgb)
+        return Segmentation(mask, probability, fov.mask, provenance, decoded.rgb)
+
+
+def _log(warnings: list[str], label: str) -> None:
+    for warning in warnings:
+        logger.warning("%s: %s", label, warning)
 
 
 def _to_device(pixels: Tensor, device: torch.device) -> Tensor:

@@ -147,15 +147,7 @@ class ModelSpec:
     Notes
     -----
     Saved models and exported ONNX files hold a model spec, so its fields are part of the file
-    format. A later version of vesselseg keeps every field's name, meaning and default, and changes
-    the fields like this:
-
-    - It adds a field with a default that means "as before", and with
-      ``metadata={"since": "1.2"}``, its own version. Such a field is stored only if it differs
-      from the default. Files that do not need it stay readable for earlier versions; the others
-      are rejected there by the field's name.
-    - It drops a field only if all stored files have one value in it, and goes on reading files
-      with that value.
+    format: docs/reference/weights-files.md says how they may change.
 
     Examples
     --------
@@ -221,9 +213,9 @@ class ModelSpec:
 
     def matches(self, sha256: str) -> bool:
         """Whether the digest of a weights file agrees with a source, as far as the sources say."""
-        if self.unverified or not self.sources:
-            return not self.unverified
-        return any(source.matches(sha256) for source in self.sources)
+        if self.unverified:
+            return False
+        return not self.sources or any(source.matches(sha256) for source in self.sources)
 
     @property
     def digest(self) -> str:
@@ -303,17 +295,15 @@ def _checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
     if spec.expected_dice is not None:
         is_share = is_factor(spec.expected_dice) and spec.expected_dice <= 1
         yield "expected_dice", is_share, "above 0 and at most 1, or None"
-    if spec.least_sharpness is not None:
-        yield "least_sharpness", is_factor(spec.least_sharpness), "a positive number, or None"
+    for field in ("least_sharpness", "dice", "mdice"):
+        value = getattr(spec, field)
+        yield field, value is None or is_factor(value), "a positive number, or None"
     yield "unverified", isinstance(spec.unverified, bool), "True or False"
     for field in ("loss", "license", "data_terms", "config"):
         yield field, isinstance(getattr(spec, field), str), "a text"
     sources = spec.sources
     are_sources = isinstance(sources, tuple) and all(isinstance(x, Source) for x in sources)
     yield "sources", are_sources, "a tuple of Source"
-    for field in ("dice", "mdice"):
-        score = getattr(spec, field)
-        yield field, score is None or is_factor(score), "a score in percent, or None"
 
 
 def plain(value: Any) -> Any:

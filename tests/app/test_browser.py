@@ -352,6 +352,43 @@ def test_mask_probability_and_field_of_view_are_shown(page, six, expected):
     assert abs(np.ptp(columns) - np.ptp(inner_columns)) < 5
 
 
+def test_measures_are_computed_and_shown_on_request(page, six, expected):
+    page.add(six[0])
+    page.wait_until_done()
+    assert not page.is_shown("measures")
+    assert not any("measures" in name or "table" in name for name in page.requests())
+    page.set("show", "measures")
+    wait(lambda: page.is_shown("measures"), 180)
+    measures = expected["anna.png"].measure()
+    rows = page.script(
+        "return [...document.querySelectorAll('#measures tbody tr')]"
+        ".map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+    values = measures.to_dict()
+    assert [row[0] for row in rows] == list(values)
+    for name, text, *_ in rows:
+        value = values[name]
+        assert text == "none" if value is None else float(text) == float(f"{value:.6g}")
+    assert not page.is_shown("vessels")
+    shown = "return document.querySelector('#photograph img').naturalWidth"
+    assert page.script(shown) == measures.overlay().width
+    page.click("#full")
+    full = page.box("layer")["width"]
+    assert full == pytest.approx(max(measures.overlay().width, page.box("frame")["width"]), abs=1)
+    page.set("color-by", "segment")
+    wait(lambda: page.is_shown("measures"))
+    content = page.download("measures.png", "anna_measures.png")
+    with Image.open(io.BytesIO(content)) as saved:
+        np.testing.assert_array_equal(saved, measures.overlay(color_by="segment"))
+    page.set("mm-per-pixel", "0.01")
+    wait(lambda: "length_mm" in page.text("measures"))
+    overflow = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    assert not page.script(overflow)
+    page.set("show", "mask")
+    assert not page.is_shown("measures")
+    assert page.is_shown("vessels")
+
+
 def test_a_segmentation_object_is_offered_of_dicom_photographs(page, six, photograph, tmp_path):
     pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
     (tmp_path / "eye.dcm").write_bytes(dicom_file(photograph[:150, :130], PatientID="4711"))

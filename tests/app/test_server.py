@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import logging
 import re
 import socket
 import sys
@@ -25,6 +24,7 @@ import vesselseg
 from vesselseg import UnknownModelError, formats, list_models
 from vesselseg.app import server
 from vesselseg.app.server import OfferedModels
+from vesselseg.result import read_provenance
 
 PAGE = Path(server.__file__).parent / "page"
 
@@ -148,6 +148,26 @@ def test_rows_are_those_of_the_librarys_tables(url, model, content, tmp_path):
     assert list(row)[-1] == "seconds"
 
 
+@pytest.mark.slow
+def test_measures_are_drawn_and_listed_as_the_library_has_them(url, model, content, asked):
+    token = segmented(url, content)["token"]
+    query = {"threshold": 0.52, "mm_per_pixel": 0.01, "color_by": "segment"}
+    measures = model(content, threshold=0.52).measure(mm_per_pixel=0.01)
+    table = result_of(url, token, "table.json", **query).json()
+    assert [row["name"] for row in table] == list(measures.to_dict())
+    for row in table:
+        value = getattr(measures, row["name"])
+        assert row["value"] == (float(f"{value:.6g}") if isinstance(value, float) else value)
+        assert row["definition"]
+    drawn = result_of(url, token, "measures.png", **query).content
+    with Image.open(io.BytesIO(drawn)) as picture:
+        np.testing.assert_array_equal(picture, measures.overlay(color_by="segment"))
+    provenance = read_provenance(io.BytesIO(drawn))
+    assert (provenance["color_by"], provenance["mm_per_pixel"]) == ("segment", 0.01)
+    assert "length_mm" not in result_of(url, token, "table.json").text
+    assert len(asked) == 2  # here and by the server
+
+
 def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
     # Whatever opens a file to write, in whichever thread of this process, is an audit event.
     written = []
@@ -162,7 +182,14 @@ def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
     for _ in range(2):  # the first time, Numba looks where it could keep what it compiles
         written.clear()
         token = segmented(url, content)["token"]
-        for file in ("photograph.png", "mask.png", "overlay.png", "row.json", "measures.json"):
+        for file in (
+            "photograph.png",
+            "mask.png",
+            "overlay.png",
+            "row.json",
+            "measures.json",
+            "measures.png",
+        ):
             assert result_of(url, token, file).ok
     active = False
     assert written == []
@@ -191,6 +218,8 @@ def test_errors_of_the_library_are_reported(url, path, content, told):
         ("overlay.png", {"threshold": "half"}, 400, "threshold is 'half'; it must be"),
         ("overlay.png", {"opacity": "-1"}, 400, "opacity is -1.0; it must be"),
         ("overlay.png", {"color": "#fff"}, 400, "color is '#fff'; it must be six hexadecimal"),
+        ("table.json", {"mm_per_pixel": "0"}, 400, "mm_per_pixel is 0.0; it must be"),
+        ("measures.png", {"color_by": "length"}, 400, "color_by is 'length'; allowed are"),
         ("overlay.png", {"style": "dots"}, 400, "style is 'dots'; allowed are"),
         ("seg.dcm", {}, 400, "The source is no DICOM file"),
         ("edges.png", {}, 400, "There is no 'edges.png'; there are photograph.png, "),
@@ -383,20 +412,6 @@ def test_the_network_stops_when_the_sender_goes_away(model, content):
         assert requests.get(f"{url}/settings", timeout=30).status_code == 200
 
 
-def test_warnings_of_another_photograph_are_left_out(model, content):
-    """Such as of one that is measured or read in another thread at the same time."""
-
-    def disturbed(content, **options):
-        logger = logging.getLogger("vesselseg.images")
-        other = threading.Thread(target=logger.warning, args=("of another photograph",))
-        other.start()
-        other.join()
-        return model(content, **options)
-
-    with served(disturbed) as url:
-        assert segmented(url, content)["warnings"] == []
-
-
 def test_dicom_photographs_are_segmented_like_others(url, photograph):
     part = photograph[:150, :130]
     png, dicom = segmented(url, encoded(part)), segmented(url, dicom_file(part, PatientID="4711"))
@@ -415,15 +430,15 @@ def test_dicom_photographs_are_segmented_like_others(url, photograph):
 
 
 def test_warnings_of_the_library_are_returned(url):
-    warnings = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))["warnings"]
-    assert any(warning.startswith("No field of view was found") for warning in warnings)
-    assert any("is flat" in warning for warning in warnings)
+    answer = segmented(url, encoded(np.full((50, 60, 3), 128, np.uint8)))
+    assert "No field of view was found" in answer["provenance"]["warning"]
+    assert "is flat" in answer["provenance"]["warning"]
 
 
 def test_significant_bits_of_a_16_bit_photograph_can_be_chosen(url, photograph):
     grey = photograph[:150, :130, 1]
     deep = encoded(twelve_bits(grey))
-    assert "If they use 12 bits" in segmented(url, deep)["warnings"][0]
+    assert "If they use 12 bits" in segmented(url, deep)["provenance"]["warning"]
     found = segmented(url, deep, bits=12)
     masks = [
         result_of(url, result["token"], "probability.f32").content

@@ -1,7 +1,10 @@
 """Networks, and random windows for them."""
 
+import os
+
 import pytest
 import torch
+from filelock import FileLock
 from support.models import NARROW, seeded_state
 
 from vesselseg import weights
@@ -16,10 +19,15 @@ def network(published_file):
 
 @pytest.fixture(scope="session")
 def int8_file(model, tmp_path_factory):
-    """The narrow model in an int8 file; quantising takes seconds."""
+    """The narrow model in an int8 file; quantising takes seconds, so that processes share it."""
     pytest.importorskip("pydot")  # needed by NNCF, which itself is not imported here
-    path = tmp_path_factory.mktemp("exported") / "int8.onnx"
-    model.export(path, precision="int8")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / "int8.onnx"
+    with FileLock(folder / "int8.lock"):
+        if not path.exists():
+            model.export(path, precision="int8")
     return path
 
 

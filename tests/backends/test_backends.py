@@ -116,7 +116,7 @@ class TestBatchSize:
         count = len(windows(*spec.fit_size, spec.crop, spec.stride))
         assert count % choose_batch_size(spec, CPU, "float32") == 0
 
-    def test_the_callers(self):
+    def test_that_of_the_caller_is_used_as_it_is(self):
         assert check_batch_size(3) == 3
         assert check_batch_size(np.int64(3)) == 3
 

@@ -57,7 +57,9 @@ def test_logits_equal_those_of_pytorch_for_any_batch_height_and_width(head, expo
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_windows_smaller_than_the_bins_of_the_pyramid(head, export, random_windows):
+def test_logits_of_windows_smaller_than_the_bins_of_the_pyramid_are_the_same(
+    head, export, random_windows
+):
     exported = export(replace(TINY, head=head))
     assert relative_error(*exported, random_windows(1, 2, 4)) < 1e-5
 
@@ -108,7 +110,7 @@ def test_one_model_gives_the_same_bytes_in_any_precision_and_stays_as_it_is(
 
 
 class TestFailures:
-    def test_what_cannot_be_written(self, model, tmp_path, monkeypatch):
+    def test_what_cannot_be_written_is_an_error_that_says_why(self, model, tmp_path, monkeypatch):
         with pytest.raises(OutputError, match="folder does not exist"):
             model.export(tmp_path / "absent" / "narrow.onnx")
         with torch.device("meta"):  # without memory

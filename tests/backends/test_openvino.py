@@ -26,7 +26,7 @@ from vesselseg import (
     ResourceError,
     cli,
 )
-from vesselseg.backends import onnx_export
+from vesselseg.backends import onednn, onnx_export
 from vesselseg.backends.onnx_file import OnnxFile
 from vesselseg.backends.openvino import OpenVinoBackend, load_openvino
 from vesselseg.backends.pytorch import TorchBackend
@@ -97,9 +97,9 @@ class TestFloat32:
         spec = dataclasses.replace(NARROW, head=head, mean=(90, 60.5, 30.25), std=(50, 40, 30))
         network = random_network(spec)
         if layout == "file":
-            backend = OpenVinoBackend(file_of(network, spec), None, None)
+            backend = OpenVinoBackend(file_of(network, spec), None, "cpu", None)
         else:
-            backend = OpenVinoBackend(network.to(memory_format=layout), spec, None)
+            backend = OpenVinoBackend(network.to(memory_format=layout), spec, "cpu", None)
         assert backend.precision == "float32"
         for size in ((2, 64, 64), (1, 48, 80)):
             windows = random_windows(*size)
@@ -110,7 +110,7 @@ class TestFloat32:
             assert 0 < (logits - expected).abs().max() < 1e-5 * expected.abs().max()
 
     def test_weights_are_not_copied(self, network, core):
-        OpenVinoBackend(network, NARROW, None)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+        OpenVinoBackend(network, NARROW, "cpu", None)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         (model,) = core.models
         constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
         addresses = {constant.data.ctypes.data for constant in constants}
@@ -120,7 +120,7 @@ class TestFloat32:
         assert copied == {"head.classifier.weight"}  # it gives the difference of the logits
 
     def test_only_the_last_shapes_stay_compiled(self, network, core):
-        backend = OpenVinoBackend(network, NARROW, None)
+        backend = OpenVinoBackend(network, NARROW, "cpu", None)
         sides = [16 * (i + 1) for i in range(10)]
         for side in (*sides, sides[-1], sides[0]):
             backend(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -128,7 +128,7 @@ class TestFloat32:
         assert compiled == [*sides, sides[0]]
 
     def test_it_uses_the_precision_and_the_threads_of_the_host(self, network, core):
-        OpenVinoBackend(network, NARROW, None)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+        OpenVinoBackend(network, NARROW, "cpu", None)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         (settings,) = core.settings
         assert settings["INFERENCE_PRECISION_HINT"] == "f32"
         assert settings["INFERENCE_NUM_THREADS"] == torch.get_num_threads()
@@ -153,7 +153,7 @@ class TestBfloat16:
             value.zero_()
         network.head.classifier.bias.data = torch.tensor([5.0, 5.001])  # bfloat16: 5 and 5
         source = network if kind == "network" else file_of(network, TINY)
-        backend = OpenVinoBackend(source, TINY, "bfloat16")
+        backend = OpenVinoBackend(source, TINY, "cpu", "bfloat16")
         logits = backend(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
         assert (logits[:, 1] > logits[:, 0]).all()
 
@@ -166,7 +166,7 @@ class TestBfloat16:
     def test_it_is_an_error_if_openvino_would_compute_in_float32(self, core):
         core.capabilities = ["FP32", "INT8"]
         assert OpenVinoBackend.choose("auto", "auto") == (torch.device("cpu"), "float32")
-        with pytest.raises(DeviceError, match="bfloat16 on this CPU, only in float32"):
+        with pytest.raises(DeviceError, match="bfloat16; it can in float32"):
             OpenVinoBackend.choose("cpu", "bfloat16")
 
 
@@ -194,8 +194,9 @@ class TestInt8:
 
     @pytest.mark.parametrize(("capability", "hint"), [("BF16", "bf16"), ("FP32", "f32")])
     def test_float_layers_are_rounded_only_where_the_cpu_has_bfloat16(
-        self, capability, hint, int8_file, core
+        self, capability, hint, int8_file, core, monkeypatch
     ):
+        monkeypatch.setattr(onednn, "has_bfloat16", lambda: True)
         core.capabilities = [capability, "INT8"]
         model = vesselseg.load_model(int8_file, backend="openvino")
         model(np.zeros((64, 64, 3), np.uint8))
@@ -225,7 +226,7 @@ class TestFiles:
         difference = model(photograph).probability - exact(photograph).probability
         assert np.abs(difference).max() < 1e-5
 
-    def test_paths_that_are_not_models(self, exported, tmp_path):
+    def test_paths_that_are_not_models_are_rejected(self, exported, tmp_path):
         path = tmp_path / "bad.onnx"
         with pytest.raises(FileNotFoundError, match="no model file"):
             vesselseg.load_model(path, backend="openvino")
@@ -234,7 +235,7 @@ class TestFiles:
             with pytest.raises(CheckpointError, match="is damaged or not an ONNX file"):
                 vesselseg.load_model(path, backend="openvino")
 
-    def test_other_networks(self, exported, tmp_path):
+    def test_other_networks_are_rejected(self, exported, tmp_path):
         path = tmp_path / "other.onnx"
         model = onnx.load(exported)
         del model.metadata_props[:]
@@ -249,7 +250,7 @@ class TestFiles:
         with pytest.raises(CheckpointError, match="another network than an exported model"):
             vesselseg.load_model(path, backend="openvino")
 
-    def test_what_it_cannot_do(self, int8, tmp_path):
+    def test_an_exported_model_is_neither_saved_nor_exported_again(self, int8, tmp_path):
         for method in (int8.save, int8.export):
             with pytest.raises(OptionError, match="Copy the file itself"):
                 method(tmp_path / "again.onnx")
@@ -258,7 +259,7 @@ class TestFiles:
 
 class TestErrors:
     @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
-    def test_other_devices(self, device, exact, exported):
+    def test_devices_other_than_the_cpu_are_rejected(self, device, exact, exported):
         for model in (None, exported):
             with pytest.raises(DeviceError, match=f"runs on the CPU, not on '{device}'"):
                 vesselseg.load_model(model, backend="openvino", device=device)
@@ -269,29 +270,31 @@ class TestErrors:
         ("options", "error", "message"),
         [
             ({"device": "npu"}, DeviceError, "no kind of device 'npu'"),
-            ({"precision": "float16"}, DeviceError, "does not compute in float16"),
+            ({"precision": "float16"}, DeviceError, "cannot compute in float16"),
             ({"precision": "int4"}, OptionError, "Did you mean 'int8'"),
         ],
     )
-    def test_options_that_do_not_fit(self, options, error, message, published_file, exported):
+    def test_options_that_do_not_fit_are_rejected(
+        self, options, error, message, published_file, exported
+    ):
         with pytest.raises(error, match=message):
             load(published_file, **options)
         with pytest.raises(error, match=message):
             vesselseg.load_model(exported, backend="openvino", **options)
 
     @pytest.mark.parametrize("package", ["openvino", "onnx"])
-    def test_without_the_extra(self, package, published_file, monkeypatch):
+    def test_without_the_extra_it_is_named(self, package, published_file, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(MissingExtraError, match=r"pip install .*\[openvino\]"):
             load(published_file)
 
     @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
-    def test_too_little_memory(self, error, network, core, monkeypatch):
+    def test_too_little_memory_is_a_resource_error(self, error, network, core, monkeypatch):
         def fail(*_):
             raise error
 
         monkeypatch.setattr(core, "compile_model", fail)
-        backend = OpenVinoBackend(network, NARROW, "float32")
+        backend = OpenVinoBackend(network, NARROW, "cpu", "float32")
         with pytest.raises(ResourceError, match="smaller batch_size"):
             backend(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
@@ -318,7 +321,7 @@ class TestCopies:
 
 class TestCommandLine:
     @pytest.mark.parametrize("kind", ["weights", "file"])
-    def test_masks(self, kind, tmp_path, model, exported, photograph):
+    def test_masks_are_those_of_pytorch(self, kind, tmp_path, model, exported, photograph):
         file = exported
         if kind == "weights":
             file = tmp_path / "model.pth"

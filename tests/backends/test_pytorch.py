@@ -82,7 +82,7 @@ class TestPrecision:
         assert choose_precision("bfloat16", CPU) == "bfloat16"
 
     @pytest.mark.parametrize("precision", ["fp32", "int4", torch.float32])
-    def test_unknown(self, precision):
+    def test_unknown_precisions_are_rejected(self, precision):
         with pytest.raises(OptionError, match="allowed are 'float32', 'bfloat16'"):
             choose_precision(precision, CPU)
 
@@ -104,7 +104,9 @@ class TestPrecision:
         assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
         assert all(p.dtype == torch.float32 for p in network.parameters())
 
-    def test_is_the_same_without_onednns_own_entrances(self, network, random_windows, monkeypatch):
+    def test_logits_are_the_same_without_onednns_own_entrances(
+        self, network, random_windows, monkeypatch
+    ):
         windows = random_windows(2, 64, 64)
         packed = TorchBackend(network, NARROW, CPU, "float32")
         monkeypatch.setattr(onednn, "available", lambda: False)
@@ -240,7 +242,8 @@ def test_without_onednn_a_cpu_computes_in_float32(network, random_windows, monke
     windows = random_windows(2, 64, 64)
     expected = TorchBackend(network, NARROW, CPU, "auto").to(CPU, "float32")(windows)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(onednn, "_OPS", object())
+    for question in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+        monkeypatch.setattr(torch.ops.mkldnn, question, None)
     assert native_precisions(CPU) == ["float32"]
     backend = TorchBackend(network, NARROW, CPU, "auto")
     assert backend.precision == "float32"

@@ -53,7 +53,7 @@ class TestFile:
         }  # fmt: skip
 
     @pytest.mark.parametrize("head", ["pspnet", "deeplabv3"])
-    def test_other_heads(self, head, random_network):
+    def test_logits_of_other_heads_stay_close(self, head, random_network):
         openvino = pytest.importorskip("vesselseg.backends.openvino")
         spec = replace(NARROW, head=head)
         network = random_network(spec)
@@ -64,7 +64,7 @@ class TestFile:
         file = OnnxFile(int8.SerializeToString(), "int8.onnx")
         middle = torch.from_numpy(windows[len(windows) // 2]).permute(2, 0, 1)[None]
         exact = TorchBackend(network, spec, "cpu", "float32")(middle)
-        logits = openvino.OpenVinoBackend(file, None, None)(middle)
+        logits = openvino.OpenVinoBackend(file, None, "cpu", None)(middle)
         # Where the processor has bfloat16, OpenVINO computes in it what is not int8.
         assert 0 < (logits - exact).abs().mean() < 0.25 * exact.std()
 
@@ -76,7 +76,7 @@ class TestCalibration:
         given = quantize.calibration_windows([photograph], NARROW, 10**8)
         assert all(map(np.array_equal, windows, given))
 
-    def test_photographs_of_12_bits(self, photograph):
+    def test_photographs_of_12_bits_are_read_by_their_bits(self, photograph):
         grey = photograph[..., 1]
         deep = quantize.calibration_windows([twelve_bits(grey)], NARROW, 10**6, bits=12)
         expected = quantize.calibration_windows([grey], NARROW, 10**6)
@@ -129,12 +129,12 @@ class TestErrors:
             ({"precision": "int8", "calibration": bytearray(b"a")}, "takes several images"),
         ],
     )
-    def test_options_that_do_not_fit(self, options, message, model, tmp_path):
+    def test_options_that_do_not_fit_are_rejected(self, options, message, model, tmp_path):
         with pytest.raises(OptionError, match=message):
             model.export(tmp_path / "model.onnx", **options)
         assert list(tmp_path.iterdir()) == []
 
-    def test_images_that_cannot_be_used(self, model, tmp_path):
+    def test_images_that_cannot_be_used_are_errors(self, model, tmp_path):
         with pytest.raises(FileNotFoundError):
             model.export(tmp_path / "a.onnx", precision="int8", calibration=[tmp_path / "no.jpg"])
         (tmp_path / "text.jpg").write_text("no picture")
@@ -154,7 +154,7 @@ class TestErrors:
             model.export(tmp_path / "int8.onnx", precision="int8")
         assert given["HOME"]
 
-    def test_where_it_cannot_be_quantised(self, model, monkeypatch, tmp_path):
+    def test_where_it_cannot_be_quantised_the_error_says_why(self, model, monkeypatch, tmp_path):
         def export():
             model.export(tmp_path / "int8.onnx", precision="int8")
 
@@ -172,7 +172,7 @@ class TestErrors:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command(tmp_path, model, photograph, capsys):
+def test_the_command_exports_int8_which_openvino_runs(tmp_path, model, photograph, capsys):
     pytest.importorskip("pydot")
     model.save(tmp_path / "narrow.pth")
     Image.fromarray(photograph).save(tmp_path / "eye.png")

@@ -34,7 +34,7 @@ def direct(parts, weight, bias):
 @pytest.mark.parametrize("size", [(2, 2), (6, 10), (16, 4)])
 @pytest.mark.parametrize("channels", [(24,), (16, 8), (8, 8, 8)])
 @torch.inference_mode()
-def test_is_the_convolution_of_the_joined_maps(size, channels):
+def test_it_is_the_convolution_of_the_joined_maps(size, channels):
     parts = maps(*channels, size=size)
     weight, bias = weights(32, 24)
     filters = winograd.transform_filters(weight, size[0] * size[1] // 2, torch.float32)

@@ -100,7 +100,7 @@ def test_a_bad_photograph_is_recorded_and_the_rest_goes_on(
     assert "could not be decoded" in Table(str(manifest)).rows[1]["error"]
 
 
-def test_or_its_error_is_raised_once_earlier_results_are_written(
+def test_an_error_is_raised_if_asked_for_once_earlier_results_are_written(
     tmp_path: Path, model: Path
 ) -> None:
     names = [f"{number:02}.png" for number in range(40)]
@@ -160,7 +160,7 @@ class TestEveryFault:
             ({"stride": 1, "scale": 9.0, "max_pixels": 10**6}, "windows of 32 pixels with a str"),
         ],
     )
-    def test_of_the_options_too(
+    def test_that_comes_from_options_is_in_its_row_too(
         self, tmp_path: Path, folder: Path, model: Path, options: dict[str, Any], said: str
     ) -> None:
         large = np.pad(photograph(1), [(0, 5), (0, 5), (0, 0)])
@@ -316,7 +316,7 @@ def test_a_choice_that_is_not_the_loaded_models_is_an_error(
         ({"inputs": "*.none"}, "There is nothing to segment"),
     ],
 )
-def test_wrong_options(
+def test_wrong_options_are_rejected_before_anything_is_written(
     tmp_path: Path, folder: Path, model: Path, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(OptionError, match=message):

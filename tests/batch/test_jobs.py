@@ -14,6 +14,8 @@ from support.drawn import photograph, photographs
 from vesselseg import ImageError, OptionError, Segmentation
 from vesselseg.batch import places
 from vesselseg.batch.jobs import Job, plan_jobs
+from vesselseg.batch.table import Table
+from vesselseg.cli.collection import printable
 from vesselseg.formats import endings
 
 
@@ -387,3 +389,37 @@ def test_files_at_addresses_are_read_and_written(far: str, scheme: str) -> None:
     assert places.read_bytes(f"{folder}/new/folder/file") == b"content"
     with pytest.raises(FileNotFoundError):
         places.read_bytes(f"{folder}/gone")
+
+
+@pytest.mark.parametrize("error", [PermissionError("closed"), RuntimeError("no credentials")])
+def test_an_address_that_cannot_be_read_is_named_without_its_password(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    for name in ("isdir", "find"):
+        monkeypatch.setattr(f"fsspec.implementations.memory.MemoryFileSystem.{name}", fail)
+    address = "memory://me:secret@host/eyes"
+    for call in (lambda: plan_jobs([address], "out"), lambda: Table(f"{address}/rows.csv")):
+        with pytest.raises(OptionError, match=str(error)) as raised:
+            call()
+        assert "secret" not in str(raised.value)
+
+
+def test_messages_about_addresses_have_no_passwords(caplog: pytest.LogCaptureFixture) -> None:
+    folder = "memory://me:secret@host/eyes"
+    places.write_bytes(f"{folder}/a.txt", b"")
+    places.write_bytes(f"{folder}/sub/1.jpg", b"")
+    for inputs, out in (
+        ([folder], "out"),
+        ([folder], f"{folder}/x.jpg"),
+        ([f"{folder}/1.jpg", f"{folder}/sub/1.png"], f"{folder}/out"),
+        ([f"{folder}/1.png"], folder),
+    ):
+        with pytest.raises(OptionError, match=r"memory://\*\*\*@host") as raised:
+            plan_jobs(inputs, out)
+        assert "secret" not in str(raised.value)
+    assert "a.txt" in caplog.text
+    assert "secret" not in caplog.text
+    assert printable(folder) == "memory://***@host/eyes"

@@ -37,6 +37,7 @@ class TestFolder:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("home", ["", "~", "~/weights"])
+    @pytest.mark.usefixtures("small_window")
     def test_without_a_home_folder_nothing_needs_one_but_a_download(self, home, monkeypatch):
         """As in containers, whose user often has neither a home nor a name."""
         for name in [name for name in os.environ if name.startswith(("XDG_", "VESSELSEG_"))]:
@@ -127,7 +128,7 @@ class TestCached:
 
     def test_segmenting_uses_the_cached_file(self, spec, photograph, server):
         for _ in range(2):
-            assert vesselseg.load_model(spec, device="cpu")(photograph).mask.shape == (283, 283)
+            assert vesselseg.load_model(spec, device="cpu")(photograph).mask.shape == (177, 177)
         assert len(server.requests) == 1
 
 

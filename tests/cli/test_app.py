@@ -56,7 +56,7 @@ def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
 
 
 @pytest.mark.slow
-def test_other_address_options_and_file(command, model, tmp_path):
+def test_another_address_a_limit_and_a_model_file_can_be_chosen(command, model, tmp_path):
     model.save(tmp_path / "mine.pth")
     process, url = command("--host", "0.0.0.0", "--port", "0", "--max-upload", "3",
                            "--model", str(tmp_path / "mine.pth"))  # fmt: skip
@@ -69,7 +69,7 @@ def test_other_address_options_and_file(command, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_behind_a_proxy(command):
+def test_names_and_root_path_of_a_proxy_are_accepted(command):
     process, url = command("--port", "0", "--allow-host", "Eye.example", "--allow-host",
                            "eye.local", "--root-path", "/vessels/")  # fmt: skip
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/vessels/", url)
@@ -95,7 +95,16 @@ def test_other_machines_use_only_the_names_that_are_allowed(command):
 
 
 @pytest.mark.slow
-def test_opens_the_browser(command, tmp_path, monkeypatch):
+@pytest.mark.parametrize("option", [[], ["--quiet"]])
+def test_a_note_says_that_others_are_let_in_unless_quiet(command, option):
+    process, url = command("--host", "0.0.0.0", "--port", "0", *option)
+    requests.get(url, timeout=30)
+    process.send_signal(signal.SIGINT)
+    assert ("there is no password" in process.communicate(timeout=60)[1]) == (not option)
+
+
+@pytest.mark.slow
+def test_the_browser_is_opened_at_the_address(command, tmp_path, monkeypatch):
     script = tmp_path / "browser"
     script.write_text(f"#!/bin/sh\necho $1 > {tmp_path / 'opened'}\n")
     script.chmod(0o755)
@@ -166,7 +175,7 @@ def test_wrong_values_are_rejected(options, capsys):
         ("192.0.2.7", "http://192.0.2.7:80/"),
     ],
 )
-def test_the_address_to_open(host, url):
+def test_the_address_to_open_is_one_that_a_browser_reaches(host, url):
     assert app.to_url(host, 80) == url
 
 

@@ -67,7 +67,7 @@ def test_names_are_offered_without_loading_pytorch() -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_a_line_in_bash(here: Path) -> None:
+def test_a_line_in_bash_is_completed(here: Path) -> None:
     program = here / "bin" / "vesselseg"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vesselseg "$@"\n')

@@ -1,6 +1,7 @@
 """``vesselseg doctor``: what it finds, and that it asks the network only if told to."""
 
 import http.server
+import itertools
 import json
 import socket
 import threading
@@ -118,6 +119,14 @@ def test_the_verdict_on_a_precision(seconds, flipped, verdict, report, monkeypat
     monkeypatch.setattr("timeit.repeat", repeat)
     verdicts = {row["precision"]: row.get("verdict") for row in report()["precisions"]}
     assert (verdicts["float32"], verdicts["bfloat16"]) == ("good", verdict)
+
+
+def test_a_long_run_on_a_cpu_is_not_repeated(report, monkeypatch):
+    ticks = itertools.count(step=10.0)
+    monkeypatch.setattr("timeit.default_timer", lambda: next(ticks))
+    monkeypatch.setattr("timeit.repeat", None)
+    rows = [row for row in report()["precisions"] if row["device"] == "cpu"]
+    assert {row["seconds"] for row in rows if "error" not in row} == {10.0}
 
 
 def test_the_network_is_left_alone(report, monkeypatch):

@@ -74,6 +74,21 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
     assert "Training images, not a test." in html
 
 
+def test_labels_of_the_second_observer_that_cannot_be_read_are_found_before_a_model_runs(
+    tmp_path, weights, run, monkeypatch
+):
+    folder = drawn.chase_db1(tmp_path / "data")
+    for path in folder.rglob("*_2ndHO.png"):
+        path.write_bytes(b"no picture")
+    monkeypatch.setattr(Segmenter, "segment_many", None)  # a call would be another error
+
+    code, out, err = run(folder, "--dataset", "chase_db1", "--model", weights)
+
+    assert (code, out) == (2, "")
+    assert "Image_11L_2ndHO.png' could not be decoded" in err
+
+
+@pytest.mark.slow
 def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
     page = tmp_path / "new" / "report" / "index.html"
 
@@ -98,6 +113,7 @@ def test_all_outputs_tell_of_the_same_figures(tmp_path, weights, run, pairs):
     assert run["command"].startswith("vesselseg ")
 
 
+@pytest.mark.slow
 def test_several_models_stand_in_one_table(tmp_path, weights, run, pairs):
     other = dataclasses.replace(models.TINY, name="other")
     second = models.tiny_weights(tmp_path / "other.pth", other, seed=1)
@@ -138,7 +154,7 @@ def test_subjects_are_named_by_a_pattern(tmp_path, weights, run):
 
 
 @pytest.mark.slow
-def test_figures_for_a_paper(tmp_path, weights, run, pairs):
+def test_figures_for_a_paper_are_files(tmp_path, weights, run, pairs):
     code, _, _ = run(*pairs, "--model", weights, "--report", tmp_path / "page", "--figures", "pdf")
 
     assert code == 0

@@ -334,7 +334,7 @@ def test_signals_that_end_a_process_end_a_command_and_are_the_hosts_again(
         ("help nothing", 2),
     ],
 )
-def test_exit_codes(
+def test_the_exit_code_says_what_became_of_it(
     words: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in ("skan", "skimage", "onnx", "uvicorn", "starlette"):

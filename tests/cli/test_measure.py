@@ -232,7 +232,7 @@ def test_an_interrupted_run_is_resumed_and_other_settings_are_measured_again(cap
     assert table("m.csv")[1]["input_version"] != expected[1]["input_version"]
 
 
-def test_wrong_usage(capsys, monkeypatch):
+def test_wrong_usage_is_rejected(capsys, monkeypatch):
     Path("empty").mkdir()
     assert main(["measure", "empty", "-o", "m.csv"]) == 2
     assert "nothing to measure in empty" in capsys.readouterr().err

@@ -173,7 +173,7 @@ class TestCache:
         assert main(["cache"]) == 0
         assert "rejected" not in capsys.readouterr().out
 
-    def test_doctor_says_the_same(self, capsys, home, spec):
+    def test_doctor_counts_the_same_files(self, capsys, home, spec):
         vesselseg.download(spec)
         (home / "current.pth.0123456789ab.part").write_bytes(bytes(1 << 20))
         (home / "notes.txt").write_text("not ours")
@@ -183,13 +183,13 @@ class TestCache:
         assert found == {"folder": str(home), "files": 2, "megabytes": 2.9}
 
     @pytest.mark.parametrize("names", [[], [NAME]])
-    def test_clear(self, names, capsys, home, spec):
+    def test_clear_removes_files(self, names, capsys, home, spec):
         vesselseg.download(spec)
         assert main(["cache", "--clear", *names]) == 0
         assert capsys.readouterr().out == f"2 files removed from {home}\n"
         assert vesselseg.find_cached(spec) is None
 
-    def test_clear_knows_its_names(self, capsys, spec):
+    def test_clear_suggests_a_name(self, capsys, spec):
         vesselseg.download(spec)
         assert main(["cache", "--clear", "narow"]) != 0
         assert "Did you mean" in capsys.readouterr().err

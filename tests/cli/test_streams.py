@@ -62,9 +62,8 @@ def test_every_character_is_printed_or_escaped(
     assert "\\udcff" in printed
 
 
-@pytest.mark.parametrize(
-    "command", [["models"], ["cache"], pytest.param(["doctor"], marks=pytest.mark.slow)]
-)
+@pytest.mark.usefixtures("small_window")
+@pytest.mark.parametrize("command", [["models"], ["cache"], ["doctor"]])
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_commands_end_as_usual_when_nobody_reads(
     command: list[str], name: str, monkeypatch: pytest.MonkeyPatch
@@ -81,6 +80,7 @@ def test_a_full_disk_is_reported(
     assert "Standard output cannot be written: No space left" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [Closed(), io.TextIOWrapper(io.BytesIO(), encoding="ascii")])
 def test_evaluations_are_written_whatever_the_terminal(
     stream: io.TextIOBase, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import drawn
 from support.fine_tuning import NAMES, start_weights
 
@@ -72,7 +73,7 @@ def test_between_measurements_a_bar_or_the_log_says_how_far_it_is(run, monkeypat
     assert re.fullmatch(r"INFO: Iteration 10 of 10: loss \d\.\d{4}\n", err)
 
 
-def test_train_on_corrections(run, tmp_path):
+def test_corrections_are_trained_on(run, tmp_path):
     images = tmp_path / "data" / "images"
     folders = [str(images), "--corrected"]
     code, out, err = run(folders=folders)
@@ -86,6 +87,40 @@ def test_train_on_corrections(run, tmp_path):
     code, out, err = run(folders=folders)
     assert (code, err) == (0, "")
     assert "Trained on 2 photographs, measured on 1" in out
+
+
+def test_train_on_corrections_in_subfolders(run, tmp_path):
+    folder = tmp_path / "patients"
+    for place in ("one", "two"):  # other photographs of the same name
+        drawn.write(folder / place / "eye.png", drawn.photograph(len(place)))
+        save_correction(folder / place / "eye.png", np.where(drawn.vessels(1), 255, 0))
+    code, _, err = run(folders=[str(folder), "--corrected"])
+    assert code == 2
+    assert "--recursive also searches subfolders" in err
+    code, out, err = run("--recursive", folders=[str(folder), "--corrected"])
+    assert (code, err) == (0, "")
+    assert "Trained on 1 photographs, measured on 1" in out
+    card = (tmp_path / "model.md").read_text()
+    assert "one/eye.png" in card
+    assert "two/eye.png" in card
+    code, _, err = run("--recursive", "--force")
+    assert code == 2
+    assert "is for corrections (--corrected)" in err
+
+
+def test_warnings_about_labels_are_printed_once_and_not_if_quiet(run, tmp_path):
+    labels = tmp_path / "data" / "labels"
+    for path in labels.iterdir():
+        with Image.open(path) as label:
+            values = np.array(label.convert("L"))
+        values[:9] = 128
+        Image.fromarray(values).save(path)
+    code, _, err = run()
+    assert code == 0
+    warned = [line for line in err.splitlines() if "which is read as not known" in line]
+    assert len(warned) == len(set(warned)) == len(list(labels.iterdir()))
+    code, _, err = run("--force", "--quiet")
+    assert (code, err) == (0, "")
 
 
 def test_failures_print_one_line_and_exit_with_2(run, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from support import drawn
 
 from vesselseg import DatasetError, OptionError
-from vesselseg.evaluation.datasets import LAYOUTS, read_dataset, read_label
+from vesselseg.evaluation.datasets import LAYOUTS, read_dataset, read_label, read_pairs
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_published_test_split_is_the_default(tmp_path, name, tests, training
          ["images/06_g.jpg", "manual1/06_g.tif", None, "mask/06_g_mask.tif"]),
     ],
 )  # fmt: skip
-def test_files_of_a_photograph(tmp_path, name, options, sample, files):
+def test_the_files_of_a_photograph_are_found(tmp_path, name, options, sample, files):
     dataset = read_dataset(getattr(drawn, name)(tmp_path, **options), name, split="all")
 
     (found,) = (entry for entry in dataset.samples if entry.name == sample)
@@ -78,7 +78,7 @@ def test_files_of_a_photograph(tmp_path, name, options, sample, files):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("split", ["test", "train"])
-def test_data_sets_that_mmsegmentation_converted(tmp_path, name, split):
+def test_data_sets_that_mmsegmentation_converted_are_read(tmp_path, name, split):
     layout = LAYOUTS[name]
     for half, names in (("training", layout.train), ("validation", layout.test)):
         for seed, stem in enumerate(names):
@@ -198,16 +198,18 @@ def test_a_file_found_twice_through_a_link_is_one(tmp_path):
     [
         ("chasedb1", {}, "Did you mean 'chase_db1'"),
         ("drive", {"split": "validation"}, "allowed are test, train, all"),
+        (["drive"], {}, "allowed are drive, stare"),
+        ("drive", {"split": ["test"]}, "allowed are test, train, all"),
         ("drive", {"observer": 3}, "allowed are 1 and 2"),
         ("hrf", {"observer": 2}, "labels of one observer only"),
     ],
 )
-def test_arguments_that_are_not_allowed(tmp_path, name, options, message):
+def test_arguments_that_are_not_allowed_are_rejected(tmp_path, name, options, message):
     with pytest.raises(OptionError, match=message):
         read_dataset(tmp_path, name, **options)
 
 
-def test_a_folder_that_does_not_exist(tmp_path):
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         read_dataset(tmp_path / "DRIVE", "drive")
 
@@ -225,3 +227,23 @@ def test_a_limit_takes_the_first_photographs_and_names_the_others(tmp_path):
     dataset = read_dataset(tmp_path, "chase_db1", limit=3)
     assert [s.name for s in dataset.samples] == ["Image_11L", "Image_11R", "Image_12L"]
     assert dataset.description == "CHASE_DB1, test split: 3 of 8 images"
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, True])
+def test_a_limit_must_be_a_positive_integer(tmp_path, limit):
+    for read in (
+        lambda: read_dataset(drawn.chase_db1(tmp_path), "chase_db1", limit=limit),
+        lambda: read_pairs(tmp_path, tmp_path, limit=limit),
+    ):
+        with pytest.raises(OptionError, match=r"limit is .*; it must be a positive integer"):
+            read()
+
+
+def test_paths_can_be_text(tmp_path):
+    folder = drawn.chase_db1(tmp_path / "data")
+    dataset = read_dataset(folder, "chase_db1")
+    assert read_dataset(str(folder), "chase_db1") == dataset
+    label = dataset.samples[0].label
+    assert np.array_equal(read_label(str(label)), read_label(label))
+    images, labels = (drawn.pairs(tmp_path / "pairs") / name for name in ("images", "labels"))
+    assert read_pairs(str(images), str(labels)) == read_pairs(images, labels)

@@ -140,10 +140,16 @@ def test_what_is_not_defined_has_no_interval():
     assert math.isnan(found.compare(found).differences["mean_auc"].high)
 
 
-@pytest.mark.parametrize("resamples", [0, -1, 2.5])
+@pytest.mark.parametrize("resamples", [0, -1, 2.5, True])
 def test_resamples_must_be_a_positive_integer(resamples):
     with pytest.raises(OptionError, match=r"resamples is .*; it must be a positive integer"):
         evaluation(subjects(DICES)).intervals(resamples=resamples)
+
+
+def test_numbers_of_numpy_are_numbers():
+    found = evaluation(subjects(DICES))
+    expected = found.intervals(resamples=50, seed=3)
+    assert found.intervals(resamples=np.int64(50), seed=np.int64(3))["dice"] == expected["dice"]
 
 
 def test_the_seed_must_not_be_negative():

@@ -322,7 +322,7 @@ def test_large_photographs_are_shown_reduced(tmp_path):
             assert shown.size == (1200, 800)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(OutputError, match="cannot be created"):

@@ -20,11 +20,10 @@ from vesselseg.evaluation.datasets import (
     LAYOUTS,
     Sample,
     read_dataset,
-    read_fov,
-    read_label,
     read_pairs,
     read_photograph,
 )
+from vesselseg.evaluation.labels import read_fov, read_label
 from vesselseg.evaluation.scores import (
     THRESHOLDS,
     Case,
@@ -98,7 +97,7 @@ def test_an_observer_counts_where_both_are_known(tmp_path):
     assert sum(image.whole) == known.all(axis=0).sum()
 
 
-def test_photographs_of_12_bits(tmp_path, model):
+def test_photographs_of_12_bits_have_the_same_scores(tmp_path, model):
     grey, deep = (drawn.pairs(tmp_path / name, names=("a",)) for name in ("grey", "deep"))
     values = read_photograph(read(grey).samples[0])[..., 1]
     Image.fromarray(values).save(grey / "images" / "a.png")
@@ -114,7 +113,7 @@ def test_photographs_of_12_bits(tmp_path, model):
     assert not per_photograph & evaluation.provenance.keys()
 
 
-def test_photographs_in_dicom_files(tmp_path, model):
+def test_photographs_in_dicom_files_have_the_same_scores(tmp_path, model):
     folder = drawn.pairs(tmp_path, names=("a",))
     expected = evaluate(model, read(folder).samples)
     (folder / "images" / "a.png").unlink()

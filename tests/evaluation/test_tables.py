@@ -243,7 +243,7 @@ def test_csv_has_a_row_for_each_image_and_model(tmp_path, score):
 def test_files_that_cannot_be_written(tmp_path, score):
     dataset = read_pairs(drawn.pairs(tmp_path) / "images", tmp_path / "labels")
     evaluations, path = [score(dataset)], tmp_path / "nowhere" / "figures"
-    run = report.describe_run(evaluations)
+    run = report.describe_run(evaluations, "vesselseg evaluate")
 
     with pytest.raises(OutputError, match="folder does not exist"):
         report.write_csv(path, dataset, evaluations)

@@ -15,7 +15,14 @@ from support import drawn, host, models
 from support.fine_tuning import START
 
 import vesselseg
-from vesselseg import CheckpointError, OptionError, OutputError, finetune, metrics
+from vesselseg import (
+    CheckpointError,
+    OptionError,
+    OutputError,
+    ResourceError,
+    finetune,
+    metrics,
+)
 from vesselseg.finetune import trainer, training
 from vesselseg.finetune.augmentation import Augmentation
 from vesselseg.finetune.losses import cross_entropy, soft_dice
@@ -366,10 +373,30 @@ def test_invalid_options_are_rejected_before_anything_is_read(
 
 
 def test_outputs_that_cannot_be_written_are_rejected_at_once(train, tmp_path):
-    with pytest.raises(OptionError, match=r"must end in '\.pth'"):
-        train(tmp_path / "model.md")
+    for output in (tmp_path / "model.md", "", "."):
+        with pytest.raises(OptionError, match=r"must end in '\.pth'"):
+            train(output)
     with pytest.raises(OutputError, match="folder does not exist"):
         train(tmp_path / "no" / "model.pth")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), ResourceError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ResourceError),
+        (RuntimeError("of another kind"), RuntimeError),
+    ],
+)
+def test_a_lack_of_memory_is_a_resource_error(error, raised, train, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(training, "score_held_out", with_dice([0.5]))
+    monkeypatch.setattr(Trainer, "step", fail)
+    message = "smaller batch_size" if raised is ResourceError else "of another kind"
+    with pytest.raises(raised, match=message):
+        train(tmp_path / "model.pth")
 
 
 def test_files_with_another_scale_rule_are_rejected(train, tmp_path):

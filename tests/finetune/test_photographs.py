@@ -10,7 +10,7 @@ import pytest
 from support import drawn
 
 from vesselseg import DatasetError, ImageError, OptionError
-from vesselseg.evaluation.datasets import Sample
+from vesselseg.evaluation.datasets import Sample, find_subject
 from vesselseg.finetune.photographs import split_by_subject
 from vesselseg.finetune.trainer import Trainer
 
@@ -19,8 +19,8 @@ def samples(*names: str) -> tuple[Sample, ...]:
     return tuple(Sample(name, "", Path(f"{name}.png"), Path(f"{name}.png")) for name in names)
 
 
-def names(subjects) -> list[str]:
-    return [subject.name for subject in subjects]
+def subjects(files: list[Sample], group: str | None = None) -> set[str]:
+    return {find_subject(sample.image.name, group) for sample in files}
 
 
 def without_label(data: Path) -> None:
@@ -91,7 +91,7 @@ def test_unusable_files_are_found_before_the_training(
 
 def test_seeds_0_and_1_put_the_spoiled_photograph_on_different_sides():
     files = samples("anna_L", "anna_R", "ben_L", "ben_R", "carl_L")
-    sides = [names(split_by_subject(files, None, 0.5, seed).held_out) for seed in (0, 1)]
+    sides = [subjects(split_by_subject(files, None, 0.5, seed)[1]) for seed in (0, 1)]
     assert ["ben_L.png" in side for side in sides] in ([True, False], [False, True])
 
 
@@ -106,8 +106,8 @@ def test_seeds_0_and_1_put_the_spoiled_photograph_on_different_sides():
     ],
 )
 def test_the_first_group_or_the_whole_match_names_the_subject(group, subject):
-    split = split_by_subject(samples("07_anna_L", "08_ben_L"), group, 0.5, seed=0)
-    assert subject in names(split.training + split.held_out)
+    training, held_out = split_by_subject(samples("07_anna_L", "08_ben_L"), group, 0.5, seed=0)
+    assert subject in subjects(training + held_out, group)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +130,20 @@ def test_a_pattern_that_names_no_subject_raises_an_error(group, message):
 def test_a_share_of_the_subjects_is_held_out_with_all_their_photographs(share, number):
     files = samples("a_L", "a_R", "b_L", "b_R", "c_L", "d_L")
 
-    split = split_by_subject(files, "(.)_", share, seed=3)
+    training, held_out = split_by_subject(files, "(.)_", share, seed=3)
 
-    assert len(split.held_out) == number
-    assert sorted(names(split.training) + names(split.held_out)) == ["a", "b", "c", "d"]
-    assert {*split.training_samples, *split.held_out_samples} == set(files)
-    for subject in (*split.training, *split.held_out):
-        assert {sample.name[0] for sample in subject.samples} == {subject.name}
+    assert len(subjects(held_out, "(.)_")) == number
+    assert not subjects(training, "(.)_") & subjects(held_out, "(.)_")
+    assert len(training + held_out) == len(files)
+    assert {*training, *held_out} == set(files)
+    for side in (training, held_out):
+        assert [sample.name for sample in side] == sorted(sample.name for sample in side)
 
 
 def test_held_out_subjects_depend_only_on_the_seed():
     files = samples(*"abcdefgh")
-    chosen = [names(split_by_subject(files, None, 0.25, seed).held_out) for seed in range(20)]
-    assert chosen == [names(split_by_subject(files, None, 0.25, s).held_out) for s in range(20)]
+    chosen = [subjects(split_by_subject(files, None, 0.25, seed)[1]) for seed in range(20)]
+    assert chosen == [subjects(split_by_subject(files, None, 0.25, s)[1]) for s in range(20)]
     assert {name for pair in chosen for name in pair} == {f"{letter}.png" for letter in "abcdefgh"}
 
 

@@ -108,6 +108,54 @@ class TestHoles:
         assert np.array_equal(measure(notched, fill_holes=0).mask, notched)
 
 
+class TestLinesOfOnePixel:
+    """What is missing in a line, or at its end, is filled if it is one pixel."""
+
+    @staticmethod
+    def line(rise, *missing):
+        """A line through (40, 40) that falls by a pixel in so many columns, without some of it."""
+        mask = np.zeros((80, 80), dtype=bool)
+        columns = np.arange(10, 71)
+        mask[40 + np.floor((columns - 40) * rise).astype(int), columns] = True
+        for column in missing:
+            mask[:, column] = False
+        return mask
+
+    @pytest.mark.parametrize("rise", [0, 1, 0.5, 0.3])
+    def test_one_missing_pixel_does_not_break_it(self, rise):
+        whole = measure(self.line(rise))
+        for column in (39, 40, 41):
+            broken = measure(self.line(rise, column))
+            assert (broken.branch_points, broken.end_points) == (0, 2)
+            assert broken.length_px == pytest.approx(whole.length_px, rel=0.01)
+        assert measure(self.line(rise, 40), fill_holes=0).end_points == 4
+
+    def test_two_missing_pixels_do(self):
+        assert measure(self.line(0, 40, 41)).end_points == 4
+
+    def test_its_end_is_joined_to_the_vessel_that_it_misses_by_a_pixel(self):
+        mask = np.zeros((60, 80), dtype=bool)
+        mask[10:20] = mask[21:50, 40] = True
+        joined = measure(mask)
+        assert joined.mask[20].nonzero()[0].tolist() == [39, 40, 41]
+        assert (joined.branch_points, joined.end_points) == (1, 1)  # the frame cuts the vessel
+
+    @pytest.mark.parametrize(("rise", "apart"), [(0, 2), (1, 3), (0.5, 3), (0.3, 3)])
+    def test_parallel_lines_a_pixel_apart_stay_apart(self, rise, apart):
+        mask = self.line(rise) | np.roll(self.line(rise), apart, axis=0)
+        assert np.array_equal(measure(mask).mask, mask)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("shape", ["line", "comb", "tree", "ring"])
+    def test_one_percent_of_pepper_changes_neither_counts_nor_lengths(self, shape):
+        mask = getattr(shapes, shape)(23, 1.5).mask
+        clean, noisy = measure(mask), measure(add_salt(mask, 0, pepper=0.01))
+        for name in ("branch_points", "end_points"):
+            assert abs(getattr(noisy, name) - getattr(clean, name)) <= 1
+        for name in ("length_px", "width_median_px", "box_dimension"):
+            assert getattr(noisy, name) == pytest.approx(getattr(clean, name), rel=0.01)
+
+
 class TestSpecks:
     @staticmethod
     def with_speck(rows, columns):

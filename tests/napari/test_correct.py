@@ -191,11 +191,14 @@ class TestDone:
         assert find_corrections(folder) == []
 
 
+@pytest.mark.slow
 def test_measures_are_of_what_is_painted(opened, viewer, qtbot):
     pytest.importorskip("skan", reason='needs pip install "vesselseg[measure]"')
     opened.vessels_layer.data[:] = 0
     opened.vessels_layer.data[18:23, 8:36] = 1
     opened.measures_button.changed(True)
+    opened.save()  # which shows the state of every photograph anew
+    assert not opened.measures_button.enabled
     qtbot.waitUntil(lambda: opened.measures_button.enabled, timeout=60_000)
     assert len(viewer.layers[f"{shown(opened)} centrelines"].data) == 1
     opened.next_button.changed(True)
@@ -225,8 +228,8 @@ class TestFineTuning:
         tiny_weights(tmp_path / "weights", seed=5)
         opened.started = []
 
-        def arguments(*_, **options):
-            opened.started.append(options)
+        def arguments(start, _, **options):
+            opened.started.append({**start._asdict(), **options})
             return ["-c", TRAINING, str(folder)]
 
         monkeypatch.setattr(fine_tuning, "training_arguments", arguments)

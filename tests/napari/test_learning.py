@@ -1,8 +1,11 @@
 """Fine-tuning in a process of its own, without a viewer."""
 
+from pathlib import Path
+
 import pytest
 
 from vesselseg.napari.learning import (
+    Start,
     TrainingOutput,
     is_interrupted,
     suggest_output,
@@ -23,6 +26,7 @@ def test_a_state_without_a_model_can_be_resumed(tmp_path):
     assert is_interrupted(output)
     output.touch()
     assert not is_interrupted(output)
+    assert not is_interrupted(Path())  # the field for it may be empty
 
 
 @pytest.mark.parametrize("restart", [True, False])
@@ -38,8 +42,8 @@ def test_the_command_is_one_that_vesselseg_understands(restart, tmp_path, monkey
     monkeypatch.setattr(finetune, "train", train)
     output = tmp_path / "model.pth"
     arguments = training_arguments(
-        tmp_path, output, model="start.pth", group="(.+)_[LR]", device="cpu", bits=12,
-        iterations=7, restart=restart,
+        Start(tmp_path, "start.pth", "cpu", 12), output,
+        group="(.+)_[LR]", iterations=7, restart=restart,
     )  # fmt: skip
     assert cli.main(arguments[arguments.index("vesselseg") + 1 :])
     assert taken["folders"][-1] == output
@@ -53,12 +57,14 @@ def test_the_command_is_one_that_vesselseg_understands(restart, tmp_path, monkey
 def test_what_the_process_says_arrives_in_pieces():
     said = TrainingOutput()
     assert said.summary == "Reading and measuring"
-    said.add("iteration     0: Dice 70.25, sensitivity 71.00\nINFO: Iter")
+    said.add(b"iteration     0: Dice 70.25, sensitivity 71.00\nINFO: Iter")
     assert said.summary == "Dice on held-out subjects after iteration 0: 70.25"
-    said.add("ation 40 of 300: loss 0.3\niteration    50: Dice 75.50, sensitivity 74.00\n")
+    said.add(b"ation 40 of 300: loss 0.3\niteration    50: Dice 75.50, sensitivity 74.00\n")
     assert said.iteration == 50
     assert said.summary == "Dice on held-out subjects after iteration 50: 75.50"
-    said.add("Trained on 3 photographs, measured on 1: Dice 70.25 before, 75.50 after.\n")
+    said.add(b"Trained on 3 photographs, measured on 1: Dice 70.25 before, 75.50 after.\n")
     assert said.summary.endswith("Dice 70.25 before, 75.50 after.")
-    said.add("vesselseg: There is no room.")
-    assert said.last_lines.endswith("vesselseg: There is no room.")
+    message = "vesselseg: There is no room for Zoë."
+    for byte in message.encode():
+        said.add(bytes([byte]))
+    assert said.last_lines.endswith(message)

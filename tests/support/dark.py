@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +20,11 @@ class DarkBackend(Backend):
     name = "dark"
     suffixes = (".dark",)
 
-    def __init__(self, spec: ModelSpec, device: str | torch.device) -> None:
-        self.spec, self.device, self.precision = spec, torch.device(device), "float32"
+    def __init__(
+        self, source: UNet | None, spec: ModelSpec, device: str | torch.device, precision: str
+    ) -> None:
+        self.source, self.spec = source, spec
+        self.device, self.precision = self.choose(device, precision)
         self.versions = {"dark": "1.0"}
 
     @staticmethod
@@ -32,25 +34,11 @@ class DarkBackend(Backend):
         return torch.device("cpu" if device == "auto" else device), "float32"
 
     @classmethod
-    def from_network(
-        cls, network: UNet, spec: ModelSpec, device: torch.device, precision: str
-    ) -> DarkBackend:
-        assert network.head is not None
-        assert precision == "float32"
-        return cls(spec, device)
-
-    @classmethod
     def from_file(
         cls, path: Path, device: str | torch.device, precision: str | None
     ) -> DarkBackend:
         assert path.read_text() == "dark"
-        return cls(NARROW, cls.choose(device, precision)[0])
-
-    def to(self, device: str | torch.device, precision: str) -> DarkBackend:
-        return DarkBackend(self.spec, self.choose(device, precision)[0])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DarkBackend, (self.spec, self.device)
+        return cls(None, NARROW, device, precision or "auto")
 
     def __call__(self, windows: Tensor) -> Tensor:
         vessel = 100 - windows.float().mean(dim=1, keepdim=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,11 +163,11 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of its own, no other settings, and retries that do not wait long."""
+    """An empty cache folder of its own, no other settings, and retries that do not wait."""
     for name in ("VESSELSEG_MIRROR", "VESSELSEG_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VESSELSEG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("vesselseg.cache.transfer._BACKOFF", 0.001)
+    monkeypatch.setattr("vesselseg.cache.transfer.time", SimpleNamespace(sleep=lambda _: None))
     return tmp_path / "home"
 
 

@@ -8,19 +8,16 @@ import io
 import json
 import re
 import secrets
-import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from importlib.util import find_spec
-from logging import WARNING, getLogger
-from logging.handlers import BufferingHandler
 from pathlib import PurePath
-from typing import cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -34,10 +31,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..api import find_cached
 from ..batch.jobs import Job
-from ..batch.work import SEGMENTS, Work
+from ..batch.work import SEGMENTS, Work, draw_measures, to_six_digits
 from ..errors import OptionError, UnknownModelError, VesselsegError, how_to_install
 from ..formats import endings, is_dicom
-from ..measures import check_options
+from ..measures import ColorBy, Measures, check_options
 from ..registry import EMBEDDED, REGISTRY
 from ..result import KINDS, Kind, Segmentation, Style
 from ..segmenter import Segmenter
@@ -72,9 +69,11 @@ _MEDIA_TYPES = {
 }
 _TABLES = ("row.json", "measures.json")
 _FILES = (
-    "photograph.png", "probability.f32", *(f"{kind}.png" for kind in KINDS), "seg.dcm", *_TABLES
+    "photograph.png", "probability.f32", *(f"{kind}.png" for kind in KINDS), "seg.dcm", *_TABLES,
+    "measures.png", "table.json",
 )  # fmt: skip
 _HEADS = {"fcn": "FCN", "pspnet": "PSPNet", "deeplabv3": "DeepLabV3"}
+_Number = TypeVar("_Number", float, None)
 _MEMORY = 10**9  # bytes of results that are kept
 _QUEUE = 8  # photographs that wait for the network or are being uploaded
 _STALL = 30.0  # seconds without a byte after which an upload is given up
@@ -120,14 +119,25 @@ class _Kept:
 
     result: Segmentation
     seconds: float
-    warnings: list[str]
     source: bytes
     """The photograph's file, if it is a DICOM file, which a Segmentation object refers to."""
+    measured: dict[tuple[Any, ...], Measures] = field(default_factory=dict)
+    """What was measured last, by threshold and size of a pixel."""
 
     @property
     def size(self) -> int:
-        """Bytes, about: RGB, probability, mask and field of view of each pixel."""
-        return 9 * self.result.mask.size + len(self.source)
+        """Bytes, about: RGB, probability, mask and field of view of each pixel, and other masks."""
+        return (9 + len(self.measured)) * self.result.mask.size + len(self.source)
+
+    def measure(self, threshold: float, mm_per_pixel: float | None) -> Measures:
+        """The measures, from memory if they are the last ones."""
+        key = (threshold, mm_per_pixel)
+        measures = self.measured.get(key)
+        if measures is None:
+            measures = self.result.at_threshold(threshold).measure(mm_per_pixel=mm_per_pixel)
+            self.measured.clear()
+            self.measured[key] = measures
+        return measures
 
 
 class _Results:
@@ -177,9 +187,9 @@ def make_app(
     ``POST /segment?model=NAME`` takes an image file of at most `max_upload` bytes as its body, and
     ``&bits=N`` if its 16-bit values use fewer. It answers with JSON, which has the ``token`` of the
     result; if the sender goes away, the network stops. ``GET /results/TOKEN/FILE`` gives one of
-    `_FILES`, for ``threshold``, ``opacity``, ``style`` and ``color`` in the query. ``POST /forget``
-    takes tokens, one a line, and releases their results. ``GET /settings`` has models and limits.
-    Errors are answered as text.
+    `_FILES`, for ``threshold``, ``opacity``, ``style``, ``color``, ``color_by`` and
+    ``mm_per_pixel`` in the query. ``POST /forget`` takes tokens, one a line, and releases their
+    results. ``GET /settings`` has models and limits. Errors are answered as text.
 
     `hosts` are the names, without port, by which a browser may ask for the page; None for any.
     `proxies` are those under which a proxy serves it, and `root_path` is its path there, such as
@@ -224,7 +234,6 @@ def make_app(
                 "height": height,
                 "width": width,
                 "seconds": kept.seconds,
-                "warnings": kept.warnings,
                 "is_dicom": bool(kept.source),
                 "provenance": kept.result.provenance,
             }
@@ -363,7 +372,7 @@ async def _unless_gone(
 def _run_model(
     models: OfferedModels, name: str, content: bytes, bits: int | None, stop: threading.Event
 ) -> _Kept:
-    """Segment an image file, with the warnings that are logged about it; `stop` ends it."""
+    """Segment an image file; `stop` ends it."""
 
     def check(*_: int) -> None:
         if stop.is_set():
@@ -371,22 +380,11 @@ def _run_model(
 
     check()
     model = models.get(name)
-    own_thread = threading.get_ident()
-    collector = BufferingHandler(sys.maxsize)
-    collector.setLevel(WARNING)
-    # Other threads may warn at the same time, of other photographs.
-    collector.addFilter(lambda record: record.thread == own_thread)
-    logger = getLogger("vesselseg")
-    logger.addHandler(collector)
     start = time.perf_counter()
-    try:
-        result = model(content, bits=bits, progress=check)
-    finally:
-        logger.removeHandler(collector)
+    result = model(content, bits=bits, progress=check)
     seconds = time.perf_counter() - start
     result.provenance["input_version"] = hashlib.sha256(content).hexdigest()
-    warnings = [_name_file(record.getMessage()) for record in collector.buffer]
-    return _Kept(result, seconds, warnings, content if is_dicom(content[:132]) else b"")
+    return _Kept(result, seconds, content if is_dicom(content[:132]) else b"")
 
 
 def _name_file(text: str) -> str:
@@ -400,14 +398,26 @@ def _encode(kept: _Kept, file: str, query: QueryParams) -> bytes:
     ``photograph.png`` is the photograph as it was decoded and turned upright, and
     ``probability.f32`` is float32 (H, W), little-endian, row by row. ``row.json`` is the row of a
     manifest, and ``measures.json`` the one with measures; the page fills in the names of files.
+    ``measures.png`` is the overlay of the measures, and ``table.json`` what the page shows of them.
     """
     threshold, opacity = _read_number(query, "threshold", 0.5), _read_number(query, "opacity", 0.6)
     style = cast("Style", query.get("style", "tint"))
+    mm_per_pixel = _read_number(query, "mm_per_pixel", None)
     result = kept.result.at_threshold(threshold)
     if file == "probability.f32":
         return result.probability.astype("<f4").tobytes()
+    if file == "measures.png":
+        measures, color_by = kept.measure(threshold, mm_per_pixel), query.get("color_by", "width")
+        return draw_measures(measures, result.provenance, cast("ColorBy", color_by))
+    if file == "table.json":
+        measures = kept.measure(threshold, mm_per_pixel)
+        shown = [
+            {**column._asdict(), "value": to_six_digits(getattr(measures, column.name))}
+            for column in measures.columns
+        ]
+        return json.dumps(shown).encode()
     if file in _TABLES:
-        measuring = check_options() if file == "measures.json" else None
+        measuring = check_options(mm_per_pixel=mm_per_pixel) if file == "measures.json" else None
         work = Work(threshold=threshold, style=style, measuring=measuring)
         row = work.describe(Job("", dict.fromkeys(("mask", "overlay"), "")), result, kept.seconds)
         row.pop(SEGMENTS, None)
@@ -453,13 +463,13 @@ def _read_bits(query: QueryParams) -> int | None:
         raise OptionError(f"bits is {text!r}; it must be an integer from 8 to 16.") from None
 
 
-def _read_number(query: QueryParams, name: str, default: float) -> float:
-    """The threshold or the opacity."""
-    text = query.get(name, default)
+def _read_number(query: QueryParams, name: str, default: _Number) -> float | _Number:
+    """A number; the default where it is not given."""
+    text = query.get(name, "")
     try:
-        return float(text)
+        return float(text) if text else default
     except ValueError:
-        raise OptionError(f"{name} is {text!r}; it must be a number from 0 to 1.") from None
+        raise OptionError(f"{name} is {text!r}; it must be a number.") from None
 
 
 def _read_color(query: QueryParams) -> tuple[int, int, int]:

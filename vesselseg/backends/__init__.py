@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..choices import BACKENDS
-from ..errors import OptionError, did_you_mean
+from ..choices import BACKENDS, PRECISIONS
+from ..errors import DeviceError, OptionError, did_you_mean
 from ..sliding import windows
 from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
@@ -39,9 +40,12 @@ class Backend(ABC):
     - `name`, as ``load_model(backend=...)`` takes it;
     - `devices`, the kinds that it runs on;
     - `runs_weights`, whether it runs networks that were read from weights files. If so, it
-      overrides `choose` and `from_network`;
+      overrides `choose`;
     - `suffixes`, the endings of files that it reads itself. If there are any, it overrides
       `from_file`.
+
+    It is made of its `source`, which is a network or what it reads from a file; the model spec, or
+    None if the source has it; the device; and the precision.
     """
 
     name: ClassVar[str]
@@ -49,6 +53,7 @@ class Backend(ABC):
     runs_weights: ClassVar[bool] = True
     suffixes: ClassVar[tuple[str, ...]] = ()
 
+    source: Any
     spec: ModelSpec
     device: torch.device
     precision: str
@@ -57,21 +62,23 @@ class Backend(ABC):
     versions: dict[str, str]
     """Versions of what runs the network, besides PyTorch, for the provenance."""
 
+    @abstractmethod
+    def __init__(
+        self, source: Any, spec: ModelSpec | None, device: str | torch.device, precision: str | None
+    ) -> None:
+        """Run a source; a folded float32 network is not changed.
+
+        Raises DeviceError or OptionError for what is not available.
+        """
+
     @staticmethod
     def choose(device: str | torch.device, precision: str | None) -> tuple[torch.device, str]:
-        """Resolve the device and precision for `from_network`, before the weights are obtained.
+        """Resolve the device and precision of a network before its weights are obtained.
 
         The device "auto" is the best one, the precision "auto" the fastest that the device
         computes natively, and the precision None float32. Raises DeviceError or OptionError for
         what is not available.
         """
-        raise NotImplementedError
-
-    @classmethod
-    def from_network(
-        cls, network: UNet, spec: ModelSpec, device: torch.device, precision: str
-    ) -> Backend:
-        """Run a folded float32 network, which is not changed, as `choose` said."""
         raise NotImplementedError
 
     @classmethod
@@ -84,12 +91,15 @@ class Backend(ABC):
         """
         raise NotImplementedError
 
-    @abstractmethod
     def to(self, device: str | torch.device, precision: str) -> Backend:
         """Return the same network on another device or in another precision.
 
         Raises DeviceError or OptionError for what is not available.
         """
+        return type(self)(self.source, self.spec, device, precision)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.source, self.spec, self.device, self.precision)
 
     @abstractmethod
     def __call__(self, windows: Tensor) -> Tensor:
@@ -135,6 +145,30 @@ def choose_backend(name: str | None, file: Path | None) -> type[Backend]:
     raise OptionError(
         f"backend={name!r} runs {' and '.join(chosen.suffixes)} files only. Export the model "
         f"first, model.export('model.onnx'), then load_model('model.onnx')."
+    )
+
+
+def resolve_precision(precision: str | None, native: Sequence[str], fastest: str, who: str) -> str:
+    """The precision: None is float32, and "auto" the fastest. `native` are those that `who` has.
+
+    Raises OptionError for what is no precision of a network, and DeviceError for others.
+    """
+    if precision is None:
+        return "float32"
+    if precision == "auto":
+        return fastest
+    if precision in native:
+        return precision
+    if precision == "int8":
+        raise OptionError(EXPORT_INT8)
+    if precision not in PRECISIONS:
+        raise OptionError(
+            f"precision is {precision!r}; allowed are {', '.join(map(repr, PRECISIONS))}."
+            f"{did_you_mean(precision, PRECISIONS)}"
+        )
+    raise DeviceError(
+        f"{who} cannot compute in {precision}; it can in {', '.join(native)}. Choose one of them, "
+        f"or another device or backend."
     )
 
 

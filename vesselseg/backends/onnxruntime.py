@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DeviceError, OptionError, ResourceError
+from ..errors import CheckpointError, DeviceError, ResourceError
 from ..telemetry import import_without_telemetry
-from . import Backend, onnx_file, pytorch
+from . import Backend, onnx_file, pytorch, resolve_precision
 from .onnx_file import OnnxFile
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -33,8 +33,10 @@ class OnnxBackend(Backend):
     runs_weights = False
     suffixes = (".onnx",)
 
-    def __init__(self, file: OnnxFile, device: str | torch.device, precision: str | None) -> None:
-        self.file, label = file, file.label
+    def __init__(
+        self, source: OnnxFile, _: object, device: str | torch.device, precision: str | None
+    ) -> None:
+        self.source, label = source, source.label
         runtime = _load_onnxruntime()
         self.device = _choose_device(device)
         self.versions = {"onnxruntime": str(runtime.__version__)}
@@ -49,7 +51,7 @@ class OnnxBackend(Backend):
         providers = [cuda] if self.device.type == "cuda" else []
         try:
             self.session = runtime.InferenceSession(
-                file.content, options, providers=[*providers, _PROVIDERS["cpu"]]
+                source.content, options, providers=[*providers, _PROVIDERS["cpu"]]
             )
         except Exception as error:  # of many kinds, which all mean the same here
             raise onnx_file.damaged(label, error) from error
@@ -74,16 +76,9 @@ class OnnxBackend(Backend):
     def from_file(
         cls, path: Path, device: str | torch.device, precision: str | None
     ) -> OnnxBackend:
-        return cls(onnx_file.read(path), device, precision)
-
-    def to(self, device: str | torch.device, precision: str) -> OnnxBackend:
-        return OnnxBackend(self.file, device, precision)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.file, self.device, self.precision)
+        return cls(onnx_file.read(path), None, device, precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
         pixels = windows.contiguous().cpu().numpy()
         try:
             (logits,) = self.session.run(None, {"image": pixels})
@@ -131,14 +126,4 @@ def _choose_precision(precision: str | None, of_file: str, label: str) -> str:
             f"{label!r} is an int8 file, which ONNX Runtime computes no faster than float32. Pass "
             f"backend='openvino', or export the model in float32."
         )
-    if precision in ("bfloat16", "float16"):
-        raise DeviceError(
-            f"backend='onnxruntime' runs in float32, not in {precision}. For {precision} load the "
-            f"model by its name or from its weights."
-        )
-    if precision not in (None, "auto", "float32"):
-        raise OptionError(
-            f"precision is {precision!r}; with backend='onnxruntime' 'float32' and 'auto' are "
-            f"allowed."
-        )
-    return "float32"
+    return resolve_precision(precision, ["float32"], "float32", "backend='onnxruntime'")

@@ -11,21 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import (
-    CheckpointError,
-    DeviceError,
-    OptionError,
-    ResourceError,
-    did_you_mean,
-    require,
-)
+from ..errors import CheckpointError, DeviceError, ResourceError, require
 from ..spec import ModelSpec
 from ..telemetry import import_without_telemetry
 from ..unet import UNet
-from . import EXPORT_INT8, Backend, onednn, onnx_export, onnx_file, pytorch
+from . import Backend, onednn, onnx_export, onnx_file, pytorch, resolve_precision
 from .onnx_file import OnnxFile
 
-_PRECISIONS = ("float32", "bfloat16", "int8", "auto")
 _COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
 _CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
 
@@ -34,19 +26,22 @@ class OpenVinoBackend(Backend):
     """A network or an exported file in OpenVINO, on the CPU.
 
     It is compiled at the first batch of each shape, with as many threads as PyTorch has then.
-    Threads that share it take turns, since each batch uses all processors. `source` is pickled: a
-    folded float32 network on the CPU, whose weights are shared, or a file, which has its own
-    model spec.
+    Threads that share it take turns, since each batch uses all processors. The weights of a network
+    are shared.
     """
 
     name = "openvino"
     suffixes = (".onnx",)
 
     def __init__(
-        self, source: UNet | OnnxFile, spec: ModelSpec | None, precision: str | None
+        self,
+        source: UNet | OnnxFile,
+        spec: ModelSpec | None,
+        device: str | torch.device,
+        precision: str | None,
     ) -> None:
         self.source = source
-        self.device = torch.device("cpu")
+        self.device = _choose_device(device)
         self.versions = {"openvino": str(load_openvino().__version__)}
         if isinstance(source, UNet):
             assert spec is not None
@@ -72,31 +67,12 @@ class OpenVinoBackend(Backend):
         return _choose_device(device), _choose_precision(precision)
 
     @classmethod
-    def from_network(
-        cls,
-        network: UNet,
-        spec: ModelSpec,
-        device: torch.device,  # noqa: ARG003 (the CPU)
-        precision: str,
-    ) -> OpenVinoBackend:
-        return cls(network, spec, precision)
-
-    @classmethod
     def from_file(
         cls, path: Path, device: str | torch.device, precision: str | None
     ) -> OpenVinoBackend:
-        _choose_device(device)
-        return cls(onnx_file.read(path), None, precision)
-
-    def to(self, device: str | torch.device, precision: str) -> OpenVinoBackend:
-        _choose_device(device)
-        return OpenVinoBackend(self.source, self.spec, precision)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.source, self.spec, self.precision)
+        return cls(onnx_file.read(path), None, device, precision)
 
     def __call__(self, windows: Tensor) -> Tensor:
-        """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError."""
         # Not a copy: windows from `slide` are in this order in memory.
         pixels = windows.permute(0, 2, 3, 1).contiguous().numpy()
         try:
@@ -139,26 +115,9 @@ def _choose_device(device: str | torch.device) -> torch.device:
 
 
 def _choose_precision(precision: str | None) -> str:
-    """The precision of a network; see :meth:`Backend.choose`."""
-    if precision is None:
-        return "float32"
-    if precision == "int8":
-        raise OptionError(EXPORT_INT8)
-    if precision not in (*_PRECISIONS, "float16"):
-        raise OptionError(
-            f"precision is {precision!r}; with backend='openvino' allowed are "
-            f"{', '.join(map(repr, _PRECISIONS))}.{did_you_mean(precision, _PRECISIONS)}"
-        )
+    """The precision of a network. In others OpenVINO would compute in float32 instead."""
     native = _native_precisions()
-    if precision == "auto":
-        return native[0]
-    if precision not in native:  # OpenVINO would compute in float32 instead
-        raise DeviceError(
-            f"backend='openvino' does not compute in {precision} on this CPU, only in "
-            f"{', '.join(native)}, and in int8 from an int8 file. Choose one of them, or "
-            f"backend='torch'."
-        )
-    return precision
+    return resolve_precision(precision, native, native[0], "backend='openvino'")
 
 
 def _native_precisions() -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import DeviceError, OptionError, ResourceError, did_you_mean
+from ..errors import DeviceError, ResourceError, did_you_mean
 from ..spec import ModelSpec
 from ..unet import UNet
-from . import EXPORT_INT8, Backend, onednn
+from . import Backend, onednn, resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +37,23 @@ class TorchBackend(Backend):
     network: UNet
 
     def __init__(
-        self, network: UNet, spec: ModelSpec, device: str | torch.device, precision: str
+        self, source: UNet, spec: ModelSpec, device: str | torch.device, precision: str
     ) -> None:
-        self.network, self.spec = network, spec
+        self.source = self.network = source
+        self.spec = spec
         self.device, self.precision = self.choose(device, precision)
         self.versions = {}
         self.dtype = DTYPES[self.precision]
         native = self.precision in native_precisions(self.device)
         if self.device.type == "cpu" and onednn.available() and native:
-            self.placed = onednn.pack(network, self.dtype)
+            self.placed = onednn.pack(source, self.dtype)
             # The C library of Linux returns large freed blocks to the system, so that each new
             # map is paid for page by page: up to a third of the time of a small network. It keeps
             # blocks up to the size of the largest one freed so far, 32 MiB at most (mallopt(3),
             # M_MMAP_THRESHOLD), so one is allocated and freed here. Its pages are never touched.
             torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
         else:
-            self.placed = copy_network(network, self.device, self.dtype)
+            self.placed = copy_network(source, self.device, self.dtype)
         colours = [spec.mean, spec.std]
         self.mean, self.std = torch.tensor(colours, dtype=torch.float32, device=self.device)
         self._warned_of_split = False
@@ -64,23 +65,8 @@ class TorchBackend(Backend):
         chosen = choose_device(device)
         return chosen, choose_precision(precision, chosen)
 
-    @classmethod
-    def from_network(
-        cls, network: UNet, spec: ModelSpec, device: torch.device, precision: str
-    ) -> TorchBackend:
-        return cls(network, spec, device, precision)
-
-    def to(self, device: str | torch.device, precision: str) -> TorchBackend:
-        return TorchBackend(self.network, self.spec, device, precision)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.network, self.spec, self.device, self.precision)
-
     def __call__(self, windows: Tensor) -> Tensor:
-        """Windows (N, 3, h, w), uint8 RGB -> logits (N, 2, h, w), float32; or ResourceError.
-
-        If the device lacks the memory for all of them, they are run in halves.
-        """
+        # If the device lacks the memory for all of them, they are run in halves.
         if self.device.type == "cpu" and windows.shape != self._shape:
             self._shape = windows.shape
             self._shape_changes += 1
@@ -96,9 +82,7 @@ class TorchBackend(Backend):
                 logits: Tensor = self.placed(x.to(self.dtype))
                 return logits
         except RuntimeError as error:
-            # A GPU raises torch.OutOfMemoryError; a CPU's allocator has no exception of its own.
-            full = isinstance(error, torch.OutOfMemoryError)
-            if not full and "can't allocate memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
         # Outside the handler: its traceback would keep the maps of the failed call alive.
         if count == 1:
@@ -159,6 +143,11 @@ class _CudnnConv(nn.Module):
         return out.add_(self.bias[:, None, None])
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device is full: a CPU's allocator has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def _release_freed_memory() -> None:
     """Return the gaps between allocated blocks to the system, if the C library is Linux's."""
     if sys.platform == "linux":
@@ -193,29 +182,14 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_precision(precision: str | None, device: torch.device) -> str:
-    """The precision, for "auto" the fastest native one, for None float32.
-
-    Raises OptionError or DeviceError for others.
-    """
-    if precision is None:
-        return "float32"
+    """The precision; see :func:`vesselseg.backends.resolve_precision`."""
     native = native_precisions(device)
-    if precision == "auto":
-        fastest = "bfloat16" if device.type == "cpu" else "float16"
-        return fastest if fastest in native else "float32"
-    # A CPU without bfloat16 instructions still computes in bfloat16, correctly but slowly.
-    if precision in native or (precision == "bfloat16" and device.type == "cpu"):
-        return precision
-    if precision == "int8":
-        raise OptionError(EXPORT_INT8)
-    if precision not in tuple(DTYPES):
-        allowed = ", ".join(map(repr, (*DTYPES, "auto")))
-        raise OptionError(
-            f"precision is {precision!r}; allowed are {allowed}.{did_you_mean(precision, DTYPES)}"
-        )
-    raise DeviceError(
-        f"Device {str(device)!r} cannot compute in {precision}; it can in {', '.join(native)}."
-    )
+    fastest = "float16"
+    if device.type == "cpu":
+        fastest = "bfloat16" if "bfloat16" in native else "float32"
+        if precision == "bfloat16":  # without instructions for it correct, but slow
+            return precision
+    return resolve_precision(precision, native, fastest, f"Device {str(device)!r}")
 
 
 def native_precisions(device: torch.device) -> list[str]:

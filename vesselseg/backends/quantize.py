@@ -44,10 +44,7 @@ _MIN_PIXELS, _MIN_WINDOWS = 2**19, 8  # of all calibration windows together
 
 
 def calibration_windows(
-    images: Sequence[ImageLike] | None,
-    spec: ModelSpec,
-    max_pixels: int,
-    bits: int | None = None,
+    images: Sequence[ImageLike] | None, spec: ModelSpec, max_pixels: int, bits: int | None = None
 ) -> list[RGB]:
     """Windows (h, w, 3) in the network's scale and colours, spread evenly over all images."""
     if is_single(images):

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..segmenter import Segmenter
 from ..spec import Scale
@@ -25,15 +25,7 @@ _THREADS = 4  # readers, and finishers; decoders and encoders release the interp
 _AHEAD = 4  # photographs: decoded ones of 8 megapixels take 25 MB, their results 70 MB
 
 
-class _Named(Protocol):
-    """What is read and finished, such as a :class:`vesselseg.batch.jobs.Job`."""
-
-    @property
-    def name(self) -> str:
-        """Its name in messages and rows."""
-
-
-Job = TypeVar("Job", bound=_Named)
+Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
 
 

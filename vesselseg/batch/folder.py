@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import OptionError
-from ..files import make_folder, remove_abandoned
+from ..files import exists, make_folder, remove_abandoned
 from ..images import check_bits
 from ..measures import check_options, require_skan
 from ..process import progress_bar
@@ -18,7 +18,7 @@ from ..result import Style, check_style, check_threshold, is_whole, read_provena
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .engine import run
-from .jobs import KINDS, MEASURES_OVERLAY, Job, plan_jobs
+from .jobs import KINDS, MEASURES_OVERLAY, Job, plan_jobs, results_folder
 from .places import is_address, parent, suffix_of
 from .table import Row, Table
 from .work import SEGMENTS, Work
@@ -296,28 +296,31 @@ def run_collection(
     """
     if on_error not in ("continue", "raise"):
         raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
-    tables = [None if place is None else Table(place) for place in (table, segments)]
+    manifest = None if table is None else Table(table)
+    segment_table = None if segments is None else Table(segments)
+    tables = [each for each in (manifest, segment_table) if each is not None]
     for folder in {parent(place) for job in jobs for place in job.outputs.values()}:
         if not is_address(folder):
             remove_abandoned(Path(folder))
     if jobs and out is not None and not is_address(out):  # an error before any work
-        make_folder(Path(parent(out) if jobs[0].outputs["mask"] == out else out))
+        make_folder(Path(results_folder(jobs, out)))
     model = load() if jobs else None
     if model is not None:
         work = replace(work, max_pixels=model.max_pixels)
     plan = Plan(list(jobs), [], 0, 0)
-    rows, segment_rows = (None if each is None else each.rows for each in tables)
-    if resume and jobs:
-        plan = _make_plan(jobs, work, work.expected(model), rows, segment_rows)
-    elif jobs:
-        work.expected(model)  # raises for a scale that the model does not have
+    if jobs:
+        expected = work.expected(model)  # raises for a scale that the model does not have
+        if resume:
+            plan = _make_plan(jobs, work, expected, manifest, segment_table)
     redone = {_key(job) for job in (*plan.to_do, *plan.to_describe)}
-    kept = [row for row in rows or [] if resume and (row["input"], row.get("mask")) not in redone]
-    inputs = {row["input"] for row in kept}
-    if tables[0] is not None:
-        tables[0].begin(kept)
-    if tables[1] is not None:
-        tables[1].begin(row for row in tables[1].rows if row["input"] in inputs)
+    kept: list[Row] = []
+    if manifest is not None:
+        if resume:
+            kept = [row for row in manifest.rows if (row["input"], row.get("mask")) not in redone]
+        manifest.begin(kept)
+    if segment_table is not None:
+        inputs = {row["input"] for row in kept}
+        segment_table.begin(row for row in segment_table.rows if row["input"] in inputs)
     on_plan(plan)
     failures: list[Exception] = []
     done = lost = 0  # what is lost was done, but cannot be described
@@ -327,9 +330,10 @@ def run_collection(
             text = str(outcome) or type(outcome).__name__
             outcome = {"input": job.name, "error": text, **job.outputs}
         parts = outcome.pop(SEGMENTS, [])
-        for each, new in zip(tables, ([outcome], parts), strict=True):
-            if each is not None:
-                each.add(*new)
+        if manifest is not None:
+            manifest.add(outcome)
+        if segment_table is not None:
+            segment_table.add(*parts)
         return outcome
 
     def finish(job: Job, outcome: Row | Exception) -> None:
@@ -356,11 +360,9 @@ def run_collection(
             (execute or run_here)(plan.to_do, model, work, finish)
     finally:
         for each in tables:
-            if each is not None:
-                each.flush()  # however this run ends, the next one resumes from here
+            each.flush()  # however this run ends, the next one resumes from here
     for each in tables:
-        if each is not None:
-            each.finish()
+        each.finish()
     return Summary(done, plan.repeated, plan.skipped - lost, len(failures), table)
 
 
@@ -391,13 +393,13 @@ def _make_plan(
     jobs: Sequence[Job],
     work: Work,
     expected: Mapping[str, Any],
-    rows: Iterable[Row] | None,
-    segment_rows: Iterable[Row] | None,
+    manifest: Table | None,
+    segment_table: Table | None,
 ) -> Plan:
-    """Find out what is done; rows are those of the tables, None if there is no such table."""
-    row_of = {(row["input"], row.get("mask")): row for row in rows or []}
-    has_segments = {row["input"] for row in segment_rows or []}
-    is_wanted = rows is not None
+    """Find out what is done, from the files and from the tables of an earlier run."""
+    rows = [] if manifest is None else manifest.rows
+    row_of = {(row["input"], row.get("mask")): row for row in rows}
+    has_segments = {row["input"] for row in segment_table.rows} if segment_table else set()
 
     def state(job: Job) -> Literal["to do", "to describe", "done"]:
         version = work.version(job)
@@ -405,14 +407,15 @@ def _make_plan(
             return "to do"
         row = row_of.get(_key(job), {})
         wanted = {**expected, "input_version": version}
-        has_row = not row.get("error") and _agrees(row, {**wanted, **_outputs(job)})
+        outputs = {kind: job.outputs.get(kind) for kind in (*KINDS, MEASURES_OVERLAY)}
+        has_row = not row.get("error") and _agrees(row, {**wanted, **outputs})
         if not all(_is_written(job, kind, wanted, work, has_row) for kind in job.outputs):
             return "to do"
         if work.measuring is not None:
             has_row = has_row and "density" in row and _agrees(row, work.measuring)
-        if segment_rows is not None and row.get("length_px"):
+        if segment_table is not None and row.get("length_px"):
             has_row = has_row and job.name in has_segments
-        if has_row or not is_wanted:
+        if has_row or manifest is None:
             return "done"
         mask = job.outputs.get("mask", "")
         is_readable = mask and not is_address(mask) and suffix_of(mask) in (".png", ".tif", ".tiff")
@@ -420,21 +423,19 @@ def _make_plan(
 
     with ThreadPoolExecutor(_THREADS) as threads:
         states = list(threads.map(state, jobs))
-    by_state: dict[str, list[Job]] = {"to do": [], "to describe": [], "done": []}
-    for job, found in zip(jobs, states, strict=True):
-        by_state[found].append(job)
-    repeated = sum(_has_results(job, row_of.get(_key(job))) for job in by_state["to do"])
-    skipped = len(jobs) - len(by_state["to do"])
-    return Plan(by_state["to do"], by_state["to describe"], skipped, repeated)
+    to_do, to_describe = (
+        [job for job, found in zip(jobs, states, strict=True) if found == wanted]
+        for wanted in ("to do", "to describe")
+    )
+    repeated = sum(_has_results(job, row_of.get(_key(job))) for job in to_do)
+    return Plan(to_do, to_describe, len(jobs) - len(to_do), repeated)
 
 
 def _has_results(job: Job, row: Row | None) -> bool:
     """Whether there are results that differ from what is wanted, rather than none."""
-    return job.has_outputs if job.outputs else row is not None and not row.get("error")
-
-
-def _outputs(job: Job) -> dict[str, str | None]:
-    return {kind: job.outputs.get(kind) for kind in (*KINDS, MEASURES_OVERLAY)}
+    if job.outputs:
+        return all(not is_address(place) and exists(place) for place in job.outputs.values())
+    return row is not None and not row.get("error")
 
 
 def _agrees(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

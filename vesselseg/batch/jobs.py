@@ -10,19 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from ..errors import OptionError, require
-from ..files import exists, is_folder
+from ..errors import OptionError, redact, require
+from ..files import is_folder
 from ..formats import endings
 from ..result import FORMATS, read_provenance
 from ..result import KINDS as PICTURES
-from .places import (
-    identity,
-    is_address,
-    join,
-    names_dicom,
-    open_filesystem,
-    suffix_of,
-)
+from .places import identity, is_address, join, names_dicom, open_filesystem, parent, suffix_of
 from .search import (
     CORRECTION,
     HIDDEN,
@@ -53,11 +46,6 @@ class Job:
 
     name: str
     outputs: dict[str, str]
-
-    @property
-    def has_outputs(self) -> bool:
-        """Whether all outputs exist, as far as they are on this machine."""
-        return all(not is_address(x) and exists(x) for x in self.outputs.values())
 
 
 def plan_jobs(
@@ -91,7 +79,7 @@ def plan_jobs(
         if photographs:
             searched.append(text)
         elif len(inputs) > 1:  # without any photograph an error follows
-            logger.warning("There are no photographs in %r.", text)
+            logger.warning("There are no photographs in %s.", _shown(text))
         found += photographs
     if "dicom" in kinds or names_dicom(out):
         require("highdicom", "dicom")
@@ -100,18 +88,23 @@ def plan_jobs(
         if any("[" in text for text in inputs):
             hint += " In a pattern, [[] means the character [."
         raise OptionError(
-            f"There is nothing to segment in {', '.join(map(repr, inputs))}. From folders and "
+            f"There is nothing to segment in {', '.join(map(_shown, inputs))}. From folders and "
             f"patterns these files are taken: {' '.join(endings())}, but none written by "
             f"vesselseg.{hint}"
         )
     # A folder that holds one photograph is a folder; one that holds none does not count.
     is_single = len(found) == 1 and not any(map(is_folder, searched))
-    is_file = names_file(out, is_single=is_single)
+    is_file = _names_file(out, is_single=is_single)
     jobs = []
     for name, place in found:
         mask = out if is_file else f"{_name_result(out, place, keep_endings)}.png"
         jobs.append(Job(name, _name_outputs(mask, kinds)))
-    return _without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs["mask"])))
+    return _without_clashes(jobs)
+
+
+def results_folder(jobs: Sequence[Job], out: str) -> str:
+    """The folder of the results: `out`, or the one that it is in if it is a file."""
+    return parent(out) if jobs[0].outputs["mask"] == out else out
 
 
 def plan_overlays(
@@ -126,7 +119,7 @@ def plan_overlays(
         Job(name, {MEASURES_OVERLAY: f"{_name_result(out, place, keep_endings)}_measures.png"})
         for name, place in found
     ]
-    return _without_clashes(sorted(jobs, key=lambda job: (job.name, job.outputs[MEASURES_OVERLAY])))
+    return _without_clashes(jobs)
 
 
 def _name_result(out: str, place: PurePath, keep_endings: bool) -> str:
@@ -134,6 +127,11 @@ def _name_result(out: str, place: PurePath, keep_endings: bool) -> str:
     is_numbered = place.suffix[1:].isdecimal()  # DICOM files are often named after a UID
     ending = "" if keep_endings or is_numbered else place.suffix
     return join(out, *place.parts).removesuffix(ending)
+
+
+def _shown(place: str) -> str:
+    """A place as messages have it, in quotes: addresses without passwords."""
+    return repr(redact(place) if is_address(place) else place)
 
 
 def _check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
@@ -147,7 +145,7 @@ def _check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     return ("mask", *(kind for kind in kinds if kind != "mask"))
 
 
-def names_file(out: str, *, is_single: bool) -> bool:
+def _names_file(out: str, *, is_single: bool) -> bool:
     """Whether `out` is a file, not a folder; OptionError if it is one that cannot be written.
 
     A file takes the result of a single photograph, passed by its own name.
@@ -156,13 +154,13 @@ def names_file(out: str, *, is_single: bool) -> bool:
     is_file = suffix in FORMATS or names_dicom(suffix)
     if is_file and not is_single:
         raise OptionError(
-            f"{out!r} is a file, which takes the result of a single photograph. For folders "
+            f"{_shown(out)} is a file, which takes the result of a single photograph. For folders "
             f"and for several photographs, name a folder."
         )
     if suffix in endings() and not is_file:
         raise OptionError(
-            f"{out!r} cannot be written: results are {', '.join(FORMATS)} or .dcm. Name such a "
-            f"file."
+            f"{_shown(out)} cannot be written: results are {', '.join(FORMATS)} or .dcm. Name "
+            f"such a file."
         )
     return is_file
 
@@ -191,7 +189,7 @@ def find_photographs(text: str, out: str, recursive: bool) -> list[tuple[str, Pu
             for file, place in find_files(text, recursive, left_out)
             if file == Path(text) or is_photograph(file, left_out)
         ]
-    left_out.log(text)
+    left_out.log(redact(text) if is_address(text) else text)
     return found
 
 
@@ -204,8 +202,8 @@ def _find_remote(
         if not filesystem.isdir(base):
             return [(address, PurePath(PurePosixPath(base).name))]
         paths = filesystem.find(base, maxdepth=None if recursive else 1)
-    except OSError as error:
-        raise OptionError(f"{address!r} cannot be read: {error}.") from error
+    except Exception as error:  # the library behind an address can raise anything
+        raise OptionError(redact(f"{address!r} cannot be read: {error}.")) from error
     found: list[tuple[str, PurePath]] = []
     folder, results = f"{address.rstrip('/')}/", f"{out.rstrip('/')}/"
     has_only_results = results.startswith(folder) and results != folder
@@ -241,9 +239,9 @@ def _is_result(filesystem: Any, path: str) -> bool:
 
 
 def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
-    """Each job once; OptionError if one would write what another one writes or reads."""
+    """Each job once, sorted; OptionError if one would write what another one writes or reads."""
     unique: dict[tuple[str, ...], Job] = {}  # by the file that it reads and those that it writes
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: (job.name, *job.outputs.values())):
         places = (job.name, *job.outputs.values())
         unique.setdefault(tuple(map(identity, places)), job)  # the same file may be given twice
     readers = {source: job for (source, *_), job in unique.items()}
@@ -253,14 +251,14 @@ def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
             other = writers.setdefault(target, job)
             if other is not job:
                 raise OptionError(
-                    f"{other.name!r} and {job.name!r} would both write {place!r}. "
-                    f"Nothing was done. Name results after whole file names (--keep-endings), "
-                    f"segment them into folders of their own, or pass the folder above both with "
-                    f"--recursive, which keeps folders apart."
+                    f"{_shown(other.name)} and {_shown(job.name)} would both write "
+                    f"{_shown(place)}. Nothing was done. Name results after whole file names "
+                    f"(--keep-endings), segment them into folders of their own, or pass the folder "
+                    f"above both with --recursive, which keeps folders apart."
                 )
             if target in readers:
                 raise OptionError(
-                    f"{readers[target].name!r} would be overwritten by the result of "
-                    f"{job.name!r}. Nothing was done. Choose another folder for the results."
+                    f"{_shown(readers[target].name)} would be overwritten by the result of "
+                    f"{_shown(job.name)}. Nothing was done. Choose another folder for the results."
                 )
     return list(unique.values())

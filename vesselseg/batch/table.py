@@ -14,10 +14,10 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from ..errors import OptionError, OutputError, require
-from ..files import exists, insist, is_file, make_folder
+from ..errors import OptionError, OutputError, redact, require
+from ..files import exists, insist, is_file
 from .places import is_address, open_filesystem, suffix_of, write_bytes
 
 Row: TypeAlias = "dict[str, Any]"
@@ -28,11 +28,6 @@ _TEXTS = (
     "warning",
 )  # fmt: skip
 """Columns of text; the others are numbers, or true and false."""
-
-_FORMATS: dict[str, Literal["jsonl", "csv", "parquet"]] = {
-    ".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet",
-}  # fmt: skip
-"""Endings, and the formats that they mean."""
 
 _ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 _START = '{"input":'  # of each line
@@ -47,18 +42,18 @@ class Table:
     """
 
     def __init__(self, place: str) -> None:
-        self.place = place
-        if suffix_of(place) not in _FORMATS:
-            raise OptionError(f"The table {place!r} must end in {', '.join(_FORMATS)}.")
-        self.format = _FORMATS[suffix_of(place)]
-        if self.format == "parquet":
+        self.place, suffix = place, suffix_of(place)
+        if suffix not in _FORMATS:
+            raise OptionError(redact(f"The table {place!r} must end in {', '.join(_FORMATS)}."))
+        if suffix == ".parquet":
             require("pyarrow", "ray")
-        if self.format != "jsonl" or is_address(place):
-            self.journal: _File | _Parts = (
-                _Parts(place) if is_address(place) else _File(Path(f"{place}.rows.jsonl"))
-            )
+        self.encode, self.decode = _FORMATS[suffix]
+        self.is_journal = suffix == ".jsonl" and not is_address(place)
+        self.journal: _File | _Parts
+        if is_address(place):
+            self.journal = _Parts(place)
         else:
-            self.journal = _File(Path(place))
+            self.journal = _File(Path(place if self.is_journal else f"{place}.rows.jsonl"))
         self.rows = self._read()
 
     def begin(self, rows: Iterable[Row]) -> None:
@@ -78,9 +73,8 @@ class Table:
     def finish(self) -> None:
         """Write the whole table, sorted by input, and remove what was beside it."""
         ordered = sorted(self.rows, key=lambda row: str(row["input"]))
-        encode = {"jsonl": _to_json_lines, "csv": _to_csv, "parquet": _to_parquet}[self.format]
-        write_bytes(self.place, encode(ordered))
-        if self.format != "jsonl" or is_address(self.place):
+        write_bytes(self.place, self.encode(ordered))
+        if not self.is_journal:
             self.journal.remove()
 
     def _read(self) -> list[Row]:
@@ -93,14 +87,10 @@ class Table:
                 return []
             if not filesystem.isfile(path):
                 raise ValueError("a folder or a device")
-            content = bytes(filesystem.cat_file(path))
-            decode = {"jsonl": _from_json_lines, "csv": _from_csv, "parquet": _from_parquet}
-            return decode[self.format](content)
-        except (OSError, ValueError, KeyError, RecursionError, csv.Error) as error:
-            raise OptionError(
-                f"{self.place!r} is not a table of vesselseg and is not replaced ({error}). Choose "
-                f"another name, or move it away."
-            ) from error
+            return self.decode(bytes(filesystem.cat_file(path)))
+        except Exception as error:  # other files and the library behind an address raise anything
+            message = f"{self.place!r} is not a table of vesselseg and is not replaced ({error})."
+            raise OptionError(redact(f"{message} Choose another name, or move it away.")) from error
 
 
 class _File:
@@ -118,7 +108,6 @@ class _File:
         return _from_json_lines(self.path.read_bytes())
 
     def begin(self, rows: list[Row]) -> None:
-        make_folder(self.path.parent)
         write_bytes(str(self.path), _to_json_lines(rows))
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -144,6 +133,7 @@ class _Parts:
     """JSON lines at an address, where nothing can be added to a file: in ever more files."""
 
     def __init__(self, place: str) -> None:
+        self.place = place
         self.filesystem, path = open_filesystem(place)
         self.folder = f"{path}.rows"
         self.count = 0
@@ -169,14 +159,10 @@ class _Parts:
             self.flush()
 
     def flush(self) -> None:
-        path = f"{self.folder}/{self.count:06}.jsonl"
-        try:
-            if self.waiting:
-                self.filesystem.makedirs(self.folder, exist_ok=True)
-                self.filesystem.pipe_file(path, _to_json_lines(self.waiting))
-                self.count += 1
-        except Exception as error:  # the library behind an address can raise anything
-            raise OutputError(f"The table {path!r} cannot be written: {error}.") from error
+        if self.waiting:
+            place = f"{self.place}.rows/{self.count:06}.jsonl"
+            write_bytes(place, _to_json_lines(self.waiting))
+            self.count += 1
         self.waiting = []
         self.flushed = time.monotonic()
 
@@ -184,8 +170,8 @@ class _Parts:
         try:
             if self.filesystem.exists(self.folder):
                 self.filesystem.rm(self.folder, recursive=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder!r} cannot be removed: {error}.") from error
+        except Exception as error:  # the library behind an address can raise anything
+            raise OutputError(redact(f"{self.folder!r} cannot be removed: {error}.")) from error
 
 
 def _to_json_lines(rows: Iterable[Row]) -> bytes:
@@ -209,16 +195,13 @@ def _columns(rows: Iterable[Row]) -> list[str]:
 
 
 def _to_csv(rows: list[Row]) -> bytes:
-    """Text as it is; numbers, true and false as in JSON; nothing for None and NaN."""
+    """Text as it is; numbers, true and false as in JSON; nothing for None."""
+
+    def cell(value: Any) -> str | None:
+        return value if value is None or isinstance(value, str) else json.dumps(value)
+
     columns = _columns(rows)
-    lines = [columns]
-    for row in rows:
-        values = (row.get(name) for name in columns)
-        lines.append([
-            value if isinstance(value, str) else "" if value is None else json.dumps(value)
-            for value in values
-        ])  # fmt: skip
-    return encode_csv(lines)
+    return encode_csv([columns, *([cell(row.get(name)) for name in columns] for row in rows)])
 
 
 def encode_csv(lines: Iterable[Sequence[Any]]) -> bytes:
@@ -234,15 +217,16 @@ def encode_csv(lines: Iterable[Sequence[Any]]) -> bytes:
 
 
 def _from_csv(content: bytes) -> list[Row]:
+    def value(name: str, text: str) -> Any:
+        if not text:
+            return None
+        return text if name in _TEXTS else json.loads(text)
+
     first, *lines = csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
     if first[:2] != ["input", "error"]:
         raise ValueError("it has other columns")
     return [
-        {
-            name: None if not text else text if name in _TEXTS else json.loads(text)
-            for name, text in zip(first, line, strict=True)
-        }
-        for line in lines
+        {name: value(name, text) for name, text in zip(first, line, strict=True)} for line in lines
     ]
 
 
@@ -281,3 +265,11 @@ def _from_parquet(content: bytes) -> list[Row]:
             if row[name] is not None:  # as it was before it was escaped
                 row[name] = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), row[name])
     return rows
+
+
+_FORMATS = {
+    ".jsonl": (_to_json_lines, _from_json_lines),
+    ".csv": (_to_csv, _from_csv),
+    ".parquet": (_to_parquet, _from_parquet),
+}
+"""Ending -> how rows are written and read."""

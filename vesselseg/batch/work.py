@@ -7,28 +7,32 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .. import dicom
 from .._version import __version__
 from ..errors import ImageError
-from ..evaluation.datasets import read_fov, read_label
-from ..files import exists, make_folder
+from ..evaluation.labels import read_fov, read_label
+from ..files import exists
 from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, decode, to_rgb
 from ..measures import ColorBy, Measures, measure
+from ..metrics import Mask
 from ..preprocess import check_scale
-from ..result import FORMATS, Segmentation, Style, encode_png, read_provenance
+from ..result import (
+    FORMATS,
+    Segmentation,
+    Style,
+    encode_png,
+    read_dicom_source,
+    read_provenance,
+)
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .jobs import MEASURES_OVERLAY, Job
 from .places import is_address, names_dicom, read_bytes, suffix_of, version_of, write_bytes
 from .table import Row
-
-Mask: TypeAlias = "NDArray[np.bool_]"
 
 _SETTINGS = (
     "model", "sha256", "unverified", "spec", "stride", "scale", "bits", "backend", "device",
@@ -63,7 +67,8 @@ class Work:
 
     def expected(self, model: Segmenter | None) -> dict[str, Any]:
         """Everything that decides the content of files and rows, besides the photograph itself."""
-        assert model is not None
+        if model is None:  # masks are measured
+            return {}
         expected = {
             "sha256": model.sha256,
             "spec": model.spec.digest,
@@ -85,7 +90,7 @@ class Work:
         """The photograph, and its version."""
         version, source = self.version(job), self._source(job)
         if any(map(names_dicom, job.outputs.values())):
-            dicom.read_source(source)  # an error before any work
+            read_dicom_source(source)  # an error before any work
         return decode(source, self.max_pixels, self.bits), version
 
     def finish(self, job: Job, version: str | None, result: Segmentation, seconds: float) -> Row:
@@ -148,14 +153,12 @@ class Work:
     ) -> None:
         assert self.measuring is not None
         row.update(self.measuring)
-        row.update({name: _to_six_digits(value) for name, value in measures.to_dict().items()})
+        row.update({name: to_six_digits(value) for name, value in measures.to_dict().items()})
         row[SEGMENTS] = _segment_rows(job.name, measures)
         place = job.outputs.get(MEASURES_OVERLAY)
         if place is not None:
-            made = {"vesselseg": __version__, **provenance, "kind": MEASURES_OVERLAY}
-            made.update({**self.measuring, "color_by": self.color_by})
-            picture = measures.overlay(color_by=self.color_by)
-            write_bytes(self._path(place), encode_png(picture, made))
+            drawn = draw_measures(measures, provenance, self.color_by)
+            write_bytes(self._path(place), drawn)
 
     def _path(self, place: str) -> str:
         return place if is_address(place) else str(Path(self.folder, place))
@@ -169,26 +172,17 @@ class Work:
         for kind, place in job.outputs.items():
             if kind == MEASURES_OVERLAY:
                 continue  # it is drawn from the measures
-            suffix = suffix_of(place)
-            target: Path | io.BytesIO = io.BytesIO()
-            if not is_address(place):
-                target = Path(self._path(place))
-                make_folder(target.parent)
+            suffix, stream = suffix_of(place), io.BytesIO()
             if names_dicom(suffix):
-                result.save_dicom(target, self._source(job))
+                result.save_dicom(stream, self._source(job))
             else:
-                result.save(target, kind, format=FORMATS[suffix], style=self.style)  # type: ignore[arg-type]
-            if isinstance(target, io.BytesIO):
-                write_bytes(place, target.getvalue())
+                result.save(stream, kind, format=FORMATS[suffix], style=self.style)  # type: ignore[arg-type]
+            write_bytes(self._path(place), stream.getvalue())
 
 
 @dataclass(frozen=True)
 class MaskWork(Work):
     """Measure masks that are there; the field of view is ``NAME_fov.png`` beside ``NAME.png``."""
-
-    def expected(self, model: Segmenter | None) -> dict[str, Any]:
-        assert model is None
-        return {}
 
     def read(self, job: Job) -> tuple[Any, Any]:
         path = Path(self._path(job.name))
@@ -206,6 +200,15 @@ class MaskWork(Work):
         return {**row, "seconds": round(seconds, 3)}
 
 
+def draw_measures(measures: Measures, provenance: Mapping[str, Any], color_by: ColorBy) -> bytes:
+    """The overlay as a PNG file, which says how it was made."""
+    made = {"vesselseg": __version__, **provenance, "kind": MEASURES_OVERLAY}
+    for name in ("mm_per_pixel", "fill_holes", "min_size"):
+        made[name] = getattr(measures, name)
+    made["color_by"] = color_by
+    return encode_png(measures.overlay(color_by=color_by), made)
+
+
 def _segment_rows(name: str, measures: Measures) -> list[Row]:
     """A row for each segment; what one does not have is None."""
     columns = {key: values.tolist() for key, values in measures.segments.items()}
@@ -213,7 +216,7 @@ def _segment_rows(name: str, measures: Measures) -> list[Row]:
         {
             "input": name,
             **{
-                key: None if math.isnan(value) else _to_six_digits(value)
+                key: None if math.isnan(value) else to_six_digits(value)
                 for key, value in zip(columns, values, strict=True)
             },
         }
@@ -221,6 +224,6 @@ def _segment_rows(name: str, measures: Measures) -> list[Row]:
     ]
 
 
-def _to_six_digits(value: float | None) -> float | None:
+def to_six_digits(value: float | None) -> float | None:
     """A number with six significant digits, which is more than any measure has."""
     return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,8 +1,8 @@
 """The ``vesselseg`` command: arguments, printing, progress and exit codes.
 
 Each module holds one command or a family of commands and has ``add_parsers(commands)``, which adds
-its parsers and sets ``run`` on them: a function from the parsed arguments to an exit code. Heavy
-imports stay inside those functions, so that ``vesselseg --help`` answers at once.
+its parsers and sets ``run`` on them: a function from the parsed arguments to an exit code, None for
+0. Heavy imports stay inside those functions, so that ``vesselseg --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     command.add_argument("command", nargs="?", metavar="COMMAND", choices=list(names),
         help="name of a command (default: the list of commands)")  # fmt: skip
-    command.set_defaults(run=lambda options: _print_help(names.get(options.command, parser)))
+    command.set_defaults(run=lambda options: names.get(options.command, parser).print_help())
     for each in (parser, *names.values()):
         add_common_options(each)
         each.epilog = f"{each.epilog}\n\n{_EXIT_CODES}" if each.epilog else _EXIT_CODES
@@ -144,7 +144,7 @@ def _main(words: list[str]) -> int:
     dicom.silence()
     with _log_to_standard_error(options):
         try:
-            code: int = options.run(options)
+            code: int = options.run(options) or 0
             print(end="", flush=True)
             return code
         except (VesselsegError, FileNotFoundError) as error:
@@ -158,12 +158,6 @@ def _find_command(words: Sequence[str]) -> int | None:
         if not _COMMON.fullmatch(word):
             return position
     return None
-
-
-def _print_help(parser: Parser) -> int:
-    """Print the help of a command."""
-    parser.print_help()
-    return 0
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not a generic before 3.11

@@ -131,7 +131,7 @@ def _app(options: argparse.Namespace) -> int:
             timeout_graceful_shutdown=3,
         )  # fmt: skip
         bound.listen(100)
-        if not is_loopback:
+        if not is_loopback and not options.quiet:
             print(
                 f"vesselseg: anybody who reaches port {used_port} of this machine can use the "
                 f"page; there is no password and nothing is encrypted.",
@@ -140,14 +140,14 @@ def _app(options: argparse.Namespace) -> int:
         url = to_url(host, used_port) + f"{options.root_path}/".removeprefix("/")
         print(f"vesselseg: {url} (Ctrl-C ends it)", flush=True)
         if options.open:  # its requests wait until the server runs; some browsers do not return
-            threading.Thread(target=_open_browser, args=(url,), daemon=True).start()
+            threading.Thread(target=_open_browser, args=(url, options.quiet), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):  # the normal end
             uvicorn.Server(config).run(sockets=[bound])
     return 0
 
 
-def _open_browser(url: str) -> None:
-    if not webbrowser.open(url):
+def _open_browser(url: str, quiet: bool) -> None:
+    if not webbrowser.open(url) and not quiet:
         print(f"vesselseg: no browser was found; open {url} in one.", file=sys.stderr)
 
 

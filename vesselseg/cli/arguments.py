@@ -9,13 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..choices import (
-    BACKENDS,
-    DEVICES,
-    PRECISIONS,
-    canonical_device,
-    canonical_precision,
-)
+from ..choices import BACKENDS, DEVICES, PRECISIONS, canonical_device, canonical_precision
 from ..process import limit_threads
 from ..spec import SCALES, is_factor
 
@@ -43,18 +37,13 @@ def add_model_options(
     )  # fmt: skip
     add_weights(group)
     add_device(group)
-    complete(
-        add("--precision", type=canonical_precision,
-            help="float32 (or fp32), bfloat16 (bf16), float16 (fp16, half), int8, or auto, the "
-            "fastest that the device computes natively; `vesselseg doctor` compares them "
-            "(default: int8 for a file that was exported in int8, else float32)"),
-        lambda: PRECISIONS,
-    )  # fmt: skip
-    complete(
-        add("--backend", help="program that runs the network: torch, onnxruntime or openvino "
-            "(default: torch, or onnxruntime for an .onnx file)"),
-        lambda: BACKENDS,
-    )  # fmt: skip
+    add("--precision", type=canonical_precision, choices=PRECISIONS, metavar="PRECISION",
+        help="float32 (or fp32), bfloat16 (bf16), float16 (fp16, half), int8, or auto, the "
+        "fastest that the device computes natively; `vesselseg doctor` compares them "
+        "(default: int8 for a file that was exported in int8, else float32)")  # fmt: skip
+    add("--backend", choices=list(BACKENDS), metavar="BACKEND",
+        help="program that runs the network: torch, onnxruntime or openvino "
+        "(default: torch, or onnxruntime for an .onnx file)")  # fmt: skip
     add("--stride", type=positive, metavar="N",
         help="pixels between the starts of the windows; fewer let them overlap more "
         "(default: the model's own)")  # fmt: skip
@@ -136,8 +125,7 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     limit_threads()
     names = ("model", "weights", "device", "precision", "backend", "stride", "batch_size",
              "max_pixels", "progress")  # fmt: skip
-    arguments = {**{name: getattr(options, name) for name in names}, **changes}
-    model = load_model(**{name: value for name, value in arguments.items() if value is not None})
+    model = load_model(**{name: getattr(options, name) for name in names} | changes)
     logger.info(
         "Model %s on %s in %s, with the backend %s.",
         model.spec.name, model.device, model.precision, model.backend,
@@ -146,59 +134,46 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
 
 
 def _scale(text: str) -> str | float:
-    """A scale rule or a positive factor."""
-    if text in SCALES:
-        return text
-    try:
-        return _factor(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither {', '.join(SCALES)} nor a positive factor"
-        ) from error
+    fault = f"neither {', '.join(SCALES)} nor a positive factor"
+    return text if text in SCALES else _to_number(text, is_factor, fault)
 
 
 def _factor(text: str) -> float:
-    """A positive number."""
-    value = _number(text)
-    if not is_factor(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
+    return _to_number(text, is_factor, "not a positive number")
 
 
 def _threshold(text: str) -> float:
-    """A probability."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def _number(text: str) -> float:
-    """A number, or NaN."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    return _to_number(text, lambda value: 0 <= value <= 1, "not a number from 0 to 1")
 
 
 def positive(text: str) -> int:
     """A positive integer."""
-    if not _is_count(text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return _to_integer(text, 1, "not a positive integer")
+
+
+def _count(text: str) -> int:
+    return _to_integer(text, 0, "not a number of pixels, 0 or more")
+
+
+def _to_number(text: str, is_allowed: Callable[[float], bool], fault: str) -> float:
+    """The number that a text is; ArgumentTypeError if it is none that is allowed."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not is_allowed(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is {fault}")
+    return value
+
+
+def _to_integer(text: str, least: int, fault: str) -> int:
+    """The integer that a text of digits is; ArgumentTypeError if it is none from `least` on."""
+    is_count = text.isascii() and text.isdecimal() and len(text) <= 18
+    if not is_count or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is {fault}")
     return int(text)
 
 
 def read_standard_input() -> bytes:
     """The bytes of standard input; none in a process without a console."""
     return b"" if sys.stdin is None else sys.stdin.buffer.read()
-
-
-def _count(text: str) -> int:
-    """An integer from 0."""
-    if not _is_count(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, 0 or more")
-    return int(text)
-
-
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 18

@@ -7,9 +7,12 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError, VesselsegError
+from ..errors import OptionError, VesselsegError, redact
 from ..process import progress_bar
 from . import arguments
 
@@ -58,12 +61,6 @@ def check_options(options: argparse.Namespace) -> None:
     refuse_addresses(places)
 
 
-def take_part(jobs: Sequence[Job], options: argparse.Namespace) -> Sequence[Job]:
-    """The share of the jobs that ``--part`` names."""
-    number, total = options.part
-    return jobs[number - 1 :: total]
-
-
 def run(
     options: argparse.Namespace,
     jobs: Sequence[Job],
@@ -74,26 +71,36 @@ def run(
     needs_model: bool = True,
     **tables: Any,
 ) -> int:
-    """Run a collection; print progress, warnings, errors and a summary; return the exit code."""
+    """Run a share of jobs; print progress, warnings, errors and a summary; return the exit code."""
     from ..batch.folder import run_collection
 
+    number, total = options.part
+    jobs = jobs[number - 1 :: total]
+    if any(job.name == "-" for job in jobs):
+        work = replace(work, stdin=arguments.read_standard_input())
     execute = None
     changes: dict[str, Any] = {}
     if options.executor == "ray":
-        from ..ray import on_cluster
+        from ..ray import run_on_cluster
 
-        execute = on_cluster(
-            address=options.address, workers=None,
-            device=options.device, precision=options.precision,
-        )  # fmt: skip
+        execute = partial(
+            run_on_cluster,
+            address=options.address,
+            device=options.device,
+            precision=options.precision,
+        )
         changes = {"device": "cpu", "precision": None}  # it is loaded here and sent to the workers
+        work = replace(work, precision=options.precision, folder=str(Path.cwd()))
 
     def load() -> Segmenter | None:
         return arguments.load_model(options, **changes) if needs_model else None
 
+    def is_logged(_: logging.LogRecord) -> bool:
+        return False  # rows have the warning, with the name of the image
+
     progress = _Progress(verb, options)
     warnings = logging.getLogger("vesselseg.segmenter")
-    warnings.addFilter(_is_in_table)
+    warnings.addFilter(is_logged)
     try:
         with progress.bar:
             run_collection(
@@ -114,14 +121,15 @@ def run(
         print(f"vesselseg: {error}", file=sys.stderr)
         return 1
     finally:
-        warnings.removeFilter(_is_in_table)
-        progress.summarize(where)
+        warnings.removeFilter(is_logged)
+        progress.summarise(where)
     return 1 if progress.failed else 0
 
 
 def printable(name: str) -> str:
-    """A name as a line of a terminal can have it: line breaks and control characters escaped."""
-    return name if name.isprintable() else repr(name)
+    """A name as a line of a terminal can have it: no password, line break or control character."""
+    shown = redact(name) if "://" in name else name
+    return shown if shown.isprintable() else repr(shown)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -130,11 +138,6 @@ def _part(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, such as 2/8")
     return int(number), int(total)
-
-
-def _is_in_table(_: logging.LogRecord) -> bool:
-    """A filter for warnings that rows have, with the name of the image."""
-    return False
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -165,13 +168,13 @@ class _Progress:
                 self.bar.write(f"WARNING: {name}: {row['warning']}", file=sys.stderr)
         else:
             self.failed += 1
-            named = error if row["input"] in error else f"{name}: {error}"
+            named = error if name in error else f"{name}: {error}"
             self.bar.write(f"vesselseg: {named}", file=sys.stderr)
         self.bar.update()
         if error is not None and self.options.on_error == "stop":
             raise _Stopped
 
-    def summarize(self, where: str) -> None:
+    def summarise(self, where: str) -> None:
         """Print the summary of a run that began."""
         if self.begun is None or self.options.quiet:
             return
@@ -179,7 +182,7 @@ class _Progress:
         repeated = ""
         if self.repeated:
             repeated = f" ({self.repeated} again, since their settings or files differed)"
-        shown = f"; {where}" if self.done or self.skipped else ""
+        shown = f"; {printable(where)}" if self.done or self.skipped else ""
         print(
             f"vesselseg: {self.done} {self.verb}{repeated}, {self.skipped} skipped, "
             f"{self.failed} failed, in {seconds:.1f} s{shown}",

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import install_command
+from ..errors import install_command, require
 from ..files import exists, is_folder
 from . import arguments
 from .collection import printable
@@ -79,26 +79,25 @@ def add_parsers(commands: Any) -> None:
 
 
 def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """Evaluate the models and write what was asked for."""
     _check_options(parser, options)
 
     from .. import metrics
     from ..evaluation import report
-    from ..evaluation.figures import require_matplotlib
     from ..evaluation.scores import evaluate, evaluate_other_observer
     from ..preprocess import check_scale
 
     metrics.require_skeletons()
     dataset = _read_dataset(options)
-    # All models are loaded now, so that a mistake is not found hours later.
+    # Models are loaded, and labels read, before one runs, so that no fault is found hours later.
     names = list(dict.fromkeys(options.model or [None]))
     models = [arguments.load_model(options, model=name) for name in names]
     for model in models:
         check_scale(options.scale, model.spec)
     pictures = None
     if options.report:
-        require_matplotlib()
+        require("matplotlib.figure", "eval")
         pictures = report.Pictures(Path(options.report))
+    observer = evaluate_other_observer(dataset)
     evaluations = []
     times = Counter(model.spec.name for model in models)
     for name, model in zip(names, models, strict=True):
@@ -114,7 +113,6 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
             progress=options.progress,
         )
         evaluations.append(dataclasses.replace(evaluation, name=title))
-    observer = evaluate_other_observer(dataset)
     if observer is not None:
         evaluations.append(observer)
     failed = {name: why for evaluation in evaluations for name, why in evaluation.failed.items()}
@@ -166,7 +164,6 @@ def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace)
 
 
 def _read_dataset(options: argparse.Namespace) -> Dataset:
-    """The data set that the options name."""
     from ..evaluation.datasets import read_dataset, read_pairs
 
     if options.dataset != "pairs":

@@ -83,7 +83,6 @@ class _PrintColumns(argparse.Action):
 
 
 def _measure(options: argparse.Namespace) -> int:
-    """Write the tables and the overlays."""
     from ..batch.folder import make_work, refuse_addresses
     from ..batch.jobs import Job, find_photographs, plan_overlays
     from ..batch.places import identity
@@ -98,8 +97,6 @@ def _measure(options: argparse.Namespace) -> int:
     found: dict[str, PurePath] = {}
     for text in options.inputs:
         if options.masks:
-            if text == "-":
-                raise OptionError("Standard input can be a photograph, but not a mask.")
             found.update(_find_masks(text, options.recursive))
         else:
             found.update(find_photographs(text, options.output, options.recursive))
@@ -107,18 +104,17 @@ def _measure(options: argparse.Namespace) -> int:
         hint = ""
         if options.masks:
             hint = " From folders, masks that vesselseg wrote are taken; pass others as a pattern."
-        raise OptionError(f"There is nothing to measure in {', '.join(options.inputs)}.{hint}")
+        places = ", ".join(map(collection.printable, options.inputs))
+        raise OptionError(f"There is nothing to measure in {places}.{hint}")
     require_skan()
     if options.overlay:
         jobs = plan_overlays(found.items(), options.overlay, keep_endings=options.keep_endings)
     else:
         jobs = [Job(name, {}) for name in sorted(found)]
-    is_on_ray = options.executor == "ray"
-    folder = str(Path.cwd()) if is_on_ray else ""
     measuring = arguments.measure_options(options)
     work: Work
     if options.masks:
-        work = MaskWork(measuring=measuring, color_by=options.color_by, folder=folder)
+        work = MaskWork(measuring=measuring, color_by=options.color_by)
     else:
         work = make_work(
             scale=options.scale,
@@ -128,16 +124,13 @@ def _measure(options: argparse.Namespace) -> int:
             measure=True,
             **measuring,
             color_by=options.color_by,
-            precision=options.precision if is_on_ray else None,
-            folder=folder,
-            stdin=arguments.read_standard_input() if "-" in found else b"",
         )
     where = f"table: {options.output}"
     if options.overlay:
         where += f"; overlays: {options.overlay}"
     return collection.run(
         options,
-        collection.take_part(jobs, options),
+        jobs,
         work,
         verb="measured",
         where=where,
@@ -153,6 +146,8 @@ def _find_masks(text: str, recursive: bool) -> Iterator[tuple[str, PurePath]]:
     from ..files import is_folder
     from ..result import read_provenance
 
+    if text == "-":
+        raise OptionError("Standard input can be a photograph, but not a mask.")
     left_out = LeftOut()
     for path, place in find_files(text, recursive, left_out):
         kind = read_provenance(path).get("kind")

@@ -121,14 +121,13 @@ def add_parsers(commands: Any) -> None:
     parser.set_defaults(run=_export)
 
 
-def _list_models(options: argparse.Namespace) -> int:
-    """Print the models."""
+def _list_models(options: argparse.Namespace) -> None:
     from ..registry import list_models
 
     models = [_describe(spec) for spec in list_models()]
     if options.json:
         print(json.dumps(models, indent=1))
-        return 0
+        return
     rows = [("model", "data set", "Dice", "windows", "size", "on this machine")]
     for model in models:
         size = "-"
@@ -143,7 +142,6 @@ def _list_models(options: argparse.Namespace) -> int:
     for row in rows:
         cells = zip(row, widths, strict=True)
         print("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
-    return 0
 
 
 def _describe(spec: ModelSpec) -> dict[str, Any]:
@@ -152,7 +150,7 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
 
     cached = cache.find_cached(spec, _load_network)
     known: dict[str, Any] = {"state": "not cached", "path": None, "size": None, "sha256": None}
-    if any(map(_is_weights, cache.contents(spec))):
+    if any(path.suffix not in (".json", ".part") for path in cache.contents(spec)):
         known["state"] = "rejected"
     if cached:
         state = "part of the package" if cache.packaged_path(spec) else "cached"
@@ -178,11 +176,6 @@ def describe_cache() -> dict[str, Any]:
     }
 
 
-def _is_weights(path: Path) -> bool:
-    """Whether a file in the cache is neither a sidecar nor part of a download."""
-    return path.suffix not in (".json", ".part")
-
-
 def _load_network(path: Path, spec: ModelSpec) -> UNet:
     """Verify a file for the cache; PyTorch is imported only if that is needed."""
     from .. import weights
@@ -206,19 +199,16 @@ def _download(options: argparse.Namespace) -> int:
     return code
 
 
-def _import_file(options: argparse.Namespace) -> int:
-    """Copy a file into the cache."""
+def _import_file(options: argparse.Namespace) -> None:
     from .. import cache
     from ..registry import find_spec
 
     spec = find_spec(options.name)
     file = cache.import_file(options.file, spec, _load_network, force=options.force)
     print(f"{file.path}  SHA-256 {file.sha256}")
-    return 0
 
 
-def _show_cache(options: argparse.Namespace) -> int:
-    """Show or clear the cache folder."""
+def _show_cache(options: argparse.Namespace) -> None:
     from .. import cache
     from ..registry import find_spec, list_models
 
@@ -227,23 +217,21 @@ def _show_cache(options: argparse.Namespace) -> int:
         specs: list[ModelSpec | None] = [find_spec(name) for name in options.clear]
         removed = [path for spec in specs or [None] for path in cache.clear(spec)]
         print(f"{len(removed)} files removed from {folder}")
-        return 0
+        return
     found = describe_cache()
     print(f"{folder}: {found['files']} files, {found['megabytes']:.1f} MB")
-    models = map(_describe, list_models())
-    rejected = {model["name"] for model in models if model["state"] == "rejected"}
-    notes = {path: ", rejected" for name in rejected for path in cache.contents(find_spec(name))}
+    rejected = [spec for spec in list_models() if _describe(spec)["state"] == "rejected"]
+    notes = {path: ", rejected" for spec in rejected for path in cache.contents(spec)}
     for path in cache.contents():
+        if path.suffix == ".json":
+            continue
+        note = notes.get(path, "")
         if path.suffix == ".part":
-            notes[path] = ", part of a download that can be resumed"
-        if path.suffix != ".json":
-            size = path.stat().st_size / 1e6
-            print(f"  {path.name}: {size:.1f} MB{notes.get(path, '')}")
-    return 0
+            note = ", part of a download that can be resumed"
+        print(f"  {path.name}: {path.stat().st_size / 1e6:.1f} MB{note}")
 
 
-def _export(options: argparse.Namespace) -> int:
-    """Write an ONNX file."""
+def _export(options: argparse.Namespace) -> None:
     from ..api import load_model
 
     if Path(options.output).suffix.lower() != ".onnx":
@@ -259,4 +247,3 @@ def _export(options: argparse.Namespace) -> int:
     )
     size = Path(options.output).stat().st_size
     print(f"{options.output}: {model.spec.name}, {size / 1e6:.1f} MB")
-    return 0

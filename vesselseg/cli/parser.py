@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong and what is meant, and exits with 2."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(add_help=False, **{"formatter_class": _HelpFormatter, **options})
+        super().__init__(add_help=False, formatter_class=_HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """Print a mistake and exit with 2."""

@@ -90,8 +90,8 @@ def segment(options: argparse.Namespace) -> int:
         return _segment_to_standard_output(options, kinds)
 
     from ..batch.folder import make_work
-    from ..batch.jobs import names_file, plan_jobs
-    from ..batch.places import join, parent
+    from ..batch.jobs import plan_jobs, results_folder
+    from ..batch.places import join
 
     jobs = plan_jobs(
         options.inputs,
@@ -102,11 +102,9 @@ def segment(options: argparse.Namespace) -> int:
     )
     if options.output is None:
         _refuse_existing(jobs, out, resume=options.resume)
-    is_on_ray = options.executor == "ray"
     table = options.manifest
-    if table is None and is_on_ray:
-        is_file = names_file(out, is_single=len(jobs) == 1)
-        table = join(parent(out) if is_file else out, "manifest.parquet")
+    if table is None and options.executor == "ray":
+        table = join(results_folder(jobs, out), "manifest.parquet")
     if options.measure and table is None:
         raise OptionError("--measure needs a table for the measures. Name it: --manifest FILE.csv.")
     work = make_work(
@@ -116,13 +114,9 @@ def segment(options: argparse.Namespace) -> int:
         style=options.style,
         measure=options.measure,
         **arguments.measure_options(options),
-        precision=options.precision if is_on_ray else None,
-        folder=str(Path.cwd()) if is_on_ray else "",
-        stdin=arguments.read_standard_input() if any(job.name == "-" for job in jobs) else b"",
     )
     where = f"results: {out}" + (f"; manifest: {table}" if table else "")
-    part = collection.take_part(jobs, options)
-    return collection.run(options, part, work, verb="segmented", where=where, out=out, table=table)
+    return collection.run(options, jobs, work, verb="segmented", where=where, out=out, table=table)
 
 
 def _default_output(options: argparse.Namespace) -> str:

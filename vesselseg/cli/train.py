@@ -20,7 +20,7 @@ It has the same size, with white vessels on black. Beside 0 and 255, 128 marks p
 known; they are left out.
 
 With --corrected, the labels are the corrections of masks in IMAGES/corrections. Only photographs
-that have one are used.
+that have one are used. --recursive also takes those of subfolders, IMAGES/FOLDER/corrections.
 
 Some of the subjects are held out. Dice on their photographs is measured before training and at
 regular intervals. The weights with the highest Dice are written, with a model card beside them. To
@@ -49,6 +49,8 @@ def add_parsers(commands: Any) -> None:
         help="folder of their labels")  # fmt: skip
     labels.add_argument("--corrected", action="store_true",
         help="train on the corrections in IMAGES/corrections (default: no)")  # fmt: skip
+    add("-r", "--recursive", action="store_true",
+        help="with --corrected, search subfolders (default: no)")  # fmt: skip
     add("-o", "--output", type=Path, required=True, metavar="OUTPUT",
         help="the model file to write, .pth; a model card is written beside it, .md "
         "(required)")  # fmt: skip
@@ -95,6 +97,7 @@ def _train(options: argparse.Namespace) -> int:
         options.images,
         options.labels,
         options.output,
+        recursive=options.recursive,
         model=options.model,
         group=options.group,
         held_out=options.held_out,

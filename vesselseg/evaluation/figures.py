@@ -7,12 +7,11 @@ in their dashes too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import metrics
-from ..errors import require
 from ..files import whole_file
 from ..metrics import Confusion
 from .scores import THRESHOLDS, Evaluation, Result
@@ -21,14 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"]
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vPX"
 _WIDTH = 3.4  # inches, a column of a journal
 _STYLE = {
     "font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4.5,
     "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-    "pdf.fonttype": 42, "svg.hashsalt": "vesselseg",
+    "axes.prop_cycle": f"cycler(color={_COLORS})", "pdf.fonttype": 42,
+    "svg.hashsalt": "vesselseg",
 }  # fmt: skip
 
 
@@ -40,11 +40,6 @@ class Drawing(NamedTuple):
     caption: str
 
 
-def require_matplotlib() -> None:
-    """Raise MissingExtraError unless figures can be drawn."""
-    require("matplotlib.figure", "eval")
-
-
 def draw_figures(
     folder: Path, evaluations: Sequence[Evaluation], formats: Sequence[str] = ("svg",)
 ) -> list[Drawing]:
@@ -52,60 +47,45 @@ def draw_figures(
     from matplotlib import rc_context
 
     drawings = []
+
+    def write(figure: Figure, *description: str) -> None:
+        drawing = Drawing(*description)
+        for ending in formats:
+            with whole_file(folder / f"{drawing.name}.{ending}") as part:
+                date = {"svg": "Date", "pdf": "CreationDate"}[ending]
+                figure.savefig(part, format=ending, metadata={date: None})
+        drawings.append(drawing)
+
     with rc_context(_STYLE):  # restored afterwards
-        for drawing, figure in _draw_all(evaluations):
-            for ending in formats:
-                with whole_file(folder / f"{drawing.name}.{ending}") as part:
-                    date = {"svg": "Date", "pdf": "CreationDate"}[ending]
-                    figure.savefig(part, format=ending, metadata={date: None})
-            drawings.append(drawing)
+        if any(evaluation.total.tally.curve for evaluation in evaluations):
+            caption = (
+                "At every threshold, all pixels inside the field of view together. Markers: the "
+                "threshold in use, or the observer."
+            )
+            recall, precision = metrics.sensitivity, metrics.precision
+            figure = _draw_curves(evaluations, recall, precision, ("recall", "precision"))
+            write(figure, "precision-recall", "Precision and recall", caption)
+            figure = _draw_curves(
+                evaluations, _false_positives, recall, ("1 - specificity", "sensitivity")
+            )
+            write(figure, "roc", "Receiver operating characteristic", caption)
+            caption = "All pixels inside the field of view together. Markers: the threshold in use."
+            figure = _draw_thresholds(evaluations)
+            write(figure, "threshold", "Dice over the threshold", caption)
+            caption = (
+                "Share of vessels among pixels of similar probability, in ten bins. The grey line "
+                "is ideal."
+            )
+            write(_draw_reliability(evaluations), "reliability", "Reliability", caption)
+        caption = (
+            "Bland-Altman plot, a point for each photograph. Lines: the mean difference, and the "
+            "95 % limits of agreement."
+        )
+        figure = _draw_agreement(evaluations, "density", "", lambda image: image.densities)
+        write(figure, "agreement-density", "Density: agreement of mask and label", caption)
+        figure = _draw_agreement(evaluations, "width", ", pixels", lambda image: image.widths)
+        write(figure, "agreement-width", "Mean width: agreement of mask and label", caption)
     return drawings
-
-
-def _draw_all(evaluations: Sequence[Evaluation]) -> Iterator[tuple[Drawing, Figure]]:
-    """Each figure with its description."""
-    if any(evaluation.total.tally.curve for evaluation in evaluations):
-        caption = (
-            "At every threshold, all pixels inside the field of view together. Markers: the "
-            "threshold in use, or the observer."
-        )
-        yield (
-            Drawing("precision-recall", "Precision and recall", caption),
-            _draw_curves(
-                evaluations, metrics.sensitivity, metrics.precision, ("recall", "precision")
-            ),
-        )
-        yield (
-            Drawing("roc", "Receiver operating characteristic", caption),
-            _draw_curves(
-                evaluations,
-                _false_positives,
-                metrics.sensitivity,
-                ("1 - specificity", "sensitivity"),
-            ),
-        )
-        caption = "All pixels inside the field of view together. Markers: the threshold in use."
-        yield (
-            Drawing("threshold", "Dice over the threshold", caption),
-            _draw_thresholds(evaluations),
-        )
-        caption = (
-            "Share of vessels among pixels of similar probability, in ten bins. The grey line is "
-            "ideal."
-        )
-        yield Drawing("reliability", "Reliability", caption), _draw_reliability(evaluations)
-    caption = (
-        "Bland-Altman plot, a point for each photograph. Lines: the mean difference, and the 95 % "
-        "limits of agreement."
-    )
-    yield (
-        Drawing("agreement-density", "Density: agreement of mask and label", caption),
-        _draw_agreement(evaluations, "density", "", lambda image: image.densities),
-    )
-    yield (
-        Drawing("agreement-width", "Mean width: agreement of mask and label", caption),
-        _draw_agreement(evaluations, "width", ", pixels", lambda image: image.widths),
-    )
 
 
 def _false_positives(counts: Confusion) -> float:
@@ -113,13 +93,13 @@ def _false_positives(counts: Confusion) -> float:
     return 1 - metrics.specificity(counts)
 
 
-def _new_figure(height: float = 3.9) -> tuple[Figure, Axes]:
+def _new_figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     """A square plot of two fractions with a legend below."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 3.9), layout="constrained")
     axes = figure.add_subplot()
-    axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#dddddd", linewidth=0.4)
     return figure, axes
 
@@ -132,18 +112,14 @@ def _label(evaluation: Evaluation) -> str:
 
 def _style(place: int) -> dict[str, Any]:
     """Colour and dashes of the evaluation at a place."""
-    return {
-        "color": _COLORS[place % len(_COLORS)],
-        "linestyle": _DASHES[place % len(_DASHES)],
-    }
+    return {"color": f"C{place}", "linestyle": _DASHES[place % len(_DASHES)]}
 
 
 def _draw_points(axes: Axes, place: int, x: float, y: float, label: str = "") -> None:
     """A marker of the evaluation at a place."""
     axes.plot(
         [x], [y], marker=_MARKERS[place % len(_MARKERS)], linestyle="none", zorder=3,
-        markeredgecolor="white", markeredgewidth=0.6, color=_COLORS[place % len(_COLORS)],
-        label=label, clip_on=False,
+        markeredgecolor="white", markeredgewidth=0.6, color=f"C{place}", label=label, clip_on=False,
     )  # fmt: skip
 
 
@@ -154,7 +130,7 @@ def _draw_curves(
     labels: tuple[str, str],
 ) -> Figure:
     """Two measures against each other at every threshold, and where the masks are."""
-    figure, axes = _new_figure()
+    figure, axes = _new_figure(*labels)
     for place, evaluation in enumerate(evaluations):
         total = evaluation.total
         points = [(x(counts), y(counts)) for counts in total.tally.detailed_curve]
@@ -164,14 +140,12 @@ def _draw_curves(
         _draw_points(
             axes, place, x(total.inside), y(total.inside), "" if points else _label(evaluation)
         )
-    axes.set(xlabel=labels[0], ylabel=labels[1])
     figure.legend(loc="outside lower left")
     return figure
 
 
 def _draw_thresholds(evaluations: Sequence[Evaluation]) -> Figure:
-    """Dice at each threshold."""
-    figure, axes = _new_figure()
+    figure, axes = _new_figure("threshold", "Dice")
     for place, evaluation in enumerate(evaluations):
         total = evaluation.total
         if not total.tally.curve:
@@ -179,14 +153,13 @@ def _draw_thresholds(evaluations: Sequence[Evaluation]) -> Figure:
         dices = [metrics.dice(counts) for counts in total.tally.curve]
         axes.plot(THRESHOLDS, dices, **_style(place), label=_label(evaluation))
         _draw_points(axes, place, evaluation.provenance["threshold"], metrics.dice(total.inside))
-    axes.set(xlabel="threshold", ylabel="Dice")
     figure.legend(loc="outside lower left")
     return figure
 
 
 def _draw_reliability(evaluations: Sequence[Evaluation]) -> Figure:
     """Share of vessels over the mean probability in each bin."""
-    figure, axes = _new_figure()
+    figure, axes = _new_figure("probability", "share of vessels")
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     for place, evaluation in enumerate(evaluations):
         bins = evaluation.total.tally.reliability
@@ -197,7 +170,6 @@ def _draw_reliability(evaluations: Sequence[Evaluation]) -> Figure:
                 **_style(place), marker=_MARKERS[place % len(_MARKERS)], label=_label(evaluation),
                 clip_on=False,
             )  # fmt: skip
-    axes.set(xlabel="probability", ylabel="share of vessels")
     figure.legend(loc="outside lower left")
     return figure
 
@@ -219,8 +191,8 @@ def _draw_agreement(
         axes.plot(
             [(mask + label) / 2 for mask, label in pairs],
             [mask - label for mask, label in pairs],
-            marker=_MARKERS[place % len(_MARKERS)], linestyle="none", alpha=0.7,
-            color=_COLORS[place % len(_COLORS)], markeredgecolor="none",
+            marker=_MARKERS[place % len(_MARKERS)], linestyle="none", alpha=0.7, color=f"C{place}",
+            markeredgecolor="none",
         )  # fmt: skip
         agreement = evaluation.agreement()[name]
         axes.axhline(0, color="#999999", linewidth=0.6)

@@ -11,7 +11,6 @@ import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from ..images import RGB
 from .datasets import Dataset
 from .figures import draw_figures
 from .scores import THRESHOLDS, Case, Comparison, Evaluation, Figures, Result
-from .statistics import RELIABLE_SUBJECTS, RESAMPLES, Interval
+from .statistics import RELIABLE_SUBJECTS, RESAMPLES
 
 _HEADINGS = ("Dice", "sensitivity", "specificity", "accuracy", "AUC", "clDice")
 """Headings of the fields of :class:`vesselseg.evaluation.scores.Figures`."""
@@ -110,9 +109,8 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._of_image: dict[str, list[_Picture]] = {}
-        self._numbers: dict[str, int] = {}
-        make_folder(folder / "pictures")
-        make_folder(folder / "figures")
+        for name in ("pictures", "figures"):
+            make_folder(folder / name)
         (folder / "index.html").unlink(missing_ok=True)
 
     def __getitem__(self, name: str) -> Sequence[_Picture]:
@@ -123,7 +121,6 @@ class Pictures:
         name = case.sample.name
         if name not in self._of_image:
             self._of_image[name] = []
-            self._numbers[name] = len(self._of_image)
             label = case.label.astype(np.uint8) * 255
             self._write(name, "Photograph", case.photograph, quality=85)
             self._write(name, "Label", label, quality=85)
@@ -132,7 +129,8 @@ class Pictures:
     def _write(self, name: str, caption: str, pixels: NDArray[np.uint8], quality: int) -> None:
         """Write a picture as a JPEG whose name is unique and plain, whatever the image's is."""
         pictures = self._of_image[name]
-        words = f"{self._numbers[name]:04}-{name}-{len(pictures)}-{caption}"
+        number = 1 + list(self._of_image).index(name)
+        words = f"{number:04}-{name}-{len(pictures)}-{caption}"
         address = f"pictures/{re.sub(r'[^A-Za-z0-9._-]+', '_', words)[:120]}.jpg"
         picture = Image.fromarray(pixels)
         picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
@@ -163,15 +161,11 @@ def _describe(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[str]:
     fov = "the data set's own" if dataset.samples[0].fov else "found in the photographs"
     observer = "first" if dataset.observer == 1 else "second"
     lines = [dataset.description, f"Labels: {observer} observer. Field of view: {fov}."]
-    if dataset.missing:
-        listed = ", ".join(dataset.missing[:_LISTED])
-        more = len(dataset.missing) - _LISTED
-        lines.append(f"Not evaluated: {listed}{f' and {more} more' if more > 0 else ''}.")
     failed = sorted({name for evaluation in evaluations for name in evaluation.failed})
-    if failed:
-        listed = ", ".join(failed[:_LISTED])
-        more = len(failed) - _LISTED
-        lines.append(f"Could not be used: {listed}{f' and {more} more' if more > 0 else ''}.")
+    for what, names in (("Not evaluated", dataset.missing), ("Could not be used", failed)):
+        if names:
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            lines.append(f"{what}: {', '.join(names[:_LISTED])}{more}.")
     lines.append(_describe_subjects(evaluations[0]))
     for evaluation in evaluations:
         how = evaluation.provenance
@@ -230,7 +224,7 @@ def _to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[_Tab
         name, total, limits = evaluation.name, evaluation.total, evaluation.agreement()
         intervals = evaluation.intervals()
         cells = {
-            figure: _to_cell(value, intervals[figure], _show_of(figure))
+            figure: _to_cell(value, intervals[figure], _number if "width" in figure else percent)
             for figure, value in evaluation.summary().items()
         }
         published, _ = compare_with_published(evaluation, dataset)
@@ -258,11 +252,6 @@ def _to_tables(dataset: Dataset, evaluations: Sequence[Evaluation]) -> list[_Tab
     return tables
 
 
-def _show_of(figure: str) -> Callable[[float], str]:
-    """How a figure is shown: widths in pixels, all others in percent."""
-    return _number if "width" in figure else percent
-
-
 def _compare_with_first(evaluations: Sequence[Evaluation]) -> dict[str, Comparison]:
     """What each further evaluation differs by from the first one, by its name."""
     first, *others = evaluations
@@ -287,15 +276,15 @@ def _to_differences(evaluations: Sequence[Evaluation], dataset: Dataset) -> _Tab
         for figure in ("dice_whole_frame", *Figures._fields):
             value, *ends = comparison.differences[figure]
             sign = "+" if value > 0 else ""
-            cell = _to_cell(value, Interval(*ends), percent)
+            cell = _to_cell(value, ends, percent)
             cells.append(_Cell(sign + cell.text, cell.interval))
         table.rows.append((name, cells))
     return table
 
 
-def _to_cell(value: float, interval: Interval, show: Callable[[float], str]) -> _Cell:
+def _to_cell(value: float, ends: Sequence[float], show: Callable[[float], str]) -> _Cell:
     """A value and its interval, if it has one."""
-    return _Cell(show(value), "" if math.isnan(interval.low) else _to_range(interval, show))
+    return _Cell(show(value), "" if math.isnan(ends[0]) else _to_range(ends, show))
 
 
 def _to_range(ends: Sequence[float], show: Callable[[float], str]) -> str:
@@ -353,14 +342,14 @@ def percent(fraction: float) -> str:
     return _number(100 * fraction)
 
 
-def describe_run(evaluations: Sequence[Evaluation], command: str = "") -> dict[str, str]:
+def describe_run(evaluations: Sequence[Evaluation], command: str) -> dict[str, str]:
     """When, how, with what and on which machine evaluations were made, ready to be written."""
     machine = f"{platform.platform()}, {os.cpu_count()} processors"
     devices = {evaluation.provenance.get("device", "cpu") for evaluation in evaluations}
     for device in sorted(devices):
         if device.startswith("cuda"):
             machine += f", {device}: {torch.cuda.get_device_name(device)}"
-    run = {
+    return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "vesselseg": __version__,
         "python": platform.python_version(),
@@ -368,8 +357,8 @@ def describe_run(evaluations: Sequence[Evaluation], command: str = "") -> dict[s
         "numpy": np.__version__,
         "machine": machine,
         "data_sha256": evaluations[0].data_digest,
+        "command": command,
     }
-    return {**run, "command": command} if command else run
 
 
 def write_json(
@@ -527,15 +516,6 @@ def write_csv(path: Path, dataset: Dataset, evaluations: Sequence[Evaluation]) -
         part.write_bytes(encode_csv([list(rows[0]), *(list(row.values()) for row in rows)]))
 
 
-class _Row(NamedTuple):
-    """A photograph in the table of the page: figures of each evaluation, and its pictures."""
-
-    name: str
-    subject: str
-    figures: list[list[str]]
-    pictures: Sequence[_Picture]
-
-
 def write_page(
     folder: Path,
     dataset: Dataset,
@@ -553,7 +533,7 @@ def write_page(
     does not.
     """
     results = [{image.name: image for image in evaluation.images} for evaluation in evaluations]
-    rows = []
+    rows: list[tuple[float, dict[str, Any]]] = []  # with what they are sorted by
     for name in dict.fromkeys(image for each in results for image in each):
         of_name = [each.get(name) for each in results]
         dices = [
@@ -564,14 +544,15 @@ def write_page(
         dice = fmean([dice for dice in dices if not math.isnan(dice)] or [math.inf])
         subject = next(image.subject for image in of_name if image is not None)
         figures = [list(map(percent, image.figures)) if image else _MISSING for image in of_name]
-        rows.append((dice, _Row(name, subject, figures, pictures[name])))
+        row = {"name": name, "subject": subject, "figures": figures, "pictures": pictures[name]}
+        rows.append((dice, row))
     title, *lines = _describe(dataset, evaluations)
     write_csv(folder / "evaluation.csv", dataset, evaluations)
     write_json(folder / "evaluation.json", dataset, evaluations, run)
     drawings = draw_figures(folder / "figures", evaluations, formats)
-    script = files("vesselseg.evaluation").joinpath("report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(loader=PackageLoader("vesselseg", "evaluation"), autoescape=True)
+    script = environment.get_template("report.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = environment.get_template("report.html").render(
         title=f"Vessels of {title}",
         caution=dataset.caution.capitalize(),

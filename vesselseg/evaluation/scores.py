@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -31,23 +31,8 @@ from ..process import progress_bar
 from ..result import Segmentation
 from ..segmenter import Segmenter
 from ..spec import ModelSpec, Scale
-from .datasets import (
-    Dataset,
-    Label,
-    Sample,
-    read_photograph,
-    read_sample_fov,
-    read_sample_label,
-)
-from .statistics import (
-    RESAMPLES,
-    Agreement,
-    Difference,
-    Interval,
-    agree,
-    draw_subjects,
-    to_interval,
-)
+from .datasets import Dataset, Label, Sample, read_photograph, read_sample_fov, read_sample_label
+from .statistics import RESAMPLES, Agreement, Difference, Interval, agree, bootstrap
 
 __all__ = [
     "THRESHOLDS",
@@ -63,6 +48,7 @@ __all__ = [
 ]
 
 Scores: TypeAlias = NDArray[np.float32]
+_Scored: TypeAlias = "tuple[Case, Result, dict[str, Any]]"  # the last one is its provenance
 
 THRESHOLDS = np.linspace(0, 1, 101, dtype=np.float32)
 """Of the curves over the threshold: 0, 0.01, ... 1."""
@@ -275,7 +261,7 @@ class Evaluation:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """The people whose photographs were evaluated, sorted by name."""
+        """The subjects whose photographs were evaluated, sorted by name."""
         return tuple(sorted({image.subject for image in self.images}))
 
     @property
@@ -349,11 +335,8 @@ class Evaluation:
         See :mod:`vesselseg.evaluation.statistics` for sources. With fewer than
         ``RELIABLE_SUBJECTS`` subjects these intervals are too narrow.
         """
-        if len(self.subjects) < 2:
-            return dict.fromkeys(_NAMES, Interval(math.nan, math.nan))
-        weights = draw_subjects([image.subject for image in self.images], resamples, seed)
-        columns = _summarise(self.images, weights).T
-        return {name: to_interval(column) for name, column in zip(_NAMES, columns, strict=True)}
+        subjects = [image.subject for image in self.images]
+        return bootstrap(_NAMES, partial(_summarise, self.images), subjects, resamples, seed)
 
     def compare(
         self, other: Evaluation, *, resamples: int = RESAMPLES, seed: int = 0
@@ -404,19 +387,17 @@ class Evaluation:
                     )
         first, second = zip(*pairs, strict=True)
         subjects = [image.subject for image in first]
-        once = np.ones((1, len(pairs)))
-        (values,) = _summarise(first, once) - _summarise(second, once)
-        number = len(set(subjects))
-        intervals = [Interval(math.nan, math.nan)] * len(_NAMES)
-        if number > 1:
-            weights = draw_subjects(subjects, resamples, seed)
-            columns = (_summarise(first, weights) - _summarise(second, weights)).T
-            intervals = [to_interval(column) for column in columns]
+
+        def subtract(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            return _summarise(first, weights) - _summarise(second, weights)
+
+        (values,) = subtract(np.ones((1, len(pairs)))).tolist()
+        intervals = bootstrap(_NAMES, subtract, subjects, resamples, seed)
         differences = {
-            name: Difference(float(value), *interval)
-            for name, value, interval in zip(_NAMES, values, intervals, strict=True)
+            name: Difference(value, *intervals[name])
+            for name, value in zip(_NAMES, values, strict=True)
         }
-        return Comparison(len(pairs), number, differences)
+        return Comparison(len(pairs), len(set(subjects)), differences)
 
 
 _POOLED_NAMES = (
@@ -510,7 +491,6 @@ def evaluate(
         If another argument is outside what is described here.
     """
     metrics.require_skeletons()  # now rather than after the first photograph
-    shared: dict[str, Any] = {}
 
     def read(sample: Sample) -> tuple[RGB, RGB]:
         photograph = read_photograph(sample)
@@ -522,22 +502,16 @@ def evaluate(
         background = found.probability[~case.label & case.fov]
         tally = Tally.count(vessel, background)
         auc = metrics.auc_of_scores(vessel, background)
+        provenance = {
+            name: value for name, value in found.provenance.items() if name not in _OF_PHOTOGRAPHS
+        }
         result = score(case, auc, tally, _digest_files(sample))
-        return _Scored(case, result, {**found.provenance, "bits": sample.bits})
+        return case, result, {**provenance, "bits": sample.bits}
 
-    def add(scored: _Scored) -> None:
-        shared.update(scored.provenance)
-        if on_case is not None:
-            on_case(scored.case)
-
-    results, failed = _run(
-        samples, model, read, finish, add, on_error, scale=scale, threshold=threshold,
-        progress=progress, name=model.spec.name,
+    return _run(
+        model.spec.name, samples, model, read, finish, on_error,
+        on_case=on_case, progress=progress, scale=scale, threshold=threshold,
     )  # fmt: skip
-    for name in ("size", "network_size", "fov_diameter", "vessel_bias", "familiarity",
-                 "undecided_fraction", "warning"):  # fmt: skip
-        del shared[name]  # of one photograph
-    return Evaluation(model.spec.name, results, model.spec, shared, failed)
 
 
 def evaluate_other_observer(
@@ -553,64 +527,66 @@ def evaluate_other_observer(
     def finish(sample: Sample, photograph: RGB, other: Label, _: float) -> _Scored:
         fov = find_field_of_view(photograph).mask
         case = _to_case(sample, photograph, other.vessels, fov, other.known)
-        result = score(case, digests=_digest_files(sample, sample.second))
-        return _Scored(case, result, {})
+        return case, score(case, digests=_digest_files(sample, sample.second)), {}
 
     samples = [sample for sample in dataset.samples if sample.second is not None]
     if not samples:
         return None
-    results, failed = _run(samples, None, read, finish, lambda _: None, on_error)
     name = "first observer" if dataset.observer == 2 else "second observer"
-    return Evaluation(name, results, None, {}, failed)
+    return _run(name, samples, None, read, finish, on_error)
 
 
-class _Scored(NamedTuple):
-    """What is kept of a photograph until it is added to the others."""
-
-    case: Case
-    result: Result
-    provenance: dict[str, Any]
+_OF_PHOTOGRAPHS = (
+    "size", "network_size", "fov_diameter", "vessel_bias", "familiarity", "undecided_fraction",
+    "warning",
+)  # fmt: skip
+"""What the provenance says of one photograph, rather than of all."""
 
 
 def _run(
+    name: str,
     samples: Iterable[Sample],
     model: Segmenter | None,
     read: Callable[[Sample], tuple[Any, Any]],
     finish: Callable[[Sample, Any, Any, float], _Scored],
-    add: Callable[[_Scored], None],
     on_error: str,
     *,
+    on_case: Callable[[Case], None] | None = None,
+    progress: bool = False,
     scale: Scale | None = None,
     threshold: float = 0.5,
-    progress: bool = False,
-    name: str = "",
-) -> tuple[tuple[Result, ...], dict[str, str]]:
-    """The results of all samples, and the errors of those that could not be used."""
+) -> Evaluation:
+    """Evaluate all samples; note the errors of those that cannot be used."""
     if on_error not in ("continue", "raise"):
         raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
     samples = list(samples)
     if not samples:
         raise DatasetError("There are no photographs to evaluate on.")
     results: list[Result] = []
+    provenance: dict[str, Any] = {}
     failed: dict[str, str] = {}
     with progress_bar(shown=progress, desc=name, total=len(samples)) as bar:
 
         def record(sample: Sample, outcome: _Scored | Exception) -> None:
             bar.update()
-            if not isinstance(outcome, Exception):
-                results.append(outcome.result)
-                add(outcome)
+            if isinstance(outcome, Exception):
+                failed[sample.name] = str(outcome) or type(outcome).__name__
+                if on_error == "raise" and len(failed) == 1:
+                    raise outcome
                 return
-            failed[sample.name] = str(outcome) or type(outcome).__name__
-            if on_error == "raise" and len(failed) == 1:
-                raise outcome
+            case, result, how = outcome
+            results.append(result)
+            provenance.update(how)
+            if on_case is not None:
+                on_case(case)
 
         run(samples, model, read, finish, record, scale=scale, threshold=threshold)
     if not results:
         raise DatasetError(
             f"None of the {len(samples)} photographs could be used. {next(iter(failed.values()))}"
         )
-    return tuple(results), failed
+    spec = None if model is None else model.spec
+    return Evaluation(name, tuple(results), spec, provenance, failed)
 
 
 def _to_case(

@@ -10,13 +10,14 @@ doi:10.1201/9780429246593) with all photographs of a subject drawn together (Dav
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
+from ..spec import is_integer, plain
 
 __all__ = ["RELIABLE_SUBJECTS", "RESAMPLES", "Agreement", "Difference", "Interval"]
 
@@ -56,15 +57,34 @@ class Agreement(NamedTuple):
     high: float
 
 
-def draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArray[np.float64]:
-    """How often each photograph, whose subject is given, counts in each resample (resamples, N).
+def bootstrap(
+    names: Sequence[str],
+    summarise: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    subjects: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Interval]:
+    """Intervals of figures by name, NaN if all photographs are of one subject.
+
+    `subjects` has the subject of each photograph. `summarise` takes how often each photograph
+    counts in each resample (resamples, N) and returns the figures (resamples, number of names).
+    """
+    if len(set(subjects)) < 2:
+        return dict.fromkeys(names, Interval(math.nan, math.nan))
+    columns = summarise(_draw_subjects(subjects, resamples, seed)).T
+    return {name: _to_interval(column) for name, column in zip(names, columns, strict=True)}
+
+
+def _draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each photograph counts in each resample (resamples, N).
 
     As many subjects are drawn as there are, with replacement. The same subjects and seed give the
     same draws, so that two evaluations can be compared in pairs.
     """
-    if not isinstance(resamples, int) or resamples < 1:
+    resamples, seed = plain(resamples), plain(seed)
+    if not is_integer(resamples, 1, 10**6):
         raise OptionError(f"resamples is {resamples!r}; it must be a positive integer.")
-    if not isinstance(seed, int) or seed < 0:
+    if not is_integer(seed, 0, 2**64 - 1):
         raise OptionError(f"seed is {seed!r}; it must be an integer that is not negative.")
     names, place = np.unique(subjects, return_inverse=True)
     number = len(names)
@@ -73,7 +93,7 @@ def draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArray
     return times[:, place].astype(np.float64)
 
 
-def to_interval(values: NDArray[np.float64]) -> Interval:
+def _to_interval(values: NDArray[np.float64]) -> Interval:
     """The middle 95 % of resampled values, leaving out NaN."""
     defined = values[~np.isnan(values)]
     if not defined.size:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -18,45 +16,22 @@ from ..spec import ModelSpec
 from .windows import LabelledPhotograph
 
 
-class Subject(NamedTuple):
-    """A person whose photographs, of both eyes, stay together."""
-
-    name: str
-    samples: tuple[Sample, ...]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Subjects to train on and held-out subjects, each sorted by name."""
-
-    training: tuple[Subject, ...]
-    held_out: tuple[Subject, ...]
-
-    @property
-    def training_samples(self) -> list[Sample]:
-        """The photographs to train on."""
-        return [sample for subject in self.training for sample in subject.samples]
-
-    @property
-    def held_out_samples(self) -> list[Sample]:
-        """The photographs to measure on."""
-        return [sample for subject in self.held_out for sample in subject.samples]
-
-
 def split_by_subject(
     samples: tuple[Sample, ...], group: str | None, held_out: float, seed: int
-) -> Split:
-    """Hold out the share `held_out` of the subjects, at least one, chosen at random from `seed`.
+) -> tuple[list[Sample], list[Sample]]:
+    """The photographs to train on, and those to measure on; both are sorted by subject.
 
-    `group` is a regular expression for file names. Its first group, or the whole match if it has
-    none, names the subject. Without `group`, every photograph counts as a subject of its own.
+    The share `held_out` of the subjects, at least one, is chosen at random from `seed`. `group` is
+    a regular expression for file names, after the names of subfolders. Its first group, or the
+    whole match if it has none, names the subject. Without `group`, every photograph counts as a
+    subject of its own.
 
     Raises OptionError if `group` is not a regular expression, does not match every file name, or
     finds only one subject.
     """
     samples_of: dict[str, list[Sample]] = {}
     for sample in samples:
-        samples_of.setdefault(find_subject(sample.image.name, group), []).append(sample)
+        samples_of.setdefault(find_subject(name_in_folder(sample), group), []).append(sample)
     names = sorted(samples_of)
     if len(names) < 2:
         raise OptionError(
@@ -65,30 +40,42 @@ def split_by_subject(
         )
     number = min(max(round(held_out * len(names)), 1), len(names) - 1)
     chosen = np.random.default_rng(seed).permutation(len(names))[:number]
-    subjects = [Subject(name, tuple(samples_of[name])) for name in names]
-    return Split(
-        tuple(subject for place, subject in enumerate(subjects) if place not in chosen),
-        tuple(subject for place, subject in enumerate(subjects) if place in chosen),
-    )
+    training, measured = [], []
+    for place, name in enumerate(names):
+        if place in chosen:
+            measured += samples_of[name]
+        else:
+            training += samples_of[name]
+    return training, measured
 
 
-def read_corrected(folder: Path, bits: int | None) -> tuple[Sample, ...]:
+def name_in_folder(sample: Sample) -> str:
+    """The file name of a photograph, after the subfolders that it is in."""
+    return str(PurePosixPath(sample.name).with_name(sample.image.name))
+
+
+def read_corrected(folder: Path, recursive: bool, bits: int | None) -> tuple[Sample, ...]:
     """The photographs in a folder that have a correction, with it as their label.
 
     Raises FileNotFoundError if there is no such folder, and DatasetError if fewer than two are
     corrected or it is not clear which.
     """
-    found = find_corrections(folder)
+    found = find_corrections(folder, recursive=recursive)
     if len(found) < 2:
+        hint = "" if recursive else " --recursive also searches subfolders."
         raise DatasetError(
             f"Corrected photographs in {str(folder)!r}: {len(found)}. At least two are needed, one "
             f"to train on and one to measure on. The correction of 'eye.jpg' is "
-            f"'corrections/eye.png' in that folder."
+            f"'corrections/eye.png' in that folder.{hint}"
         )
     bits = check_bits(bits)
     return tuple(
-        Sample(label.stem, "", photograph, label, bits=bits) for photograph, label in found
-    )
+        Sample(
+            (photograph.parent.relative_to(folder) / label.stem).as_posix(), "", photograph, label,
+            bits=bits,
+        )
+        for photograph, label in found
+    )  # fmt: skip
 
 
 def read_labelled(sample: Sample, spec: ModelSpec) -> LabelledPhotograph:

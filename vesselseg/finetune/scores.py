@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from logging import LogRecord, getLogger
 
 import numpy as np
 import torch
@@ -11,11 +14,11 @@ from torch import Tensor
 
 from .. import metrics
 from ..backends.pytorch import TorchBackend
-from ..evaluation.datasets import Sample, read_photograph, read_sample_label
 from ..metrics import Confusion
 from ..segmenter import Segmenter
 from ..spec import ModelSpec
 from ..unet import UNet
+from .windows import LabelledPhotograph
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 _HALF = THRESHOLDS.index(0.5)
@@ -51,8 +54,7 @@ class HeldOutScores:
     @property
     def precision(self) -> float:
         """Share of correct pixels among those found at a threshold of 0.5; NaN if none is found."""
-        counts = self.counts[_HALF]
-        return metrics.ratio(counts.tp, counts.tp + counts.fp)
+        return metrics.precision(self.counts[_HALF])
 
     @property
     def best_threshold(self) -> float:
@@ -69,12 +71,13 @@ def score_held_out(
     state: dict[str, Tensor],
     spec: ModelSpec,
     device: torch.device,
-    samples: Iterable[Sample],
+    photographs: Iterable[LabelledPhotograph],
     iteration: int,
 ) -> HeldOutScores:
     """Segment photographs in float32 and compare the masks with their labels.
 
-    `state` holds the weights, on the CPU.
+    `state` holds the weights, on the CPU. Warnings about the photographs are logged by the first
+    measurement, before training, only.
     """
     with torch.device("meta"):
         network = UNet(spec.width, spec.depth, spec.head)
@@ -82,12 +85,27 @@ def score_held_out(
     network.requires_grad_(False).eval()
     model = Segmenter(TorchBackend(network, spec, device, "float32"), spec, sha256="")
     totals = [Confusion()] * len(THRESHOLDS)
-    for sample in samples:
-        photograph = read_photograph(sample)
-        label = read_sample_label(sample, sample.label, photograph)
-        probability = model(photograph).probability
-        for place, threshold in enumerate(THRESHOLDS):
-            totals[place] += metrics.confusion(
-                probability > np.float32(threshold), label.vessels, label.known
-            )
+    with _no_warnings() if iteration else contextlib.nullcontext():
+        for photograph in photographs:
+            probability = model(photograph.rgb).probability
+            for place, threshold in enumerate(THRESHOLDS):
+                totals[place] += metrics.confusion(
+                    probability > np.float32(threshold), photograph.label, photograph.known
+                )
     return HeldOutScores(iteration, tuple(totals))
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Log nothing that segmenting says in this thread."""
+    own_thread = threading.get_ident()
+
+    def is_of_others(record: LogRecord) -> bool:
+        return record.thread != own_thread
+
+    logger = getLogger(Segmenter.__module__)
+    logger.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_others)

@@ -56,11 +56,9 @@ def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:
     differences = []
     for key in sorted({*was, *belongs_to}):
         before, now = was.get(key), belongs_to.get(key)
-        if before == now:
-            continue
-        if isinstance(before, dict) or isinstance(now, dict):
+        if before != now and isinstance(before or now, dict):
             differences.append(f"other {key}")
-        else:
+        elif before != now:
             differences.append(f"{key} {before!r} instead of {now!r}")
     if differences:
         raise OptionError(

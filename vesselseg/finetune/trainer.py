@@ -36,11 +36,11 @@ class Trainer:
         decay: float,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
-        device: torch.device | None = None,
+        device: torch.device | str = "cpu",
         dice: float = 1.0,
         centreline: float = 0.0,
     ) -> None:
-        self.device = device or torch.device("cpu")
+        self.device = torch.device(device)
         self.network = network.to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.requires_grad_(True).train()
@@ -81,7 +81,8 @@ class Trainer:
             self.device.type, torch.bfloat16, enabled=self.has_bfloat16, cache_enabled=False
         ):
             logits = self.network(x)
-        logits = _add_biases(logits, batch.biases)
+        biases = torch.stack([torch.zeros_like(batch.biases), batch.biases], dim=1)
+        logits = logits.float() + biases[..., None, None]  # of the vessel logits
         labels, known = batch.labels, batch.known
         loss = cross_entropy(logits, labels, known)
         if self.dice:
@@ -112,11 +113,6 @@ class Trainer:
         for key, value in self.average.items():
             value.copy_(state["average"][key])
         self.iteration = state["iteration"]
-
-
-def _add_biases(logits: Tensor, biases: Tensor) -> Tensor:
-    """Add each image's bias (N,) to its vessel logits; return logits (N, 2, H, W) in float32."""
-    return logits.float() + torch.stack([torch.zeros_like(biases), biases], dim=1)[..., None, None]
 
 
 def _learning_rate(iteration: int, iterations: int, highest: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from torch import Tensor
 from .. import weights
 from .._version import __version__
 from ..api import Model, PathLike, obtain_network, resolve_model
-from ..backends.pytorch import choose_device
+from ..backends.pytorch import choose_device, is_out_of_memory
 from ..choices import canonical_device
 from ..errors import CheckpointError, DatasetError, OptionError, OutputError, ResourceError
-from ..evaluation.datasets import read_pairs
+from ..evaluation.datasets import Sample, read_pairs
 from ..files import exists, is_folder, sha256, whole_file
 from ..images import check_bits
 from ..metrics import Confusion
@@ -28,11 +28,11 @@ from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 from .augmentation import Augmentation
 from .card import write_card
-from .photographs import Split, read_corrected, read_labelled, split_by_subject
+from .photographs import name_in_folder, read_corrected, read_labelled, split_by_subject
 from .scores import HeldOutScores, score_held_out
 from .state import read_state, write_state
 from .trainer import Trainer
-from .windows import LabelledPhotograph, Sizes, Windows
+from .windows import Sizes, Windows
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def train(
     labels: PathLike | None,
     output: PathLike,
     *,
+    recursive: bool = False,
     model: Model | None = None,
     group: str | None = None,
     held_out: float = 0.25,
@@ -110,13 +111,15 @@ def train(
     output : path
         The model file to write, ending in ``.pth``. A model card is written beside it, ending in
         ``.md``. Until the training is done, its state is kept in ``output`` + ``.state``.
+    recursive : bool
+        Also use the corrections in subfolders of `images`, where `labels` is None.
     model : str, path, ModelSpec or None
         The model to start from: a file saved by vesselseg, or None for the embedded model. It must
         have the scale rule "fov".
     group : str, optional
-        A regular expression for file names. Its first group, or the whole match if it has none,
-        names the subject. All photographs of a subject are either trained on or held out. If None,
-        every photograph counts as a subject of its own.
+        A regular expression for file names, after the names of subfolders. Its first group, or the
+        whole match if it has none, names the subject. All photographs of a subject are either
+        trained on or held out. If None, every photograph counts as a subject of its own.
     held_out : float
         Share of the subjects to hold out for measuring, in (0, 1). At least one is held out.
     iterations : int
@@ -177,8 +180,8 @@ def train(
     from the last measurement. On a CPU the result is bit for bit the same as without the
     interruption.
 
-    Each photograph is kept in memory in several sizes, which takes about 30 MB for 2000 x 2000
-    pixels.
+    Each photograph is kept in memory, those to train on in several sizes, which takes about 30 MB
+    for 2000 x 2000 pixels.
 
     Examples
     --------
@@ -189,19 +192,26 @@ def train(
     >>> print(result.before.dice, result.after.dice)  # doctest: +SKIP
     """
     output = Path(output)
+    if output.suffix.lower() != ".pth":
+        raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
     card = output.with_suffix(".md")
     state_file = output.with_name(f"{output.name}.state")
     name = output.stem if name is None else name
-    held_out, iterations, evaluate_every, patience, rate, batch_size, seed = plain(
-        (held_out, iterations, evaluate_every, patience, rate, batch_size, seed)
-    )
-    bits = check_bits(bits)
-    _check_options(
-        held_out=held_out, iterations=iterations, evaluate_every=evaluate_every,
-        patience=patience, rate=rate, batch_size=batch_size, seed=seed, name=name,
-    )  # fmt: skip
+    if recursive and labels is not None:
+        raise OptionError(
+            "recursive (on the command line --recursive) is for corrections (--corrected), which "
+            "lie beside their photographs. Without it, all labels are in one folder."
+        )
+    options: dict[str, Any] = {
+        "group": group, "held_out": held_out, "iterations": iterations,
+        "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
+        "batch_size": batch_size, "seed": seed, "device": device, "bits": check_bits(bits),
+    }  # fmt: skip
+    options = {key: plain(value) for key, value in options.items()}
+    _check_options(options, name)
     _check_output(output, card, state_file, force=force)
     chosen_device = choose_device(canonical_device(device))
+    options["device"] = str(chosen_device)
     check_fork(chosen_device)
     network, start, start_sha256 = load_start(model)
     spec = dataclasses.replace(
@@ -209,32 +219,24 @@ def train(
         expected_dice=None, least_sharpness=None, sources=(), config="",
     )  # fmt: skip
     if labels is None:
-        samples = read_corrected(Path(images), bits)
+        samples = read_corrected(Path(images), recursive, options["bits"])
     else:
-        samples = read_pairs(Path(images), Path(labels), bits=bits).samples
-    split = split_by_subject(samples, group, held_out, seed)
-    options = {
-        "group": group, "held_out": held_out, "iterations": iterations,
-        "evaluate_every": evaluate_every, "patience": patience, "rate": rate,
-        "batch_size": batch_size, "seed": seed, "device": str(chosen_device), "bits": bits,
-    }  # fmt: skip
+        samples = read_pairs(Path(images), Path(labels), bits=options["bits"]).samples
+    training, measured = split_by_subject(samples, group, options["held_out"], options["seed"])
     belongs_to = {
         **options,
         "name": name,
         "model": start_sha256,
-        "photographs": {x.image.name: sha256(x.image) for x in samples},
-        "labels": {x.label.name: sha256(x.label) for x in samples},
+        "photographs": {name_in_folder(x): sha256(x.image) for x in samples},
+        "labels": {name_in_folder(x): sha256(x.label) for x in samples},
         "vesselseg": __version__,
         "torch": str(torch.__version__),
     }
     state = None
     if exists(state_file) and not restart:
         state = read_state(state_file, belongs_to)
-    bar = progress_bar(
-        shown=progress, total=iterations, desc="reading", unit="iteration",
-    )  # fmt: skip
-    with bar:
-        run = _Run(network, spec, split, options)
+    with progress_bar(shown=progress, total=iterations, desc="reading", unit="iteration") as bar:
+        run = _Run(network, spec, training, measured, options)
 
         def evaluate() -> None:
             bar.set_description("measuring")
@@ -262,14 +264,12 @@ def train(
             if iteration % evaluate_every == 0 or iteration == iterations:
                 evaluate()
     with whole_file(output) as part:
-        with torch.device("meta"):
-            trained = UNet(spec.width, spec.depth, spec.head)
-        trained.load_state_dict(run.best_weights, assign=True)
-        weights.save(part, trained, spec)
+        run.trainer.network.load_state_dict(run.best_weights)
+        weights.save(part, run.trainer.network, spec)
         digest = sha256(part)
         text = write_card(
             spec=spec, sha256=digest, filename=output.name, start=start,
-            start_sha256=start_sha256, split=split, options=options,
+            start_sha256=start_sha256, training=training, held_out=measured, options=options,
             before=run.history[0], after=run.best, iterations=run.trainer.iteration,
         )  # fmt: skip
         with whole_file(card) as page:
@@ -277,38 +277,36 @@ def train(
     state_file.unlink(missing_ok=True)
     return TrainingResult(
         output, card, spec, digest, run.trainer.iteration, run.history[0], run.best,
-        tuple(sample.name for sample in split.training_samples),
-        tuple(sample.name for sample in split.held_out_samples),
+        tuple(sample.name for sample in training),
+        tuple(sample.name for sample in measured),
     )  # fmt: skip
 
 
 class _Run:
-    """The networks, windows and scores of a training on the photographs of `split`."""
+    """The network, windows and scores of a training."""
 
     def __init__(
-        self, network: UNet, spec: ModelSpec, split: Split, options: dict[str, Any]
+        self,
+        network: UNet,
+        spec: ModelSpec,
+        training: list[Sample],
+        held_out: list[Sample],
+        options: dict[str, Any],
     ) -> None:
         assert spec.fov_range is not None
         self.spec = spec
         self.batch_size: int = options["batch_size"]
         self.patience: int = options["patience"]
         self.device = torch.device(options["device"])
-        self.held_out = split.held_out_samples
-        # All are read, to find unusable files before the training starts.
-        have_vessels = [read_labelled(sample, spec).label.any() for sample in self.held_out]
-        if not any(have_vessels):
-            names = ", ".join(repr(sample.image.name) for sample in self.held_out)
+        self.held_out = [read_labelled(sample, spec) for sample in held_out]
+        if not any(photograph.label.any() for photograph in self.held_out):
+            names = ", ".join(repr(sample.image.name) for sample in held_out)
             raise DatasetError(
                 f"No label of a held-out photograph ({names}) has a vessel, so nothing can be "
                 f"measured. Mark some of the vessels, white, or choose another seed."
             )
-
-        def photographs() -> Iterator[LabelledPhotograph]:
-            for sample in split.training_samples:
-                yield read_labelled(sample, spec)
-
         self.windows = Windows(
-            photographs(),
+            (read_labelled(sample, spec) for sample in training),
             Sizes(spec.fov_range, _ZOOM),
             options["seed"],
             rgb_mean=spec.fov_rgb_mean,
@@ -343,7 +341,9 @@ class _Run:
         try:
             with torch.autocast(self.trainer.device.type, enabled=False):  # the host's
                 return self.trainer.step(self.windows.batch(self.batch_size))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise ResourceError(
                 f"{self.batch_size} windows at once do not fit into the memory of "
                 f"{self.device}. Choose a smaller batch_size, or device='cpu'."
@@ -418,28 +418,24 @@ def _check_trainable(spec: ModelSpec) -> None:
         )
 
 
-def _check_options(**options: Any) -> None:
+def _check_options(options: Mapping[str, Any], name: str) -> None:
     """Raise OptionError for a value that :func:`train` does not allow."""
-    for name in ("iterations", "evaluate_every", "patience", "batch_size"):
-        if not is_integer(options[name], 1, 10**9):
-            raise OptionError(f"{name} is {options[name]!r}; it must be a positive integer.")
+    for key in ("iterations", "evaluate_every", "patience", "batch_size"):
+        if not is_integer(options[key], 1, 10**9):
+            raise OptionError(f"{key} is {options[key]!r}; it must be a positive integer.")
     if not is_integer(options["seed"], 0, 2**63):
         raise OptionError(f"seed is {options['seed']!r}; it must be an integer, 0 or more.")
-    for name in ("held_out", "rate"):
-        value = options[name]
-        if not (isinstance(value, (int, float)) and 0 < value < 1):
-            raise OptionError(f"{name} is {value!r}; it must be a number between 0 and 1.")
-    if options["name"] in tuple(REGISTRY):
+    for key in ("held_out", "rate"):
+        if not (isinstance(options[key], (int, float)) and 0 < options[key] < 1):
+            raise OptionError(f"{key} is {options[key]!r}; it must be a number between 0 and 1.")
+    if name in tuple(REGISTRY):
         raise OptionError(
-            f"name is {options['name']!r}, which is the name of a model in the registry. Choose "
-            f"another."
+            f"name is {name!r}, which is the name of a model in the registry. Choose another."
         )
 
 
 def _check_output(output: Path, card: Path, state_file: Path, *, force: bool) -> None:
-    """Raise OptionError for a wrong ending, and OutputError if the output cannot be written."""
-    if output.suffix.lower() != ".pth":
-        raise OptionError(f"The output {str(output)!r} must end in '.pth', like 'model.pth'.")
+    """Raise OutputError if the output cannot be written."""
     if not is_folder(output.parent):
         raise OutputError(
             f"{str(output)!r} cannot be written, because its folder does not exist. Create it."

@@ -57,12 +57,11 @@ class Sizes(NamedTuple):
 
 
 class LabelledPhotograph(NamedTuple):
-    """A photograph (H, W, 3) with its label (H, W).
+    """A photograph (H, W, 3) with its label (H, W), a mask or probabilities of uint8 0 to 255.
 
-    The label is a mask, or probabilities as uint8 from 0 to 255. `diameter` is that of the field of
-    view, in pixels. `bias` is added to the vessel logits of the photograph
-    (:func:`vesselseg.preprocess.vessel_bias`). Windows are drawn from photographs in proportion to
-    their `weight`. `known` (H, W) says where the label is known; None is everywhere.
+    `diameter` is that of the field of view, in pixels. `bias` is added to the vessel logits
+    (:func:`vesselseg.preprocess.vessel_bias`). Photographs are drawn in proportion to their
+    `weight`. `known` (H, W) says where the label is known; None is everywhere.
     """
 
     rgb: RGB
@@ -100,10 +99,7 @@ class Batch(NamedTuple):
 def _pyramid(
     photograph: LabelledPhotograph, sizes: Sizes, rgb_mean: tuple[float, float, float] | None
 ) -> list[_Level]:
-    """Return a photograph in several sizes, the largest first.
-
-    `rgb_mean` has the target means of its channels, like `fov_rgb_mean` of a model spec.
-    """
+    """Return a photograph in several sizes, the largest first; see :class:`Windows`."""
     gains: tuple[float, ...] = (1.0, 1.0, 1.0)
     if rgb_mean is not None:
         gains = channel_gains(photograph.rgb, find_field_of_view(photograph.rgb), rgb_mean)
@@ -150,10 +146,10 @@ def _centres(photograph: LabelledPhotograph) -> Tensor:
 class Windows:
     """Draw augmented windows from photographs; the same `seed` gives the same windows.
 
-    Each photograph is read once and kept in several sizes in the memory of `device`. The levels of
-    all photographs are stored one after another in `pixels`, with four bytes for each pixel. If a
-    label is known in part only, windows lie around its known pixels, and `known` has one more byte
-    for each pixel of all photographs.
+    `rgb_mean` has the target means of the channels, like `fov_rgb_mean` of a model spec. The levels
+    of all photographs are stored one after another in `pixels`, in the memory of `device`, with
+    four bytes for each pixel. If a label is known in part only, windows lie around its known
+    pixels, and `known` has one more byte for each pixel of all photographs.
     """
 
     def __init__(
@@ -164,9 +160,9 @@ class Windows:
         *,
         rgb_mean: tuple[float, float, float] | None,
         augmentation: Augmentation,
-        device: torch.device | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.device = device or torch.device("cpu")
+        self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.augmentation = augmentation
         store = bytearray()
@@ -263,12 +259,12 @@ def _cut(
     *,
     turn: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Cut windows (N, 4, S, S) in [0, 1], rotated and mirrored if `turn` is true.
+    """Cut windows (N, 4, S, S) in [0, 1], bilinearly, rotated and mirrored if `turn` is true.
 
     `places` (N, 3) are the levels to cut from, rows of :attr:`Windows.places`, `middle` (N, 2) the
     windows' centres on them, row and column, and `step` (N,) is the number of their pixels per
-    pixel of a window. If there is `known`, a second tensor (N, S, S) says which share of each pixel
-    is known, nothing of those outside the photograph.
+    pixel of a window. Outside the photograph windows are 0. If there is `known`, a second tensor
+    (N, S, S) says which share of each pixel is known.
     """
     start, height, width = (x.reshape(-1, 1, 1) for x in places.unbind(dim=1))
     y, x = (part.reshape(-1, 1, 1) for part in middle.unbind(dim=1))
@@ -283,34 +279,18 @@ def _cut(
     v = step / stretch * offsets[:, None]
     across = x + u * angle.cos() - v * angle.sin() - 0.5
     down = y + u * angle.sin() + v * angle.cos() - 0.5
-    return _interpolate(pixels, known, start, height, width, down, across)
-
-
-def _interpolate(
-    pixels: Tensor,
-    known: Tensor | None,
-    start: Tensor,
-    height: Tensor,
-    width: Tensor,
-    down: Tensor,
-    across: Tensor,
-) -> tuple[Tensor, Tensor | None]:
-    """Interpolate levels bilinearly at (N, S, S): (N, 4, S, S) in [0, 1], and 0 outside of them.
-
-    What is `known` is interpolated as well, to (N, S, S).
-    """
     rows = [(row * width + start, share) for row, share in _neighbours(down, height)]
     columns = _neighbours(across, width)
     total = torch.zeros(1, dtype=down.dtype, device=pixels.device)
-    seen = None if known is None else torch.zeros_like(down)
+    seen = torch.zeros_like(down)
     for row, vertical in rows:
         for column, horizontal in columns:
             values = pixels[row + column].view(torch.uint8).reshape(*down.shape, 4)
             total = total + (vertical * horizontal)[:, None] * values.movedim(-1, 1).contiguous()
-            if seen is not None and known is not None:
+            if known is not None:
                 seen = seen + vertical * horizontal * known[row + column]
-    shares = None if seen is None else (seen / 255).clamp(max=1)
-    return (total / 255).clamp(max=1), shares  # shares are rounded
+    windows = (total / 255).clamp(max=1)  # since shares are rounded
+    return windows, None if known is None else (seen / 255).clamp(max=1)
 
 
 def _neighbours(at: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -117,7 +117,7 @@ class Measures(Geometry):
         ``_px`` is pixels and ``_fov`` the share of the field of view's diameter. With a scale,
         ``length_mm`` and widths in micrometres, ``_um``, are added.
         """
-        return {column.name: getattr(self, column.name) for column in self._columns()}
+        return {column.name: getattr(self, column.name) for column in self.columns}
 
     def overlay(
         self,
@@ -178,15 +178,17 @@ class Measures(Geometry):
             )
         return draw(self, pixels, color_by=color_by, crop=crop, zoom=zoom)
 
-    def _columns(self) -> tuple[Column, ...]:
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of its table: name, unit, definition and source of each measure."""
         return COLUMNS if self.mm_per_pixel is None else COLUMNS + MM_COLUMNS
 
     def _repr_html_(self) -> str:
         # Notebooks show the measures as a table that says what they are.
         rows = []
-        for name, unit, definition, _ in self._columns():
+        for name, unit, definition, _ in self.columns:
             value = getattr(self, name)
-            text = "-" if value is None else f"{value:.5g}"
+            text = "-" if value is None else f"{value:.6g}"
             cells = (name, text, unit, html.escape(definition))
             rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
         heads = "".join(f"<th>{head}</th>" for head in ("measure", "value", "unit", "definition"))
@@ -233,8 +235,8 @@ def measure(
     Pinholes and specks are taken out first. A hole is background that vessels enclose: its pixels
     touch by their sides, and it reaches neither the frame nor the border of the field of view. The
     pixels of a part touch by their sides or corners. Unless `fill_holes` or `min_size` is 0, a
-    single pixel that is missing in the wall of a vessel is filled as well, and one that sticks out
-    of it is removed.
+    single pixel that is missing in the wall of a vessel or in a line is filled as well, and one
+    that sticks out of a wall is removed.
 
     The skeleton is that of Zhang and Suen (1984, doi:10.1145/357994.358023), cut into segments by
     skan (Nunez-Iglesias et al. 2018, doi:10.7717/peerj.4312). Two branch points that are closer

@@ -35,7 +35,7 @@ _TILE = 512  # pixels
 _LINE = 2  # pixels of the drawing, as the following
 _CASING = 1  # dark, on both sides of a line
 _MARKER = 5  # radius
-_TEXT = 15
+_TEXT = 15  # this and the following are larger below drawings that are more than _ACROSS wide
 _ROW = 28  # height of the legend's items
 _SPACE = 12
 _BARS = (10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02)  # millimetres
@@ -206,17 +206,25 @@ def _make_legend(measures: Geometry, color_by: ColorBy, box: Box, zoom: int) -> 
     """What the drawing shows, as small pictures of one height."""
     left, top, right, bottom = box
     scale = measures.mm_per_pixel
+    large = max((right - left) * zoom / _ACROSS, 1.0)
+
+    def item(colors: ArrayLike, width: float, height: float, text: str) -> Image.Image:
+        swatch = Image.fromarray(np.array([colors], dtype=np.uint8))
+        size = (round(width), round(height * large))
+        return _item(swatch.resize(size, Image.Resampling.NEAREST), text, large)
+
     items = []
     if color_by == "width":
         low, high = _width_range(measures)
         text = f"width {low:.1f} to {high:.1f} px"
         if scale:
             text = f"width {1000 * scale * low:.0f} to {1000 * scale * high:.0f} um"
-        items.append(_item(_strip([_color_of(x) for x in np.linspace(0, 1, 140)], 12), text))
+        colors = [_color_of(x) for x in np.linspace(0, 1, 140)]
+        items.append(item(colors, 140 * large, 12, text))
         if np.isnan(measures.segments["width_px"]).any():
-            items.append(_item(_strip([_UNKNOWN] * 24, 4), "too short for a width"))
+            items.append(item([_UNKNOWN], 24 * large, 4, "too short for a width"))
     else:
-        items.append(_item(_strip(np.repeat(_SEGMENTS, 14, axis=0), 4), "segments"))
+        items.append(item(_SEGMENTS, 70 * large, 4, "segments"))
     for points, mark, name in (
         (measures.branch_positions, _mark_branch, "branch points"),
         (measures.end_positions, _mark_end, "end points"),
@@ -225,41 +233,40 @@ def _make_legend(measures: Geometry, color_by: ColorBy, box: Box, zoom: int) -> 
         side = (2 * _MARKER + 3) * _SMOOTH
         layer = Image.new("RGB", (side, side), _PANEL)
         mark(ImageDraw.Draw(layer), side / 2, side / 2)
-        items.append(_item(layer.reduce(_SMOOTH), f"{shown} {name if shown != 1 else name[:-1]}"))
+        size = round(side / _SMOOTH * large)
+        swatch = layer.resize((size, size), Image.Resampling.LANCZOS)
+        items.append(_item(swatch, f"{shown} {name if shown != 1 else name[:-1]}", large))
     if not measures.field_of_view[top:bottom, left:right].all():
-        items.append(_item(_strip([_UNKNOWN] * 24, 2), "field of view"))
+        items.append(item([_UNKNOWN], 24 * large, 2, "field of view"))
     bars = [mm for mm in _BARS if scale and mm / scale <= (right - left) / 4]
     if scale and bars:
-        items.append(_item(_strip([_WHITE] * round(bars[0] / scale * zoom), 4), f"{bars[0]} mm"))
+        items.append(item([_WHITE], bars[0] / scale * zoom, 4, f"{bars[0]} mm"))
     return items
 
 
-def _strip(colors: ArrayLike, height: int) -> Image.Image:
-    """A horizontal bar with a colour for each column."""
-    return Image.fromarray(np.repeat(np.array([colors], dtype=np.uint8), height, axis=0))
-
-
-def _item(swatch: Image.Image, text: str) -> Image.Image:
+def _item(swatch: Image.Image, text: str, large: float) -> Image.Image:
     """An item of the legend: a small picture and what it means."""
-    font = ImageFont.load_default(_TEXT)
-    start = swatch.width + _SPACE // 2
-    item = Image.new("RGB", (start + math.ceil(font.getlength(text)), _ROW), _PANEL)
-    item.paste(swatch, (0, (_ROW - swatch.height) // 2))
-    ImageDraw.Draw(item).text((start, _ROW / 2), text, fill=_WHITE, font=font, anchor="lm")
+    font = ImageFont.load_default(_TEXT * large)
+    start, height = swatch.width + round(_SPACE * large / 2), round(_ROW * large)
+    item = Image.new("RGB", (start + math.ceil(font.getlength(text)), height), _PANEL)
+    item.paste(swatch, (0, (height - swatch.height) // 2))
+    ImageDraw.Draw(item).text((start, height / 2), text, fill=_WHITE, font=font, anchor="lm")
     return item
 
 
 def _add_legend(picture: Image.Image, items: Sequence[Image.Image]) -> Image.Image:
     """Put the items below a picture, in as many rows as they need."""
-    width = max(picture.width, *(item.width + 2 * _SPACE for item in items))
+    row = items[0].height
+    space = row * _SPACE // _ROW
+    width = max(picture.width, *(item.width + 2 * space for item in items))
     places = []
-    x, y = _SPACE, picture.height + _SPACE // 2
+    x, y = space, picture.height + space // 2
     for item in items:
-        if x > _SPACE and x + item.width + _SPACE > width:
-            x, y = _SPACE, y + _ROW
+        if x > space and x + item.width + space > width:
+            x, y = space, y + row
         places.append((x, y))
-        x += item.width + 2 * _SPACE
-    drawing = Image.new("RGB", (width, y + _ROW + _SPACE // 2), _PANEL)
+        x += item.width + 2 * space
+    drawing = Image.new("RGB", (width, y + row + space // 2), _PANEL)
     drawing.paste(picture, ((width - picture.width) // 2, 0))
     for item, place in zip(items, places, strict=True):
         drawing.paste(item, place)

@@ -19,8 +19,9 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QListWidget
 from ..errors import VesselsegError
 from ..images import decode
 from .correcting import Painting, Session
-from .fields import bits_field, device_field, model_field, model_file_field
-from .fine_tuning import FineTuning, Start
+from .fields import Cancelled, download_model, model_fields, row
+from .fine_tuning import FineTuning
+from .learning import Start
 from .measuring import MeasuresButton, Shown
 
 if TYPE_CHECKING:
@@ -59,10 +60,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.folder = FileEdit(
             label="Folder", mode="d", nullable=True, tooltip="A folder of photographs"
         )
-        self.model = model_field()
-        self.model_file = model_file_field()
-        self.bits = bits_field()
-        self.device = device_field()
+        self.model, self.model_file, self.bits, self.device = model_fields()
         self.list = QListWidget()
         self.status = Label(value="Choose a folder of photographs.")
         self.previous_button = PushButton(text="Previous")
@@ -82,16 +80,20 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             [
                 Container(widgets=fields),
                 self.status,
-                _row(self.previous_button, self.next_button),
-                _row(self.done_button, self.not_done_button),
+                row(self.previous_button, self.next_button),
+                row(self.done_button, self.not_done_button),
                 self.measures_button,
                 Label(value=_KEYS),
                 self.fine_tuning,
             ]
         )
         self.native.layout().insertWidget(1, self.list)
-        for native in (self.list, *(button.native for button in self._buttons())):
-            native.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are for the canvas
+        for widget in (
+            self.previous_button, self.next_button, self.done_button, self.not_done_button,
+            self.measures_button,
+        ):  # fmt: skip
+            widget.native.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys are for the canvas
+        self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.folder.changed.connect(self.open_folder)
         for field in (self.model, self.model_file, self.device):
             field.changed.connect(self.propose)
@@ -101,7 +103,10 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.next_button.changed.connect(self.go_on)
         self.done_button.changed.connect(self.mark_done)
         self.not_done_button.changed.connect(self.mark_not_done)
-        for key, function in self.keys().items():
+        self.keys = {
+            "n": self.go_on, "Shift-n": self.go_back, "d": self.mark_done, "u": self.swap_label,
+        }  # fmt: skip
+        for key, function in self.keys.items():
             self.viewer.bind_key(key, function, overwrite=True)
         self.timer = QTimer(self.native)
         self.timer.timeout.connect(self.save)
@@ -110,12 +115,6 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.native.installEventFilter(self.watch)
         QApplication.instance().aboutToQuit.connect(self.close_session)
         self.refresh()
-
-    def keys(self) -> dict[str, Callable[[Any], None]]:
-        """What keys do; napari calls it with the viewer."""
-        return {
-            "n": self.go_on, "Shift-n": self.go_back, "d": self.mark_done, "u": self.swap_label,
-        }  # fmt: skip
 
     def open_folder(self) -> None:
         """Show the first photograph of the chosen folder, and segment all in a thread."""
@@ -226,10 +225,6 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.vessels_layer.data, self.saved
         )
 
-    def painting(self) -> Painting:
-        """A copy of what is painted now."""
-        return Painting(self.vessels_layer.data.copy(), self.provenance)
-
     def save(self) -> bool:
         """Save what was painted; False, after a message, if that failed."""
         if self.session is None or not self.is_painted():
@@ -239,7 +234,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
     def write(self, function: Callable[[Path, Painting], None]) -> bool:
         """Write the painting with a method of the session; False, after a message, if it fails."""
         assert self.session is not None
-        painting = self.painting()
+        painting = Painting(self.vessels_layer.data.copy(), self.provenance)
         try:
             function(self.session.shown, painting)
         except (VesselsegError, OSError) as error:
@@ -321,8 +316,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             return
         session = self.session
         is_done = session is not None and session.state(session.shown) == "done"
-        for button in self._buttons():
-            button.enabled = session is not None
+        self.previous_button.enabled = self.next_button.enabled = session is not None
         self.done_button.enabled = self.vessels_layer is not None
         self.not_done_button.enabled = is_done and self.vessels_layer is not None
         if session is None:
@@ -362,14 +356,8 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         if self.vessels_layer is not None:
             self.vessels_layer.editable = False
             self.vessels_layer = None
-        for key in self.keys():
+        for key in self.keys:
             self.viewer.bind_key(key, None, overwrite=True)
-
-    def _buttons(self) -> list[PushButton]:
-        return [
-            self.previous_button, self.next_button, self.done_button, self.not_done_button,
-            self.measures_button,
-        ]  # fmt: skip
 
 
 class _Watch(QObject):  # type: ignore[misc] # as above
@@ -386,26 +374,13 @@ class _Watch(QObject):  # type: ignore[misc] # as above
         return False
 
 
-def _row(*widgets: PushButton) -> Container:
-    return Container(widgets=list(widgets), layout="horizontal", labels=False)
-
-
-class _Cancelled(Exception):  # noqa: N818 # no error: the model is not wanted any more
-    """Ends a download."""
-
-
 def _load(
     model: str | Path, device: str, bits: int | None, cancelled: threading.Event
 ) -> Callable[[Path], Segmentation]:
     """Load a model. Runs in a thread."""
-    from ..api import download, load_model  # loads PyTorch
+    from ..api import load_model  # loads PyTorch
 
-    def check(*_: Any) -> None:
-        if cancelled.is_set():
-            raise _Cancelled
-
-    if isinstance(model, str):
-        download(model, progress=check)
+    download_model(model, cancelled)
     return partial(load_model(model, device=device), bits=bits)
 
 
@@ -415,6 +390,6 @@ def _run(proposing: Any) -> Any:
         yield from proposing
     except (VesselsegError, FileNotFoundError) as error:
         return str(error)
-    except _Cancelled:
+    except Cancelled:
         pass
     return ""

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from .._version import __version__
 from ..batch.search import CORRECTIONS, LeftOut, is_photograph, walk
 from ..corrections import (
     UNKNOWN,
@@ -26,11 +23,12 @@ from ..corrections import (
     read_correction,
     save_correction,
     worth_correcting,
+    write_values,
 )
 from ..errors import DatasetError, ImageError, VesselsegError
-from ..files import is_file, make_folder, whole_file
+from ..files import is_file
 from ..images import decode
-from ..result import encode_png, read_provenance
+from ..result import read_provenance
 
 if TYPE_CHECKING:
     from ..result import Segmentation
@@ -108,8 +106,10 @@ class Session:
 
     def next_to_correct(self) -> Path | None:
         """The first photograph after the one that is shown, round the list, that is not done."""
-        after = (path for path in self._from_shown()[1:] if self.state(path) != "done")
-        return next(after, None)
+        for photograph in self._from_shown()[1:]:
+            if self.state(photograph) != "done":
+                return photograph
+        return None
 
     def load(self, photograph: Path) -> Painting | None:
         """What was painted on a photograph, or what the model found; None before it has looked.
@@ -175,18 +175,10 @@ class Session:
         return None
 
     def _save_draft(self, photograph: Path, painting: Painting) -> None:
-        file = self._draft_of(photograph)
-        make_folder(file.parent)
-        about = {
-            "kind": "correction",
-            "vesselseg": __version__,
-            "photograph": photograph.name,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "painted_over": dict(painting.provenance),
-            "draft": True,
-        }
-        with whole_file(file) as part:
-            part.write_bytes(encode_png(Image.fromarray(_to_values(painting.labels)), about))
+        values = _to_values(painting.labels)
+        write_values(
+            self._draft_of(photograph), values, photograph, painting.provenance, draft=True
+        )
 
     def _from_shown(self) -> list[Path]:
         """All photographs, from the one that is shown round the list."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from magicgui.widgets import (
     CheckBox,
@@ -22,16 +22,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QProcess
 from qtpy.QtWidgets import QDialog, QTextBrowser, QVBoxLayout
 
-from .learning import TrainingOutput, is_interrupted, suggest_output, training_arguments
-
-
-class Start(NamedTuple):
-    """What to fine-tune, and where."""
-
-    folder: Path
-    model: str | Path
-    device: str
-    bits: int | None
+from .learning import Start, TrainingOutput, is_interrupted, suggest_output, training_arguments
 
 
 class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where it is missing
@@ -102,12 +93,9 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
         self.running_model = start.model
         self.said = TrainingOutput()
         arguments = training_arguments(
-            start.folder,
+            start,
             self.running_output,
-            model=start.model,
             group=self.group.value,
-            device=start.device,
-            bits=start.bits,
             iterations=self.iterations.value,
             restart=self.restart.value,
         )
@@ -134,7 +122,7 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
         """Show what the process says."""
         if self.process is None:
             return
-        self.said.add(bytes(self.process.readAllStandardOutput()).decode(errors="replace"))
+        self.said.add(bytes(self.process.readAllStandardOutput()))
         self.message.value = self.said.summary
         if self.said.dice is not None:
             self.progress.max = self.iterations.value

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, MissingExtraError
-from ..formats import open_picture
+from ..images import decode
 from ..measures.drawing import ColorBy, color_segments
 
 if TYPE_CHECKING:
@@ -233,5 +233,4 @@ def measure_features(result: Segmentation) -> Any:
 
 def fundus_sample() -> list[LayerData]:
     """The photograph in the package, for File > Open Sample."""
-    with PHOTOGRAPH.open("rb") as stream, open_picture(stream) as opened:
-        return [(np.asarray(opened.convert("RGB")), {"name": "fundus"}, "image")]
+    return [(decode(PHOTOGRAPH).rgb, {"name": "fundus"}, "image")]

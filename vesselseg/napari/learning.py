@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from ..files import exists
 
@@ -22,31 +23,34 @@ def suggest_output(folder: Path) -> Path:
 
 def is_interrupted(output: Path) -> bool:
     """Whether a fine-tuning that was to write `output` has left its state, to be resumed."""
-    return exists(output.with_name(f"{output.name}.state")) and not exists(output)
+    return exists(f"{output}.state") and not exists(output)
+
+
+class Start(NamedTuple):
+    """What to fine-tune, and where."""
+
+    folder: Path
+    model: str | Path
+    device: str
+    bits: int | None
 
 
 def training_arguments(
-    folder: Path,
-    output: Path,
-    *,
-    model: str | Path,
-    group: str,
-    device: str,
-    bits: int | None,
-    iterations: int,
-    restart: bool,
+    start: Start, output: Path, *, group: str, iterations: int, restart: bool
 ) -> list[str]:
     """What follows ``python`` on the command line that fine-tunes on the corrections."""
-    options = ["--output", str(output), "--model", str(model), "--device", device]
-    options += ["--iterations", str(iterations)]
+    arguments = [
+        "-u", "-X", "utf8", "-m", "vesselseg", "train", str(start.folder), "--corrected",
+        "--verbose", "--no-progress", "--output", str(output), "--model", str(start.model),
+        "--device", start.device, "--iterations", str(iterations),
+    ]  # fmt: skip
     if group:
-        options += ["--group", group]
-    if bits is not None:
-        options += ["--bits", str(bits)]
+        arguments += ["--group", group]
+    if start.bits is not None:
+        arguments += ["--bits", str(start.bits)]
     if restart:
-        options.append("--restart")
-    start = ["-u", "-X", "utf8", "-m", "vesselseg", "train"]
-    return [*start, str(folder), "--corrected", "--verbose", "--no-progress", *options]
+        arguments.append("--restart")
+    return arguments
 
 
 class TrainingOutput:
@@ -58,12 +62,12 @@ class TrainingOutput:
         self.dice: float | None = None
         self._result: list[str] = []
         self._lines: list[str] = []
-        self._rest = ""
+        self._rest = b""
 
-    def add(self, text: str) -> None:
-        """Take more text, which may end within a line."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in map(str.strip, lines):
+    def add(self, content: bytes) -> None:
+        """Take more of the text, which may end within a line or a character."""
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        for line in map(_decode, lines):
             iteration, dice = _ITERATION.search(line), _DICE.search(line)
             if iteration:
                 self.iteration = int(iteration[1])
@@ -76,7 +80,7 @@ class TrainingOutput:
     @property
     def last_lines(self) -> str:
         """The reason, if the process has failed."""
-        return "\n".join(filter(None, [*self._lines, self._rest]))
+        return "\n".join(filter(None, [*self._lines, _decode(self._rest)]))
 
     @property
     def summary(self) -> str:
@@ -86,3 +90,7 @@ class TrainingOutput:
         if self.dice is None:
             return "Reading and measuring"
         return f"Dice on held-out subjects after iteration {self.measured}: {self.dice:.2f}"
+
+
+def _decode(line: bytes) -> str:
+    return line.decode(errors="replace").strip()

@@ -17,7 +17,7 @@ from qtpy.compat import isalive
 from superqt.utils import ensure_main_thread
 
 from ..errors import VesselsegError
-from .fields import bits_field, device_field, model_field, model_file_field
+from .fields import Cancelled, download_model, model_fields, row
 from .layers import LayerData, measure_features, photograph_of, to_layers
 from .measuring import MeasuresButton, Shown
 
@@ -53,15 +53,12 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             choices=self.find_photographs,
             tooltip="An Image layer that holds one photograph: grey, RGB or RGBA",
         )
-        self.model = model_field()
-        self.model_file = model_file_field()
+        self.model, self.model_file, self.bits, self.device = model_fields()
         self.scale = ComboBox(
             label="Scale",
             choices=_SCALES,
             tooltip="How to resize the photograph before the network sees it",
         )
-        self.bits = bits_field()
-        self.device = device_field()
         self.threshold = FloatSlider(
             label="Threshold",
             value=0.5,
@@ -87,11 +84,7 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
                 self.bits,
                 self.device,
                 self.threshold,
-                Container(
-                    widgets=[self.start_button, self.cancel_button],
-                    layout="horizontal",
-                    labels=False,
-                ),
+                row(self.start_button, self.cancel_button),
                 self.measures_button,
                 self.progress,
             ]
@@ -223,10 +216,6 @@ class SegmentVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.measure(self.result)
 
 
-class _Cancelled(Exception):  # noqa: N818 # no error: the user asked for it
-    """Ends a download that was cancelled."""
-
-
 def find_vessels(
     layer: Image,
     model: str | Path,
@@ -235,20 +224,14 @@ def find_vessels(
     **options: Any,
 ) -> tuple[Segmentation, list[LayerData]] | str:
     """The result and its layers, or a message for the user. Runs in a thread."""
-    from ..api import download, segment  # loads PyTorch
-
-    def on_progress(received: int, total: int | None) -> None:
-        if cancelled.is_set():
-            raise _Cancelled
-        show_download(received, total)
+    from ..api import segment  # loads PyTorch
 
     try:
         photograph = photograph_of(layer)
-        if isinstance(model, str):
-            download(model, progress=on_progress)
+        download_model(model, cancelled, show_download)
         result = segment(photograph, model=model, **options)
         return result, to_layers(result, layer)
     except (VesselsegError, FileNotFoundError) as error:
         return str(error)
-    except _Cancelled:
+    except Cancelled:
         return "Cancelled."

@@ -4,8 +4,8 @@
 // Every photograph is segmented once. The browser gets its probabilities, float32, and applies the
 // threshold as the library does; only downloads are computed by the library itself.
 
-import { FITTED, drawFov, drawVessels, listen, move, zoomAt } from "./picture.js";
-import { ask, forget, loadPixels, resultFile, segment } from "./requests.js";
+import { FITTED, drawFov, drawVessels, listen, toFull, zoomAt } from "./picture.js";
+import { ask, forget, loadImage, loadPixels, resultFile, segment } from "./requests.js";
 import { makeZip, toCsv, toJsonLines } from "./zip.js";
 
 const HELD_PIXELS = 40e6; // of photographs that are ready to be shown; others are loaded again
@@ -17,7 +17,7 @@ const state = {
   photos: [], // in the order in which they were added; newPhoto() says what they are
   selected: null, // one of them
   chosen: { model: "", bits: "" }, // for photographs that are added
-  view: {}, // show, style, color, fov, threshold, opacity, divider: of whichever picture is shown
+  view: {}, // show, style, color, threshold and so on: of whichever picture is shown
   zoom: FITTED, // of the selected photograph
   settings: { models: [], max_upload: Infinity, no_measures: "" }, // of the server
   notice: "", // about the page, never about a photograph
@@ -36,8 +36,9 @@ function newPhoto(file) {
     started: 0, // when the work began, in milliseconds
     abort: null, // the AbortController of the work
     preview: null, // an image of the file, if the browser can decode it
-    result: null, // what the server said: token, label, width, height, seconds, warnings, ...
+    result: null, // what the server said: token, label, width, height, seconds, provenance, ...
     pixels: null, // what is needed to draw it; released if many others are
+    measured: null, // what was measured: {key, image, table, error}, once it was asked for
     shown: 0, // when it was shown last
     entry: null, // its line in the list
   };
@@ -165,8 +166,38 @@ function releasePixels() {
   for (const photo of [...state.photos].sort((a, b) => b.shown - a.shown)) {
     if (!photo.pixels) continue;
     held += photo.pixels.width * photo.pixels.height;
-    if (held > HELD_PIXELS && photo !== state.selected) photo.pixels = photo.preview = null;
+    if (held > HELD_PIXELS && photo !== state.selected) photo.pixels = photo.preview = photo.measured = null;
   }
+}
+
+/** What the measures that are shown depend on. */
+function keyOf({ result }) {
+  const { threshold, colorBy, mm } = state.view;
+  return JSON.stringify([result?.token, threshold, colorBy, mm]);
+}
+
+let isMeasuring = false;
+
+/** Measure the selected photograph as the view says, if it is to be shown and was not yet. */
+async function measure(photo) {
+  if (isMeasuring || photo.measured?.key === keyOf(photo)) return;
+  isMeasuring = true;
+  const look = drawing();
+  let key = keyOf(photo);
+  const measured = { image: null, table: null, error: "" };
+  try {
+    await hold(photo, async (held) => {
+      measured.table = await (await resultFile(held, "table.json", look)).json();
+      measured.image = await loadImage(await (await resultFile(held, "measures.png", look)).blob());
+      measured.image.alt = "The centrelines, branch points and end points, drawn over the photograph";
+      key = key.replace(photo.result.token, held.result.token);
+    });
+  } catch (error) {
+    measured.error = error.message;
+  }
+  photo.measured = { key, ...measured };
+  isMeasuring = false;
+  render(); // which measures again, if the view has changed in the meantime
 }
 
 /** Stop the work on a photograph; an earlier result of it is shown again. */
@@ -236,8 +267,8 @@ async function alter(whole, kind) {
 
 /** What the view says of pictures, as the server takes it. */
 function drawing() {
-  const { threshold, opacity, style, color } = state.view;
-  return { threshold, opacity, style, color: color.slice(1) };
+  const { threshold, opacity, style, color, colorBy, mm } = state.view;
+  return { threshold, opacity, style, color: color.slice(1), color_by: colorBy, mm_per_pixel: mm };
 }
 
 async function downloadOne(photo, file) {
@@ -349,9 +380,9 @@ function renderCaption(photo) {
   by("facts").textContent = factsOf(photo);
   by("error").textContent = error;
   by("error").hidden = !error;
-  const warnings = isDone ? result.warnings : [];
-  by("warnings").replaceChildren(...warnings.map((text) => warningOf(photo, text)));
-  by("warnings").hidden = !warnings.length;
+  const warning = isDone ? result.provenance.warning : "";
+  by("warnings").replaceChildren(...(warning ? [warningOf(photo, warning)] : []));
+  by("warnings").hidden = !warning;
   by("cancel").hidden = status !== "working" && status !== "waiting";
   by("again").hidden = status !== "failed" && status !== "cancelled";
 }
@@ -414,12 +445,17 @@ function renderPicture(photo) {
   const { view, zoom } = state;
   const isDone = photo.status === "done" && photo.pixels !== null;
   const isComing = ["waiting", "working", "done"].includes(photo.status);
-  const image = isDone ? photo.pixels.image : isComing && photo.preview;
+  const isMeasures = isDone && view.show === "measures";
+  const measured = isMeasures ? renderMeasures(photo) : null;
+  by("measures").hidden = !measured?.table;
+  by("measuring").hidden = !isMeasures || Boolean(measured && !measured.error);
+  const image = measured?.image ?? (isDone ? photo.pixels.image : isComing && photo.preview);
   if (isDone) draw(photo.pixels);
   fill(by("photograph"), image ? [image] : []);
   by("frame").hidden = !image;
-  by("zoom").hidden = by("line").hidden = by("vessels").hidden = !isDone;
-  by("fov").hidden = !isDone || !view.fov;
+  by("zoom").hidden = !isDone;
+  by("line").hidden = by("vessels").hidden = !isDone || isMeasures;
+  by("fov").hidden = !isDone || isMeasures || !view.fov;
   if (!image) return;
   by("frame").style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
   by("frame").classList.toggle("busy", !isDone);
@@ -432,13 +468,32 @@ function renderPicture(photo) {
   by("line").style.left = `${view.divider}%`;
 }
 
+/** The measures of a photograph that are shown; null while they are computed. */
+function renderMeasures(photo) {
+  const { no_measures: missing } = state.settings;
+  const measured = missing ? { error: `Measures need an extra. ${missing}` } : photo.measured;
+  const isThere = missing || measured?.key === keyOf(photo);
+  if (!isThere) measure(photo);
+  by("measuring").textContent = isThere ? measured.error : "Measuring …";
+  if (!isThere) return null;
+  const rows = (measured.table ?? []).map(({ name, value, unit, definition }) => {
+    const row = document.createElement("tr");
+    const head = element("th", name);
+    head.scope = "row";
+    row.append(head, ...[value ?? "none", unit, definition].map((text) => element("td", text)));
+    return row;
+  });
+  by("measures").tBodies[0].replaceChildren(...rows);
+  return measured;
+}
+
 function renderList() {
   const words = { waiting: "waiting", working: "segmenting", failed: "failed", cancelled: "cancelled", done: "" };
   for (const photo of state.photos) {
     photo.entry ??= newEntry(photo);
     const [button] = photo.entry.children;
     button.children[1].textContent = words[photo.status];
-    button.classList.toggle("warned", photo.status === "done" && photo.result.warnings.length > 0);
+    button.classList.toggle("warned", photo.status === "done" && photo.result.provenance.warning !== "");
     button.setAttribute("aria-current", String(photo === state.selected));
   }
   fill(by("files"), state.photos.map((photo) => photo.entry));
@@ -476,13 +531,17 @@ function renderSettings(photo) {
   by("threshold-value").value = Number(state.view.threshold).toFixed(2);
   by("opacity-value").value = Number(state.view.opacity).toFixed(2);
   by("divider-value").value = `${state.view.divider} %`;
-  by("style").disabled = by("color").disabled = by("opacity").disabled = state.view.show !== "overlay";
+  const { show } = state.view;
+  for (const id of ["style", "color", "opacity"]) by(id).disabled = show !== "overlay";
+  for (const id of ["show-fov", "divider"]) by(id).disabled = show === "measures";
+  for (const id of ["color-by", "mm-per-pixel"]) by(id).parentNode.hidden = show !== "measures";
 }
 
 function renderDownloads(photo) {
   const isDone = photo?.status === "done";
   by("downloads").hidden = by("about").hidden = !photo;
   for (const button of by("one").children) button.disabled = !isDone;
+  document.querySelector("[data-file='measures.png']").disabled = !isDone || state.settings.no_measures;
   by("one").lastElementChild.hidden = !isDone || !photo.result.is_dicom;
   const { zip, settings } = state;
   const count = state.photos.filter((each) => each.result).length;
@@ -521,7 +580,8 @@ function readView() {
   for (const id of ["show", "style", "color", "threshold", "opacity", "divider"]) {
     state.view[id] = by(id).value;
   }
-  state.view.fov = by("show-fov").checked;
+  Object.assign(state.view, { fov: by("show-fov").checked, colorBy: by("color-by").value });
+  state.view.mm = by("mm-per-pixel").value;
   render();
 }
 
@@ -581,6 +641,7 @@ function listenToAll() {
   });
   by("zip").addEventListener("click", downloadAll);
   by("cancel-zip").addEventListener("click", () => state.zip?.abort.abort());
+  by("full").addEventListener("click", () => zoomTo((zoom) => toFull(by("frame"), zoom)));
   by("zoom").addEventListener("click", (event) => {
     const factor = Number(event.target.dataset.zoom ?? NaN);
     if (!Number.isNaN(factor)) zoomTo((zoom) => (factor ? zoomAt(zoom, factor, 0.5, 0.5) : FITTED));

@@ -87,6 +87,12 @@ export function zoomAt(zoom, factor, x, y) {
   return move({ scale, x: x - (x - zoom.x) * change, y: y - (y - zoom.y) * change }, 0, 0);
 }
 
+/** The zoom at which a pixel of the picture is one of the screen, or fitted if that is larger. */
+export function toFull(frame, zoom) {
+  const scale = frame.querySelector("img").naturalWidth / (frame.clientWidth * devicePixelRatio);
+  return zoomAt(zoom, scale / zoom.scale, 0.5, 0.5);
+}
+
 /** The zoom moved by shares of the frame, so that the picture still fills it. */
 export function move({ scale, x, y }, right, down) {
   const within = (value) => Math.min(Math.max(value, 1 - scale), 0);
@@ -144,6 +150,7 @@ export function listen(frame, line, change, divide) {
     if (event.key in moves) change((zoom) => move(zoom, ...moves[event.key]));
     else if (event.key in factors) change((zoom) => zoomAt(zoom, factors[event.key], 0.5, 0.5));
     else if (event.key === "0") change(() => FITTED);
+    else if (event.key === "1") change((zoom) => toFull(frame, zoom));
     else return;
     event.preventDefault();
   });

@@ -59,14 +59,20 @@ export async function resultFile(photo, file, query = {}, signal = undefined) {
 export async function loadPixels(photo, signal) {
   const get = (name) => resultFile(photo, name, {}, signal);
   const probability = new Float32Array(await (await get("probability.f32")).arrayBuffer());
-  const image = new Image();
-  image.src = URL.createObjectURL(await (await get("photograph.png")).blob());
-  await image.decode();
-  URL.revokeObjectURL(image.src);
+  const image = await loadImage(await (await get("photograph.png")).blob());
   image.alt = "The photograph";
   const inside = await readMask(await (await get("fov.png")).blob());
   const { width, height } = photo.result;
   return { width, height, image, probability, inside };
+}
+
+/** A picture that is ready to be shown. */
+export async function loadImage(blob) {
+  const image = new Image();
+  image.src = URL.createObjectURL(blob);
+  await image.decode();
+  URL.revokeObjectURL(image.src);
+  return image;
 }
 
 async function readMask(blob) {
