@@ -18,7 +18,6 @@ import vesselseg
 from vesselseg import cache
 from vesselseg.batch.places import is_address
 from vesselseg.cli import main
-from vesselseg.formats import check_local
 from vesselseg.registry import find_spec
 
 PACKAGE = Path(vesselseg.__file__).parent
@@ -134,7 +133,6 @@ WINDOWS_PATHS = [
 @pytest.mark.parametrize("path", WINDOWS_PATHS)
 def test_paths_of_windows_are_no_addresses(path, tmp_path, monkeypatch, capsys):
     assert not is_address(path)
-    check_local(path)
     monkeypatch.chdir(tmp_path)
     for inputs in ([path, "-o", "out"], ["measure", path, "-o", "m.csv", "--device", "cpu"]):
         if inputs[0] == "measure":
