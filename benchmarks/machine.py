@@ -33,7 +33,7 @@ def about(device: str = "cpu") -> dict[str, object]:
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
         "load": load(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {**{name: version(name) for name in LIBRARIES}, "torch": torch.__version__},
     }
 
 

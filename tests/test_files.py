@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vesselseg import DownloadError, ImageError, OutputError
-from vesselseg.files import remove_abandoned, sha256, whole_file
+from vesselseg.batch.table import Table
+from vesselseg.files import make_folder, remove_abandoned, sha256, whole_file
 
 
 def test_the_file_appears_when_all_is_written(tmp_path):
@@ -99,6 +100,76 @@ class TestOpenOnWindows:
         with pytest.raises(OutputError, match=r"cannot be written: .*\.$"):
             self.write(tmp_path / "a")
         assert len(attempts) == 1
+
+    def test_a_table_is_gone_on_with(self, monkeypatch, tmp_path):
+        original, refused = Path.open, []
+
+        def open_late(path, *arguments, **options):
+            if arguments == ("ab",) and len(refused) < 2:
+                refused.append(path)
+                raise PermissionError(13, "Access is denied", str(path))
+            return original(path, *arguments, **options)
+
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        monkeypatch.setattr(sys, "platform", "win32")
+        monkeypatch.setattr(Path, "open", open_late)
+        table = Table(str(tmp_path / "m.jsonl"))
+        table.begin([])
+        table.add({"input": "eye.png"})
+        assert Table(str(tmp_path / "m.jsonl")).rows == [{"input": "eye.png"}]
+        assert len(refused) == 2
+
+
+class TestNamesOnWindows:
+    """What Linux has as a name can be a device, another file or none at all on Windows."""
+
+    @pytest.fixture(autouse=True)
+    def windows(self, monkeypatch):
+        monkeypatch.setattr(sys, "platform", "win32")
+
+    @pytest.mark.parametrize(
+        "name",
+        ["con.png", "NUL", "aux.tar.gz", "COM1 .png", "lpt\u00b9.png", "conin$", "scan 10:30.png",
+         "what?.png", "x*.png", "dot.", "space ", "a<b>.png", 'quote".png', "tab\t.png",
+         "sub./eye.png", "nul/eye.png"],
+    )  # fmt: skip
+    def test_are_not_written_elsewhere(self, name, tmp_path, monkeypatch):
+        with pytest.raises(OutputError, match="Windows has no files and folders named"):
+            make_folder(tmp_path / name)
+        monkeypatch.setattr(sys, "platform", "linux")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        monkeypatch.setattr(sys, "platform", "win32")
+        with (
+            pytest.raises(OutputError, match="Windows has no files and folders named"),
+            whole_file(tmp_path / name),
+        ):
+            raise AssertionError
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+    @pytest.mark.parametrize(
+        "name", ["con1.png", "common.png", "a..png", ".eye.png", "a b.png", "com.png", "\u773c.png"]
+    )
+    def test_that_look_alike_are_written(self, name, tmp_path):
+        make_folder(tmp_path / "sub")
+        with whole_file(tmp_path / "sub" / ".." / name) as part:
+            part.touch()
+        assert (tmp_path / name).exists()
+
+    def test_too_long_say_so(self, tmp_path):
+        """Windows says that it finds no such file."""
+        folder = tmp_path / "/".join(["x" * 60] * 4)
+        folder.mkdir(parents=True)
+
+        def write(path):
+            with whole_file(path) as part:
+                assert len(part.name) <= 33
+                raise FileNotFoundError(2, "No such file or directory", str(part))
+
+        for path in (folder / "eye.png", folder / "missing" / "eye.png"):
+            with pytest.raises(OutputError, match=r"has \d{3} characters; Windows allows 259"):
+                write(path)
+        with pytest.raises(OutputError, match=r"No such file or directory\.$"):
+            write(tmp_path / "eye.png")
 
 
 def test_has_ordinary_permissions(tmp_path):

@@ -15,6 +15,10 @@ from support import platforms
 from support.servers import File
 
 import vesselseg
+from vesselseg import cache
+from vesselseg.batch.places import is_address
+from vesselseg.cli import main
+from vesselseg.registry import find_spec
 
 PACKAGE = Path(vesselseg.__file__).parent
 SYSTEMS = ["windows", "macos", "musl"]
@@ -100,6 +104,8 @@ def test_sources_rely_on_no_single_system(path):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [alias.name for alias in node.names] + [getattr(node, "module", "")]
             assert not {*names} & {*platforms.POSIX_MODULES}, f"{place} imports a module of POSIX"
+            processes = {"multiprocessing", "ProcessPoolExecutor", "DataLoader"}
+            assert not {*names} & processes, f"{place}: scripts without a guard would run again"
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             posix = {"os": platforms.POSIX_OS, "signal": platforms.POSIX_SIGNALS}
             missing = posix.get(node.value.id, ())
@@ -117,3 +123,33 @@ def test_sources_rely_on_no_single_system(path):
             is_text = any(isinstance(mode, str) and mode in ("r", "w", "a") for mode in modes)
             if node.func.attr == "open" and is_text:
                 assert "encoding" in given, f"{place} has no encoding"
+
+
+WINDOWS_PATHS = [
+    r"C:\eyes\a.jpg", "C:/eyes/a.jpg", "C://eyes/a.jpg", "C:eyes", r"\\server\share\a.jpg", "a://b.jpg",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", WINDOWS_PATHS)
+def test_paths_of_windows_are_no_addresses(path, tmp_path, monkeypatch, capsys):
+    assert not is_address(path)
+    monkeypatch.chdir(tmp_path)
+    for inputs in ([path, "-o", "out"], ["measure", path, "-o", "m.csv", "--device", "cpu"]):
+        if inputs[0] == "measure":
+            pytest.importorskip("skan")
+        assert main([*inputs, "--no-progress"]) == 1
+        assert "There is no image" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="There is no image"):
+        vesselseg.segment(path, device="cpu")
+    monkeypatch.setenv("VESSELSEG_MIRROR", path)
+    (source, place), *_ = cache._locations(find_spec("unet_s5-d16_drive"))
+    assert place == Path(path).absolute() / source.filename
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://eyes/a.jpg", "https://example.org/a.jpg", "file:///C:/eyes/a.jpg", "memory://a.jpg",
+     "simplecache::s3://eyes/a.jpg", "zip://a.jpg::s3://eyes/all.zip"],
+)  # fmt: skip
+def test_addresses_are_addresses(address):
+    assert is_address(address)

@@ -6,18 +6,27 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from pathlib import Path, PureWindowsPath
+from typing import TypeAlias, TypeVar
 
 from .errors import OutputError, VesselsegError
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
+_T = TypeVar("_T")
+
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_NOT_ON_WINDOWS = re.compile(
+    r'[<>:"|?*\x00-\x1f]|[. ]$|'
+    r"^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\.|$)",
+    re.IGNORECASE,
+)
+_LONGEST_ON_WINDOWS = 259  # characters, unless the system is set to allow more
 
 
 @contextlib.contextmanager
@@ -28,13 +37,15 @@ def whole_file(path: StrPath) -> Iterator[Path]:
     Errors that are not about these two files are passed on.
     """
     path = Path(path)
+    part = path.parent / f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    _check_names(path)
     if not is_folder(path.parent):
         raise OutputError(
             f"{str(path)!r} cannot be written: its folder does not exist, or you may not enter it."
+            f"{_windows_hint(path, part)}"
         )
     if exists(path) and not is_file(path):  # a device would be replaced by a file
         raise OutputError(f"{str(path)!r} cannot be written: it is a folder, a pipe or a device.")
-    part = path.parent / f".{_HOST}-{os.getpid()}-{secrets.token_hex(8)}.part"
     try:
         yield part
         replace(part, path)
@@ -42,31 +53,76 @@ def whole_file(path: StrPath) -> Iterator[Path]:
         is_other = error.filename is not None and Path(error.filename) not in (part, path)
         if is_other or isinstance(error, VesselsegError):
             raise
-        reason = error.strerror or error
-        hint = ""
+        hint = _windows_hint(path, part)
         if isinstance(error, PermissionError) and sys.platform == "win32":
             hint = " Close it if another program has it open."
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}.{hint}") from error
+        raise OutputError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}.{hint}"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def replace(part: Path, path: Path) -> None:
-    """Rename a file to `path`, where another may be.
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it; OutputError if that is impossible."""
+    _check_names(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {str(folder)!r} cannot be created: {error.strerror or error}."
+            f"{_windows_hint(folder)}"
+        ) from error
 
-    Windows refuses that while a program has the other one open, such as a virus scanner for a
-    moment: it is tried again for a second.
+
+def _check_names(path: Path) -> None:
+    """Raise OutputError if Windows would take a path for another one, or for a device.
+
+    There ``scan 10:30.png`` is hidden data of ``scan 10``, and ``sub.`` is ``sub``.
+    """
+    if sys.platform != "win32":
+        return
+    windows = PureWindowsPath(path)
+    for name in windows.parts[len(windows.anchor) > 0 :]:
+        if name != ".." and _NOT_ON_WINDOWS.search(name):
+            raise OutputError(
+                f"{str(path)!r} cannot be written: Windows has no files and folders named "
+                f'{name!r}. Names such as CON and NUL are reserved, none has <>:"|?*, and none '
+                f"ends in a dot or a space. Rename the input, or choose another output."
+            )
+
+
+def _windows_hint(*paths: Path) -> str:
+    """What to do about a path that is longer than Windows allows; "" if none is."""
+    length = max(len(os.path.abspath(path)) for path in paths)  # noqa: PTH100
+    if sys.platform != "win32" or length <= _LONGEST_ON_WINDOWS:
+        return ""
+    return (
+        f" Its path, or that of the temporary file beside it, has {length} characters; Windows "
+        f"allows {_LONGEST_ON_WINDOWS} unless long paths are enabled. Choose a shorter folder."
+    )
+
+
+def insist(action: Callable[[], _T]) -> _T:
+    """Replace, remove or open a file.
+
+    Windows refuses that while a program has it open, such as a virus scanner for a moment: it is
+    tried again for a second.
     """
     for wait in (0.1, 0.3, 0.6):
         try:
-            part.replace(path)
-            return
+            return action()
         except PermissionError:
             if sys.platform != "win32":
                 raise
             time.sleep(wait)
-    part.replace(path)
+    return action()
+
+
+def replace(part: Path, path: Path) -> None:
+    """Rename a file to `path`, where another may be."""
+    insist(lambda: part.replace(path))
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.drawn import photographs, tree
@@ -15,6 +16,8 @@ from support.models import tiny_weights
 import vesselseg
 from vesselseg import Segmenter, segment_folder
 from vesselseg.batch.folder import Summary
+from vesselseg.batch.jobs import plan_jobs
+from vesselseg.batch.places import identity
 from vesselseg.batch.table import Table
 
 pytestmark = [
@@ -86,6 +89,63 @@ def test_names_that_cannot_be_are_errors_of_their_photographs(
     eye = photographs(tmp_path / "in", ["ok.png"])[0]
     summary = segment_folder([eye, tmp_path / name], tmp_path / "out", model=model)
     assert (summary.segmented, summary.failed) == (1, 1)
+
+
+def test_a_name_that_windows_does_not_have_is_the_error_of_its_photograph(
+    tmp_path: Path, model: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs(tmp_path / "in", ["aux.png", "ok.png", "sub./eye.png", "10:30.png"])
+    monkeypatch.setattr(sys, "platform", "win32")
+    summary = run(tmp_path, model, "jsonl", recursive=True)
+    assert (summary.segmented, summary.failed) == (1, 3)
+    errors = [row.get("error") for row in Table(str(tmp_path / "m.jsonl")).rows]
+    assert sum("Windows has no files and folders named" in (error or "") for error in errors) == 3
+    assert list(tree(tmp_path / "out")) == ["ok.png"]
+
+
+class TestFileSystemsThatIgnoreCase:
+    """As those of Windows, macOS and memory cards."""
+
+    @pytest.fixture(autouse=True)
+    def ignored(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        look = os.lstat
+
+        def ignore(path: Path, **options: Any) -> os.stat_result:
+            path = Path(path)
+            names = {each.name.casefold(): each.name for each in path.parent.iterdir()}
+            return look(path.parent / names.get(path.name.casefold(), path.name), **options)
+
+        monkeypatch.setattr(os, "lstat", ignore)
+
+    @pytest.mark.parametrize(
+        ("names", "keep_endings"),
+        [(["1/Eye.jpg", "2/eye.jpg"], False), (["1/eye.jpg", "2/eye.JPG"], True)],
+    )
+    def test_results_do_not_replace_each_other(
+        self, names: list[str], keep_endings: bool, tmp_path: Path
+    ) -> None:
+        eyes = [str(path) for path in photographs(tmp_path / "in", names)]
+        for out in (tmp_path / "out", tmp_path / "in", tmp_path / "new" / "out"):
+            with pytest.raises(vesselseg.OptionError, match=r"would both write '.*[Ee]ye\."):
+                plan_jobs(eyes, str(out), keep_endings=keep_endings)
+
+    def test_no_photograph_is_replaced(self, tmp_path: Path) -> None:
+        (eye,) = photographs(tmp_path, ["Eye.png"])
+        with pytest.raises(vesselseg.OptionError, match="would be overwritten by the result"):
+            plan_jobs([str(eye)], str(tmp_path / "EYE.PNG"))
+
+    def test_are_told_by_what_is_in_them_not_by_the_system(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        photographs(tmp_path / "a", ["Eye.png"])
+        one, other = str(tmp_path / "a" / "new.png"), str(tmp_path / "a" / "NEW.png")
+        assert identity(one) == identity(other)
+        monkeypatch.undo()
+        photographs(tmp_path / "b", ["Eye.png"])
+        for system in ("darwin", "win32", "linux"):
+            monkeypatch.setattr(sys, "platform", system)
+            one, other = str(tmp_path / "b" / "new.png"), str(tmp_path / "b" / "NEW.png")
+            assert identity(one) != identity(other)
 
 
 def test_names_that_differ_in_their_form_of_unicode_only_are_one_on_macos(

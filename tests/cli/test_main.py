@@ -6,9 +6,11 @@ import argparse
 import logging
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -276,6 +278,25 @@ def test_what_ends_a_command_has_the_same_exit_code_in_all(
     said = capsys.readouterr()
     assert said.err == f"vesselseg: {str(error) or 'interrupted'}\n"
     assert said.out == ""
+
+
+def test_signals_that_end_a_process_end_a_command_and_are_the_hosts_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_run(monkeypatch, lambda _: signal.raise_signal(signal.SIGTERM) or 0)
+    assert run("models") == 143
+    assert capsys.readouterr().err == "vesselseg: ended by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    caught: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    try:
+        assert run("models") == 0  # a host that has a handler keeps it
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert caught == [signal.SIGTERM]
+    with_run(monkeypatch, lambda _: 0)
+    with ThreadPoolExecutor(1) as threads:  # where no handler can be set
+        assert threads.submit(run, "models").result() == 0
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -82,8 +82,10 @@ def run(
     def report(most: int) -> None:
         """Report what is finished; wait for the oldest if more than `most` are not."""
         while finishing and (len(finishing) > most or finishing[0][1].done()):
-            job, future = finishing.popleft()
-            on_outcome(job, _outcome(future))
+            job, future = finishing[0]
+            outcome = _outcome(future)  # an interrupt while this waits leaves it to be reported
+            finishing.popleft()
+            on_outcome(job, outcome)
 
     with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as finishers:
         results: Iterator[Any] = photographs()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import OptionError
-from ..files import exists, remove_abandoned
+from ..files import exists, make_folder, remove_abandoned
 from ..images import check_bits
 from ..measures import check_options, require_skan
 from ..process import progress_bar
@@ -19,7 +19,7 @@ from ..segmenter import Segmenter
 from ..spec import Scale
 from .engine import run
 from .jobs import KINDS, MEASURES_OVERLAY, Job, plan_jobs, results_folder
-from .places import is_address, make_folder, parent, suffix_of
+from .places import is_address, parent, suffix_of
 from .table import Row, Table
 from .work import SEGMENTS, Work
 

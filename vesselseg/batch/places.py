@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from unicodedata import normalize
 
 from ..errors import ImageError, MissingExtraError, OptionError, OutputError, redact
-from ..files import is_file, sha256, whole_file
+from ..files import is_file, is_folder, make_folder, sha256, whole_file
 
 
 def is_address(place: str) -> bool:
-    """Whether a place is an address rather than a path."""
-    return "://" in place
+    """Whether a place is an address rather than a path.
+
+    ``C://eyes`` is a path; ``simplecache::s3://eyes`` is an address.
+    """
+    return re.match(r"[A-Za-z][\w+.-]+:(:.*:)?//", place) is not None
 
 
 def join(folder: str, *names: str) -> str:
@@ -51,7 +56,28 @@ def identity(place: str) -> str:
         return place
     if sys.platform == "darwin":  # é is one file, be it one character or two
         real = normalize("NFC", real)
-    return real.casefold() if sys.platform in ("darwin", "win32") else real
+    folder = next(filter(is_folder, Path(real).parents), None)  # the others will be made in it
+    return real.casefold() if folder and _ignores_case(folder) else real
+
+
+@lru_cache(maxsize=1024)
+def _ignores_case(folder: Path) -> bool:
+    """Whether ``Eye`` and ``eye`` are one file in a folder, as its content or its own name shows.
+
+    A system has file systems of both kinds, such as that of a memory card on Linux.
+    """
+    try:
+        for path in folder.iterdir():
+            other = folder / path.name.swapcase()
+            if path.name.isascii() and other.name != path.name:
+                return os.path.samestat(os.lstat(path), os.lstat(other))
+        if folder.stat().st_dev == folder.parent.stat().st_dev and folder != folder.parent:
+            return _ignores_case(folder.parent)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return sys.platform in ("darwin", "win32")
 
 
 def open_filesystem(place: str) -> tuple[Any, str]:
@@ -113,12 +139,3 @@ def version_of(place: str) -> str | None:
         return sha256(place) if is_file(place) else None
     except OSError:
         return None
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder; OutputError if that is impossible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"The folder {str(folder)!r} cannot be created: {reason}.") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import OptionError, OutputError, redact, require
-from ..files import exists, is_file
+from ..files import exists, insist, is_file
 from .places import is_address, open_filesystem, suffix_of, write_bytes
 
 Row: TypeAlias = "dict[str, Any]"
@@ -112,7 +112,7 @@ class _File:
 
     def add(self, rows: Iterable[Row]) -> None:
         try:
-            with self.path.open("ab") as stream:
+            with insist(lambda: self.path.open("ab")) as stream:
                 stream.write(_to_json_lines(rows))
         except OSError as error:
             raise OutputError(
@@ -124,7 +124,7 @@ class _File:
 
     def remove(self) -> None:
         try:
-            self.path.unlink(missing_ok=True)
+            insist(lambda: self.path.unlink(missing_ok=True))
         except OSError as error:
             raise OutputError(f"{str(self.path)!r} cannot be removed: {error}.") from error
 

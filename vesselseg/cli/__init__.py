@@ -12,7 +12,9 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,7 +38,7 @@ a medical device."""
 _EXIT_CODES = """\
 exit code: 0 all done; 1 some photographs or models failed, with a message each; 2 nothing was
 done: wrong usage, a missing extra, a model that cannot be loaded, or a place that cannot be
-written; 130 interrupted."""
+written; 130 interrupted; 143 ended by SIGTERM."""
 
 # Words that can stand before the name of a command. None of them takes a value.
 _COMMON = re.compile(r"-[qv]+|--quiet|--verbose|--no-progress")
@@ -78,11 +80,41 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: all done; 1: some photographs or models failed; 2: nothing was done; 130: interrupted. A
-    message says why. Wrong usage raises SystemExit with 2, as argparse does.
+    0: all done; 1: some photographs or models failed; 2: nothing was done; 130: interrupted; 143:
+    ended by SIGTERM. A message says why. Wrong usage raises SystemExit with 2, as argparse does.
     """
-    with lasting_streams():
-        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    with lasting_streams(), _interrupted_by_signals():
+        try:
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
+        except KeyboardInterrupt as interrupt:
+            signals = [each for each in interrupt.args if isinstance(each, signal.Signals)]
+            message = f"ended by {signals[0].name}" if signals else "interrupted"
+            print(f"vesselseg: {message}", file=sys.stderr)
+            return 128 + (signals or [signal.SIGINT])[0]
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let other signals that end a process clean up as Ctrl-C does, unless the host uses them.
+
+    SIGHUP comes when a terminal is closed, and SIGBREAK of Windows then and with Ctrl-Break.
+    """
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number))
+
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():  # which alone may set them
+        ours = []
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _main(words: list[str]) -> int:
@@ -115,12 +147,9 @@ def _main(words: list[str]) -> int:
             code: int = options.run(options) or 0
             print(end="", flush=True)
             return code
-        except KeyboardInterrupt:
-            message, code = "interrupted", 130
         except (VesselsegError, FileNotFoundError) as error:
-            message, code = str(error), 2
-    print(f"vesselseg: {message}", file=sys.stderr)
-    return code
+            print(f"vesselseg: {error}", file=sys.stderr)
+            return 2
 
 
 def _find_command(words: Sequence[str]) -> int | None:

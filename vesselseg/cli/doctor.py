@@ -65,7 +65,8 @@ def _doctor(options: argparse.Namespace) -> None:
         "versions": {
             "vesselseg": __version__,
             "python": platform.python_version(),
-            **{name: _installed_version(name) for name in ("torch", "numpy", "pillow")},
+            "torch": str(torch.__version__),  # with its build, such as +cpu or +cu130
+            **{name: _installed_version(name) for name in ("numpy", "pillow")},
         },
         "extras": {name: _installed_version(name) for name in _EXTRAS},
         "system": platform.platform(),

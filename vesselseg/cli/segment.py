@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, OptionError, OutputError
-from ..files import is_folder
+from ..files import exists, is_folder
 from ..formats import endings
 from . import arguments, collection
 
@@ -121,16 +121,18 @@ def segment(options: argparse.Namespace) -> int:
 
 def _default_output(options: argparse.Namespace) -> str:
     """The output of one photograph or folder: a name of its own in the working folder."""
+    from ..batch.places import is_address
+
     text: str = options.inputs[0]
     source = Path(text)
-    is_several = "://" in text or (not source.exists() and any(c in text for c in "*?["))
+    is_several = is_address(text) or (not exists(text) and any(c in text for c in "*?["))
     if len(options.inputs) > 1 or is_several:
         last = options.inputs[-1]
-        hint = "" if Path(last).exists() or is_several else f" To write {last!r}, pass -o {last}."
+        hint = "" if exists(last) or is_several else f" To write {last!r}, pass -o {last}."
         raise OptionError(f"Several photographs need a folder for their results: -o FOLDER.{hint}")
     if text == "-":
         return text
-    if source.is_dir():
+    if is_folder(text):
         return f"{source.resolve().name}_vessels"
     is_numbered = source.suffix[1:].isdecimal()  # a UID, after which DICOM files are named
     name = source.name if is_numbered or options.keep_endings else source.stem
@@ -142,7 +144,7 @@ def _refuse_existing(jobs: Sequence[Job], out: str, *, resume: bool) -> None:
     from ..result import read_provenance
 
     for place in (place for job in jobs for place in job.outputs.values()):
-        if Path(place).exists() and not (resume and read_provenance(place)):
+        if exists(place) and not (resume and read_provenance(place)):
             raise OptionError(
                 f"{place!r} exists already. Nothing was done. Pass -o {out} to replace it, "
                 f"another place with -o, or --resume to skip results that are done."

@@ -23,9 +23,8 @@ from PIL import Image
 
 from .. import metrics
 from .._version import __version__
-from ..batch.places import make_folder
 from ..batch.table import encode_csv
-from ..files import whole_file
+from ..files import make_folder, whole_file
 from ..images import RGB
 from .datasets import Dataset
 from .figures import draw_figures

@@ -46,8 +46,10 @@ function newPhoto(file) {
 
 /** A name that no other photograph has: "eye.jpg", then "eye.jpg (2)". */
 function unique(wanted, field) {
+  // Eye and eye would be one file where the zip is unpacked on Windows or macOS.
+  const used = new Set(state.photos.map((photo) => photo[field].toLowerCase()));
   let name = wanted;
-  for (let n = 2; state.photos.some((photo) => photo[field] === name); n++) name = `${wanted} (${n})`;
+  for (let n = 2; used.has(name.toLowerCase()); n++) name = `${wanted} (${n})`;
   return name;
 }
 
