@@ -67,6 +67,7 @@ images weights measures.centrelines measures.columns
 measures.cleaning measures.drawing
 measures
 result preprocess familiarity cache.sidecar
+labels
 cache.transfer
 cache
 backends
@@ -79,7 +80,6 @@ segmenter
 api finetune.jpeg finetune.resampling
 batch.places batch.engine evaluation.statistics finetune.losses finetune.augmentation
 batch.search
-evaluation.labels
 batch.jobs batch.table evaluation.datasets finetune.state finetune.windows
 corrections
 batch.work finetune.trainer evaluation.scores finetune.photographs finetune.scores

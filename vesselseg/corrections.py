@@ -28,12 +28,13 @@ from PIL import Image
 
 from ._version import __version__
 from .batch.places import write_bytes
-from .batch.search import CORRECTIONS, LeftOut, is_photograph, walk
+from .batch.search import LeftOut, is_photograph, walk
 from .errors import DatasetError, OptionError
 from .evaluation.datasets import read_partial_label
 from .files import StrPath, is_file, is_folder
 from .formats import endings
 from .images import decode
+from .labels import CORRECTIONS
 from .result import encode_png
 
 __all__ = [

@@ -23,7 +23,6 @@ from vesselseg.evaluation.datasets import (
     read_pairs,
     read_photograph,
 )
-from vesselseg.evaluation.labels import read_fov, read_label
 from vesselseg.evaluation.scores import (
     THRESHOLDS,
     Case,
@@ -32,6 +31,7 @@ from vesselseg.evaluation.scores import (
     evaluate_other_observer,
     score,
 )
+from vesselseg.labels import read_fov, read_label
 from vesselseg.metrics import confusion
 
 

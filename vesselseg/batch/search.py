@@ -13,6 +13,7 @@ from .. import dicom
 from ..errors import ImageError
 from ..files import exists, is_file, is_folder
 from ..formats import endings
+from ..labels import CORRECTIONS
 from ..result import FORMATS, read_provenance
 from .places import names_dicom
 
@@ -26,9 +27,6 @@ OURS = "written by vesselseg"
 OTHER_ENDING = "of another ending"
 CORRECTION = "a correction"
 _USUAL = {HIDDEN, OURS, CORRECTION}
-
-CORRECTIONS = "corrections"
-"""The folder, beside photographs, of their corrections."""
 
 
 class LeftOut:

@@ -13,10 +13,10 @@ import numpy as np
 
 from .._version import __version__
 from ..errors import ImageError
-from ..evaluation.labels import read_fov, read_label
 from ..files import exists
 from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, decode, to_rgb
+from ..labels import read_fov, read_label
 from ..measures import ColorBy, Measures, measure
 from ..metrics import Mask
 from ..preprocess import check_scale

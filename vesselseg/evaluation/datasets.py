@@ -25,9 +25,9 @@ from ..errors import DatasetError, OptionError, did_you_mean
 from ..files import StrPath, is_folder
 from ..formats import endings
 from ..images import RGB, check_bits, to_rgb
+from ..labels import Label, orientation_of, read_content, read_fov, read_label, read_partial_label
 from ..metrics import Mask
 from ..spec import is_integer, plain
-from .labels import Label, orientation_of, read_content, read_fov, read_label, read_partial_label
 
 __all__ = [
     "Dataset",

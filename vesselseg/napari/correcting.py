@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch.search import CORRECTIONS, LeftOut, is_photograph, walk
+from ..batch.search import LeftOut, is_photograph, walk
 from ..corrections import (
     UNKNOWN,
     VESSEL,
@@ -28,6 +28,7 @@ from ..corrections import (
 from ..errors import DatasetError, ImageError, VesselsegError
 from ..files import is_file
 from ..images import decode
+from ..labels import CORRECTIONS
 from ..result import read_provenance
 
 if TYPE_CHECKING:

@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from ..batch.search import CORRECTIONS
-from ..errors import DatasetError
-from ..files import StrPath
-from ..formats import MAX_PIXELS
-from ..metrics import Mask
-from ..pictures import collect_complaints, open_picture
-from ..result import read_provenance
+from .errors import DatasetError
+from .files import StrPath
+from .formats import MAX_PIXELS
+from .metrics import Mask
+from .pictures import collect_complaints, open_picture
+from .result import read_provenance
 
 logger = logging.getLogger(__name__)
+
+CORRECTIONS = "corrections"
+"""The folder beside photographs that holds their corrected masks, which are labels."""
 
 _WHITES = (1, 255, 65535)
 _UNKNOWN = 128  # between 0 and 255: not known whether there is a vessel

@@ -18,7 +18,7 @@ from vesselseg.evaluation.datasets import (
     read_sample_fov,
     read_sample_label,
 )
-from vesselseg.evaluation.labels import read_fov, read_label, read_partial_label
+from vesselseg.labels import read_fov, read_label, read_partial_label
 
 LABEL = drawn.vessels(0)
 WHITE = Image.fromarray(LABEL.astype(np.uint8) * 255)
@@ -308,7 +308,7 @@ def test_files_that_are_damaged_or_missing(tmp_path):
 
 
 def test_a_gzipped_label_unpacks_to_no_more_than_a_large_image(tmp_path, monkeypatch):
-    monkeypatch.setattr("vesselseg.evaluation.labels.MAX_PIXELS", 100)
+    monkeypatch.setattr("vesselseg.labels.MAX_PIXELS", 100)
     path = tmp_path / "label.ppm.gz"
     path.write_bytes(gzip.compress(bytes(401)))
     with pytest.raises(DatasetError, match="unpacks to more than 400 bytes"):
