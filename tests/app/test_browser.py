@@ -315,8 +315,9 @@ def test_downloads_are_the_librarys_own_files(page, six, model, tmp_path, thresh
 def test_style_colour_and_opacity_hold_for_the_picture_and_the_download(page, six, expected):
     page.add(six[0])
     page.wait_until_done()
-    for name, value in (("style", "outline"), ("color", "#ff8000"), ("opacity", 0.5)):
-        page.set(name, value)
+    page.choose("style", "outlined")
+    page.set("color", "#ff8000")
+    page.set("opacity", 0.5)
     look = {"style": "outline", "color": (255, 128, 0)}
     overlay = expected["anna.png"].overlay(**look, opacity=0.5)
     with Image.open(io.BytesIO(page.download("overlay.png", "anna_overlay.png"))) as saved:
@@ -333,9 +334,9 @@ def test_mask_probability_and_field_of_view_are_shown(page, six, expected):
     page.add(six[0])
     page.wait_until_done()
     result = expected["anna.png"]
-    page.set("show", "mask")
+    page.choose("show", "mask")
     np.testing.assert_array_equal(page.canvas()[..., 0] > 0, result.mask)
-    page.set("show", "probability")
+    page.choose("show", "probability")
     grey = np.floor(result.probability * 255 + 0.5)
     np.testing.assert_allclose(page.canvas()[..., 0], grey, atol=1)
     assert not page.is_shown("fov")
@@ -357,7 +358,7 @@ def test_measures_are_computed_and_shown_on_request(page, six, expected):
     page.wait_until_done()
     assert not page.is_shown("measures")
     assert not any("measures" in name or "table" in name for name in page.requests())
-    page.set("show", "measures")
+    page.choose("show", "measures")
     wait(lambda: page.is_shown("measures"), 180)
     measures = expected["anna.png"].measure()
     rows = page.script(
@@ -375,7 +376,7 @@ def test_measures_are_computed_and_shown_on_request(page, six, expected):
     page.click("#full")
     full = page.box("layer")["width"]
     assert full == pytest.approx(max(measures.overlay().width, page.box("frame")["width"]), abs=1)
-    page.set("color-by", "segment")
+    page.choose("color-by", "segment")
     wait(lambda: page.is_shown("measures"))
     content = page.download("measures.png", "anna_measures.png")
     with Image.open(io.BytesIO(content)) as saved:
@@ -384,7 +385,7 @@ def test_measures_are_computed_and_shown_on_request(page, six, expected):
     wait(lambda: "length_mm" in page.text("measures"))
     overflow = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
     assert not page.script(overflow)
-    page.set("show", "mask")
+    page.choose("show", "mask")
     assert not page.is_shown("measures")
     assert page.is_shown("vessels")
 

@@ -171,6 +171,9 @@ def test_measures_are_drawn_and_listed_as_the_library_has_them(url, model, conte
 
 
 def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
+    # Python and Numba keep what they compile, unless that is done already.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    vesselseg.measure(np.eye(40, dtype=bool))
     # Whatever opens a file to write, in whichever thread of this process, is an audit event.
     written = []
 

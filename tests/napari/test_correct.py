@@ -201,7 +201,9 @@ def test_measures_are_of_what_is_painted(opened, viewer, qtbot):
     assert not opened.measures_button.enabled
     qtbot.waitUntil(lambda: opened.measures_button.enabled, timeout=60_000)
     assert len(viewer.layers[f"{shown(opened)} centrelines"].data) == 1
-    opened.next_button.changed(True)
+    opened.measures_button.changed(True)
+    opened.next_button.changed(True)  # before the measures are there, which are of the first one
+    qtbot.waitUntil(lambda: opened.measures_button.enabled, timeout=60_000)
     assert len(viewer.layers) == 2
 
 
@@ -224,7 +226,7 @@ print("Trained on 3 photographs, measured on 1: Dice 70.00 before, 80.00 after."
 class TestFineTuning:
     @pytest.fixture
     def ready(self, opened, folder, tmp_path, monkeypatch):
-        """The widget with one correction, and what it has started."""
+        """The widget with two corrections, and what it has started."""
         tiny_weights(tmp_path / "weights", seed=5)
         opened.started = []
 
@@ -233,7 +235,8 @@ class TestFineTuning:
             return ["-c", TRAINING, str(folder)]
 
         monkeypatch.setattr(fine_tuning, "training_arguments", arguments)
-        opened.done_button.changed(True)
+        for _ in range(2):
+            opened.done_button.changed(True)
         return opened
 
     @staticmethod
@@ -262,11 +265,12 @@ class TestFineTuning:
         tuning = self.start(ready, qtbot)
         (folder / "fine-tuned-1.pth.state").touch()
         tuning.cancel_button.changed(True)
-        assert tuning.message.value == "Cancelled."
+        assert tuning.message.value == "Cancelled. It can be resumed with the same settings."
         assert tuning.start_button.text == "Resume fine-tuning"
         assert tuning.restart.visible
         (folder / "go").touch()
         tuning.start_button.changed(True)
+        assert tuning.message.value == "Reading and measuring"
         qtbot.waitUntil(lambda: tuning.output.value.name == "fine-tuned-2.pth", timeout=60_000)
         assert not tuning.restart.visible
 
@@ -275,11 +279,13 @@ class TestFineTuning:
         (folder / "fail").touch()
         (folder / "go").touch()
         qtbot.waitUntil(lambda: tuning.start_button.enabled, timeout=60_000)
-        assert "There is no room." in messages()[0]
+        assert "There is no room." in messages()[0] == tuning.message.value
 
-    def test_without_corrections(self, opened):
+    def test_with_one_correction(self, opened):
+        opened.done_button.changed(True)
         opened.fine_tuning.start_button.changed(True)
-        assert "There are no corrections." in messages()[0]
+        assert "needs at least two corrections" in messages()[0]
+        assert opened.fine_tuning.process is None
 
 
 @pytest.mark.skipif(not os.environ.get("DISPLAY"), reason="needs a display, such as xvfb-run gives")

@@ -54,7 +54,7 @@ class Page:
         next(each for each in entries if each.text.split("\n")[0] == name).click()
 
     def set(self, name, value):
-        """Move a slider, or choose the value of a list or colour."""
+        """Move a slider, or set a colour or a number."""
         self.script(
             "const x = document.getElementById(arguments[0]); x.value = arguments[1];"
             "x.dispatchEvent(new Event('input', {bubbles: true}))", name, value,

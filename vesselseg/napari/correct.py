@@ -87,7 +87,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
                 self.fine_tuning,
             ]
         )
-        self.native.layout().insertWidget(1, self.list)
+        self.native.layout().insertWidget(1, self.list, 1)
         for widget in (
             self.previous_button, self.next_button, self.done_button, self.not_done_button,
             self.measures_button,
@@ -288,12 +288,18 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         return model
 
     def find_start(self) -> Start | None:
-        """What to fine-tune, once what was painted is saved.
+        """What to fine-tune, once what was painted is saved; None after a message.
 
         A model that was fine-tuned here has learnt from some of the corrections, so its Dice on
         held-out ones would be too high: fine-tuning starts from what it was made of.
         """
-        if self.session is None or not self.session.corrections or not self.save():
+        if self.session is None or len(self.session.corrections) < 2:
+            show_error(
+                "Fine-tuning needs at least two corrections, one to train on and one to measure "
+                "on. Choose a folder, correct photographs, and press Done for each."
+            )
+            return None
+        if not self.save():
             return None
         model = self.chosen_model()
         start = self.starts.get(Path(model), model)

@@ -20,7 +20,7 @@ from magicgui.widgets import (
 from napari.utils.notifications import show_error
 from qtpy.compat import isalive
 from qtpy.QtCore import QProcess
-from qtpy.QtWidgets import QDialog, QTextBrowser, QVBoxLayout
+from qtpy.QtWidgets import QDialog, QSizePolicy, QTextBrowser, QVBoxLayout
 
 from .learning import Start, TrainingOutput, is_interrupted, suggest_output, training_arguments
 
@@ -28,7 +28,7 @@ from .learning import Start, TrainingOutput, is_interrupted, suggest_output, tra
 class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where it is missing
     """Fine-tunes in a process of its own, which can be cancelled and resumed.
 
-    `find_start` returns what to start from, or None if there is no folder. `use` is called with the
+    `find_start` returns what to start from, or None after a message. `use` is called with the
     model file when it is written, and what it was fine-tuned from.
     """
 
@@ -74,6 +74,9 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
             ]
         )
         self.message.native.setWordWrap(True)
+        policy = self.message.native.sizePolicy()
+        policy.setHorizontalPolicy(QSizePolicy.Policy.Ignored)  # lines as long as there is room
+        self.message.native.setSizePolicy(policy)
         self.output.changed.connect(self.refresh)
         self.start_button.changed.connect(self.start)
         self.cancel_button.changed.connect(self.cancel)
@@ -87,7 +90,6 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
         """Start or resume the process."""
         start = self.find_start()
         if start is None:
-            show_error("There are no corrections. Choose a folder and correct photographs first.")
             return
         self.running_output = Path(self.output.value)
         self.running_model = start.model
@@ -105,6 +107,7 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
         process.finished.connect(self.end)
         process.errorOccurred.connect(self.fail_to_start)
         self.process = process
+        self.message.value = self.said.summary
         process.start(sys.executable, arguments)
         self.refresh()
 
@@ -117,10 +120,12 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
         if isalive(self.native):
             self.message.value = "Cancelled."
             self.refresh()
+            if self.restart.visible:
+                self.message.value += " It can be resumed with the same settings."
 
     def read(self) -> None:
         """Show what the process says."""
-        if self.process is None:
+        if self.process is None or not isalive(self.process):
             return
         self.said.add(bytes(self.process.readAllStandardOutput()))
         self.message.value = self.said.summary
@@ -137,14 +142,14 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
 
     def end(self, code: int, status: Any) -> None:
         """Show the card and use the model, or show why there is none."""
-        if self.process is None:  # cancelled
+        if self.process is None or not isalive(self.process):  # cancelled, or napari was closed
             return
         self.read()
         self.process = None
         self.restart.value = False
         if code or status != QProcess.ExitStatus.NormalExit:
-            self.message.value = "There is no new model."
-            show_error(f"Fine-tuning failed: {self.said.last_lines}")
+            self.message.value = f"Fine-tuning failed: {self.said.last_lines}"
+            show_error(self.message.value)
             self.refresh()
             return
         output = self.running_output

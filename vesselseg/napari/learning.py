@@ -93,4 +93,4 @@ class TrainingOutput:
 
 
 def _decode(line: bytes) -> str:
-    return line.decode(errors="replace").strip()
+    return line.decode(errors="replace").strip().removeprefix("vesselseg: ")

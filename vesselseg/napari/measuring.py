@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from magicgui.widgets import PushButton
@@ -32,7 +33,8 @@ class Shown(NamedTuple):
 class MeasuresButton(PushButton):  # type: ignore[misc] # magicgui has no types where it is missing
     """Measures the vessels that `find_shown` returns, as painted, in a thread.
 
-    The new layers take the place of those that the button added before.
+    The new layers take the place of those that the button added before. There are none if the
+    vessels' layer was removed meanwhile, as it is when another photograph is shown.
     """
 
     def __init__(self, viewer: Viewer, find_shown: Callable[[], Shown | None]) -> None:
@@ -54,7 +56,7 @@ class MeasuresButton(PushButton):  # type: ignore[misc] # magicgui has no types 
         self.enabled = False
         vessels = shown.vessels.data == 1
         worker = create_worker(_measure, vessels, shown.field_of_view, shown.photograph)
-        worker.returned.connect(self.show_outcome)
+        worker.returned.connect(partial(self.show_outcome, shown.vessels))
         worker.finished.connect(self.end)
         worker.start()
 
@@ -63,9 +65,9 @@ class MeasuresButton(PushButton):  # type: ignore[misc] # magicgui has no types 
         if isalive(self.native):
             self.enabled = True
 
-    def show_outcome(self, outcome: list[LayerData] | str) -> None:
+    def show_outcome(self, measured: Labels, outcome: list[LayerData] | str) -> None:
         """Replace the layers, or show the message that measuring ended with."""
-        if not isalive(self.native):
+        if not isalive(self.native) or measured not in self.viewer.layers:
             return
         if isinstance(outcome, str):
             show_error(outcome)

@@ -576,12 +576,14 @@ function fill(node, children) {
 
 // ---- Events ----
 
+/** Show what the controls say, once for each change: a browser may tell of it as two events. */
 function readView() {
-  for (const id of ["show", "style", "color", "threshold", "opacity", "divider"]) {
-    state.view[id] = by(id).value;
-  }
-  Object.assign(state.view, { fov: by("show-fov").checked, colorBy: by("color-by").value });
-  state.view.mm = by("mm-per-pixel").value;
+  const ids = ["show", "style", "color", "threshold", "opacity", "divider"];
+  const view = Object.fromEntries(ids.map((id) => [id, by(id).value]));
+  const [fov, colorBy, mm] = [by("show-fov").checked, by("color-by").value, by("mm-per-pixel").value];
+  Object.assign(view, { fov, colorBy, mm });
+  if (JSON.stringify(view) === JSON.stringify(state.view)) return;
+  state.view = view;
   render();
 }
 
@@ -607,9 +609,7 @@ function divide(share) {
 }
 
 function listenToAll() {
-  by("controls").addEventListener("input", (event) => {
-    if (!["model", "bits"].includes(event.target.id)) readView();
-  });
+  for (const name of ["input", "change"]) by("controls").addEventListener(name, readView);
   by("model").addEventListener("change", () => choose({ model: by("model").value }));
   by("bits").addEventListener("change", () => choose({ bits: by("bits").value }));
   by("for-all").addEventListener("click", () => {
