@@ -99,7 +99,7 @@ def test_train_on_corrections_in_subfolders(run, tmp_path):
     assert "--recursive also searches subfolders" in err
     code, out, err = run("--recursive", folders=[str(folder), "--corrected"])
     assert (code, err) == (0, "")
-    assert "Trained on 1 photographs, measured on 1" in out
+    assert "Trained on 1 photograph, measured on 1" in out
     card = (tmp_path / "model.md").read_text()
     assert "one/eye.png" in card
     assert "two/eye.png" in card

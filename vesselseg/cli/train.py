@@ -115,9 +115,11 @@ def _train(options: argparse.Namespace) -> int:
         progress=options.progress,
         on_evaluation=None if options.quiet else _print_scores,
     )
+    count = len(result.training)
     print(
-        f"Trained on {len(result.training)} photographs, measured on {len(result.held_out)}: Dice "
-        f"{100 * result.before.dice:.2f} before, {100 * result.after.dice:.2f} after."
+        f"Trained on {count} photograph{'' if count == 1 else 's'}, measured on "
+        f"{len(result.held_out)}: Dice {100 * result.before.dice:.2f} before, "
+        f"{100 * result.after.dice:.2f} after."
     )
     if not result.after.iteration:
         print("No measurement was better than the first, so the weights are unchanged.")
