@@ -96,6 +96,8 @@ def without_onednn():
 
 def windows():
     lack(POSIX_MODULES, {os: POSIX_OS, signal: POSIX_SIGNALS})
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on; on Linux it asks for the affinity
+        os.process_cpu_count = os.cpu_count
     keep_open_files()
     ctypes.CDLL = without_library
     sys.platform = "win32"
