@@ -235,6 +235,8 @@ class TestImport:
         assert not list(home.glob("*.part"))
         with pytest.raises(FileNotFoundError, match="no file"):
             vesselseg.import_file(tmp_path / "absent.pth", spec)
+        with pytest.raises(FileNotFoundError, match="no file"):  # no file system has such a name
+            vesselseg.import_file("x" * 300, spec)
         with pytest.raises(OptionError, match="part of the package"):
             vesselseg.import_file(tmp_path / "other.pth", EMBEDDED)
 

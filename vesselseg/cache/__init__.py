@@ -28,7 +28,7 @@ from urllib.parse import quote
 from platformdirs import user_cache_path
 
 from ..errors import CheckpointError, DownloadError, OptionError, OutputError, redact
-from ..files import replace, sha256
+from ..files import is_file, replace, sha256
 from ..process import progress_bar
 from ..registry import REGISTRY
 from ..spec import ModelSpec, Source
@@ -145,7 +145,7 @@ def import_file(
     file = Path(file)
     if packaged_path(spec):
         raise OptionError(f"{spec.name!r} is part of the package; it needs no file.")
-    if not file.is_file():
+    if not is_file(file):
         raise FileNotFoundError(f"There is no file {str(file)!r}.")
     with _locked(spec):
         _search_cache(spec, verify)  # records the digest of a file that is there, so that it binds
