@@ -1,11 +1,14 @@
 """Pinholes and specks in a mask, which fill_holes and min_size take out."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from support import EXAMPLE, shapes
 
 import vesselseg
 from vesselseg import measure
+from vesselseg.measures.cleaning import clean
 
 pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
 
@@ -195,3 +198,14 @@ class TestSpecks:
         mask[45:52, 20:180] = True
         mask[52:62, 100:103] = True
         assert measure(mask).branch_points == 1
+
+
+@pytest.mark.slow
+def test_noise_all_over_a_mask_takes_little_memory():
+    mask = np.random.default_rng(0).random((1000, 1000)) < 0.5
+    tracemalloc.start()
+    try:
+        clean(mask, np.ones_like(mask), fill_holes=20, min_size=20)
+        assert tracemalloc.get_traced_memory()[1] < 150 * mask.size
+    finally:
+        tracemalloc.stop()
