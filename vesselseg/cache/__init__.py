@@ -462,7 +462,7 @@ def _bring(
     replace(part, target)
     for rest in target.parent.glob(f"{spec.filename}.*.part*"):  # of other addresses too
         with contextlib.suppress(OSError):  # on Windows, of a file that a program has open
-            rest.unlink(missing_ok=True)
+            rest.unlink()
     logger.info("%s was obtained from %s.", target, origin)
     return CachedFile(target, digest, content)
 
