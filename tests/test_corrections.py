@@ -133,6 +133,12 @@ class TestNames:
             find_corrections(folder)
 
 
+def test_one_that_is_no_png_file_is_rejected_with_the_values_that_it_must_have(folder):
+    drawn.write(folder / "corrections" / "b.tif", LABEL)
+    with pytest.raises(DatasetError, match=r"b\.tif' is no PNG file\. .* 0, 128 or 255 for each"):
+        find_corrections(folder)
+
+
 def test_those_of_subfolders_are_found_on_request(folder):
     save_correction(folder / "c.png", LABEL)
     for place in ("right", "left/2024"):

@@ -245,6 +245,19 @@ class TestResuming:
         assert whole["a.png"]["density"] > 0
         assert [{**row, "seconds": None} for row in whole.values()] == list(later.values())
 
+    @pytest.mark.slow
+    def test_leaves_rows_that_have_their_measures_as_they_are(
+        self, tmp_path: Path, folder: Path, model: Path
+    ) -> None:
+        pytest.importorskip("skan", reason="needs the extra measure")
+        table = tmp_path / "m.csv"
+        options: dict[str, Any] = {"model": model, "manifest": table, "measure": True}
+        segment_folder(folder, tmp_path / "out", **options)
+        assert rows_of(table)["a.png"]["length_px"] > 0
+        before = table.read_bytes()
+        assert segment_folder(folder, tmp_path / "out", resume=True, **options).skipped == 2
+        assert table.read_bytes() == before
+
     @pytest.mark.parametrize("ending", [".png", ".tif", ".npy"])
     @pytest.mark.parametrize("damage", ["cut", "cut by a byte", "empty", "zeros", "a flipped bit"])
     def test_repeats_what_is_damaged(

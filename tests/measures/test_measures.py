@@ -56,6 +56,12 @@ class TestShapes:
         assert measures.length_px == pytest.approx(160, abs=1)
         assert width_quartiles(measures) == pytest.approx((9, 9, 9), rel=0.01)
 
+    def test_the_centreline_of_a_thin_straight_line_is_the_line_up_to_both_ends(self):
+        mask = np.zeros((50, 90), dtype=bool)
+        mask[20, 10:80] = True
+        (line,) = measure(mask).centrelines
+        assert line == pytest.approx(np.array([(20, column) for column in range(10, 80)]), abs=1e-9)
+
     def test_the_tortuosity_is_that_of_the_branch_that_most_of_the_length_is_in(self):
         mask = np.zeros((300, 300), dtype=bool)
         mask[50:53, 50:90] = True
