@@ -110,6 +110,10 @@ class TestNames:
         save_correction(folder / "IM0001", LABEL)
         assert names(folder) == [("IM0001", "IM0001.png")]
 
+    def test_may_end_in_capitals(self, folder):
+        drawn.write(folder / "corrections" / "a.PNG", LABEL)
+        assert names(folder) == [("a.png", "a.PNG")]
+
     def test_of_masks_beside_photographs_do_not_count(self, folder):
         vesselseg.segment(drawn.photograph(1)).save(folder / "b.png")
         save_correction(folder / "b.tif", LABEL)

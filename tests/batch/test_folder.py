@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,20 @@ def test_rows_of_existing_results_have_their_bits(
         rows.append({**row, "seconds": None})
     assert rows[0] == rows[1]
     assert "16-bit values" not in caplog.text
+
+
+def test_the_seconds_of_the_rows_add_up_to_the_run(
+    tmp_path: Path, folder: Path, model: Path
+) -> None:
+    loaded = vesselseg.load_model(model, device="cpu")
+    rows: list[dict[str, Any]] = []
+    start = time.perf_counter()
+    segment_folder(folder, tmp_path / "out", model=loaded, recursive=True, on_row=rows.append)
+    elapsed = time.perf_counter() - start
+    seconds = [row["seconds"] for row in rows]
+    assert len(seconds) == 3
+    assert min(seconds) >= 0
+    assert 0 < sum(seconds) < elapsed + 0.01  # each is rounded
 
 
 @pytest.mark.parametrize(("ending", "skipped"), [(".tif", 1), (".npy", 0)])
