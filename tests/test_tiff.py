@@ -168,6 +168,13 @@ def test_pixels_without_a_defined_meaning_are_rejected(values, options, match):
         to_rgb(tiff(values, **options))
 
 
+def test_compressed_files_are_left_to_pillow_since_tifffile_unpacks_without_limit():
+    floats = (RGB / 255).astype(np.float32)  # a layout that Pillow does not read
+    assert np.array_equal(to_rgb(tiff(floats, photometric="rgb")), RGB)
+    with pytest.raises(ImageError, match="is a compressed TIFF file whose layout Pillow does not"):
+        to_rgb(tiff(floats, photometric="rgb", compression="zlib"))
+
+
 def test_a_file_that_pillow_misreads_is_rejected_as_a_pil_image():
     content = tiff(GREY.astype(np.uint16) * 257, photometric="miniswhite")
     with (
