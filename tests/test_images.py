@@ -333,6 +333,10 @@ class TestBits:
         with pytest.raises(ImageError, match="keeps the upper 8 bits; bits=12 cannot be applied"):
             to_rgb(path, bits=12)
 
+    def test_of_which_other_libraries_keep_all_bits(self):
+        with pytest.raises(ImageError, match=r"Read it with tifffile or OpenCV, and pass the arr"):
+            to_rgb(png_of_16_bits(4095, 4095, 4095), bits=12)
+
     def test_of_bright_16_bit_rgb_files_nothing_is_told(self, caplog):
         assert to_rgb(png_of_16_bits(65535, 40000, 257)).max() == 255
         assert not caplog.records

@@ -276,6 +276,27 @@ class TestSegmentMany:
         with pytest.raises(LookupError, match="no more"):
             next(results)
 
+    def test_after_its_error_an_iterator_is_asked_for_nothing(self, model, images):
+        class Source:
+            def __init__(self):
+                self.left = [images[1], LookupError("a gap"), images[1]]
+
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                if not self.left:
+                    raise StopIteration
+                given = self.left.pop(0)
+                if isinstance(given, Exception):
+                    raise given
+                return given
+
+        source, found = Source(), []
+        with pytest.raises(LookupError, match="a gap"):
+            found.extend(model.segment_many(source))
+        assert len(found) == len(source.left) == 1
+
     def test_errors_can_come_in_place_of_results(self, model, images, tmp_path):
         mixed = ["none.png", images[0], b"", images[1], images[1], tmp_path]
         results = list(model.segment_many(mixed, on_error="yield"))

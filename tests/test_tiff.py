@@ -168,6 +168,13 @@ def test_pixels_without_a_defined_meaning_are_rejected(values, options, match):
         to_rgb(tiff(values, **options))
 
 
+def test_channels_of_different_depths_are_rejected():
+    content = tiff(RGB, photometric="rgb")
+    assert content.count(struct.pack("<3H", 8, 8, 8)) == 1
+    with pytest.raises(ImageError, match="has channels of different types"):
+        to_rgb(content.replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", 8, 8, 16)))
+
+
 def test_compressed_files_are_left_to_pillow_since_tifffile_unpacks_without_limit():
     floats = (RGB / 255).astype(np.float32)  # a layout that Pillow does not read
     assert np.array_equal(to_rgb(tiff(floats, photometric="rgb")), RGB)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +20,19 @@ from support.faults import MOST, FailingBackend, faulty_folder
 from support.models import tiny_weights
 
 import vesselseg
-from vesselseg import ImageError, OptionError, Segmentation, Segmenter, segment_folder, weights
+from vesselseg import (
+    ImageError,
+    OptionError,
+    OutputError,
+    Segmentation,
+    Segmenter,
+    segment_folder,
+    weights,
+)
 from vesselseg.batch.folder import Summary
 from vesselseg.batch.table import Table
 from vesselseg.cli import main
+from vesselseg.files import whole_file
 from vesselseg.result import read_provenance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +75,21 @@ def test_skips_what_is_done_and_repeats_what_is_not(
     assert summary == Summary(segmented=1, repeated=1, skipped=1, manifest=str(manifest))
     assert [Path(row["input"]).name for row in Table(str(manifest)).rows] == ["a.png", "b.png"]
     assert len(rows) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are looked up on POSIX systems only")
+def test_what_a_killed_run_left_of_a_file_is_removed(
+    tmp_path: Path, folder: Path, model: Path
+) -> None:
+    with whole_file(tmp_path / "a.png") as part:
+        part.touch()
+        name = part.name
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        pass
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name.replace(f"-{os.getpid()}-", f"-{killed.pid}-")).touch()
+    segment_folder(folder, tmp_path / "out", model=model)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
 
 
 def test_rows_of_existing_results_have_their_bits(
@@ -126,6 +154,20 @@ def test_an_error_is_raised_if_asked_for_once_earlier_results_are_written(
     written = sorted(tree(tmp_path / "out"))
     assert written[0] == "00.png"
     assert len(written) < 20
+
+
+def test_the_first_of_several_errors_is_raised(
+    tmp_path: Path, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_are_written = threading.Barrier(2, timeout=30)
+
+    def fail(place: str, _: bytes) -> None:
+        both_are_written.wait()
+        raise OutputError(f"{place} is lost")
+
+    monkeypatch.setattr("vesselseg.batch.work.write_bytes", fail)
+    with pytest.raises(OutputError, match=r"a\.png is lost"):
+        segment_folder(folder, tmp_path / "out", model=model, on_error="raise")
 
 
 def failing_model(file: Path, **options: Any) -> Segmenter:
