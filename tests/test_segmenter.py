@@ -50,6 +50,15 @@ class TestResult:
         assert expected.std() > 0.01
         np.testing.assert_allclose(model(photograph).probability, expected, atol=1e-6)
 
+    def test_logits_are_warned_of_like_a_result(self, model, photograph, caplog):
+        swapped = photograph[..., ::-1]
+        model(swapped)
+        of_result = caplog.messages
+        assert "are the channels swapped?" in " ".join(of_result)
+        caplog.clear()
+        model.logits(swapped)
+        assert caplog.messages == of_result
+
     def test_the_network_sees_the_colours_of_the_spec(self, model, photograph, published_file):
         means = (120.0, 90.0, 60.0)
         spec = dataclasses.replace(NARROW, fov_rgb_mean=means)
