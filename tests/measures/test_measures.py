@@ -76,6 +76,13 @@ class TestShapes:
         assert measures.branch_points == 0
         assert len(measures.segments["length_px"]) == 0
 
+    def test_a_ring_has_neither_ends_nor_branch_points(self):
+        distance = np.hypot(*(np.indices((101, 101)) - 50))
+        measures = measure((distance > 27) & (distance < 33))
+        assert (measures.branch_points, measures.end_points) == (0, 0)
+        assert measures.length_px == pytest.approx(2 * math.pi * 30, rel=0.02)
+        assert measures.tortuosity is None
+
     def test_a_crossing_is_one_branch_point(self):
         mask = np.zeros((200, 200), dtype=bool)
         mask[95:102, 20:180] = mask[20:180, 95:102] = True
