@@ -283,6 +283,13 @@ def test_field_of_view_is_public():
     assert (found == disc).mean() > 0.98
 
 
+def test_field_of_view_takes_the_bits_of_16_bit_values():
+    disc = np.hypot(*np.mgrid[-200:200, -200:200]) < 180
+    deep = np.where(disc, 3000, 0).astype(np.uint16)
+    assert vesselseg.field_of_view(deep // 8).all()  # too dark to have a border
+    assert (vesselseg.field_of_view(deep // 8, bits=9) == disc).mean() > 0.98
+
+
 class TestBits:
     """16-bit values that use fewer bits."""
 

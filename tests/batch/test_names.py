@@ -148,6 +148,25 @@ class TestFileSystemsThatIgnoreCase:
             assert identity(one) != identity(other)
 
 
+def test_an_empty_card_is_not_told_by_the_folder_that_it_is_mounted_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs(tmp_path, ["Eye.png"])
+    look = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        found = look(path, **options)
+        is_mounted = path.name == "card"
+        return os.stat_result((*found[:2], found.st_dev + is_mounted, *found[3:]))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for name, ignores_case in (("folder", False), ("card", True)):
+        (tmp_path / name).mkdir()
+        one, other = (identity(str(tmp_path / name / each)) for each in ("new.png", "NEW.png"))
+        assert (one == other) == ignores_case
+
+
 def test_names_that_differ_in_their_form_of_unicode_only_are_one_on_macos(
     tmp_path: Path, model: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

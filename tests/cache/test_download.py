@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -257,6 +258,17 @@ class TestImport:
         assert saved(black).provenance["unverified"]
         saved.save(tmp_path / "again.pth")
         assert vesselseg.load_model(tmp_path / "again.pth").spec.unverified
+
+    def test_a_digest_that_is_unlike_is_given_with_the_model_and_its_digits(
+        self, spec, other, tmp_path
+    ):
+        sources = tuple(dataclasses.replace(source, digits="0badc0de") for source in spec.sources)
+        (tmp_path / "other.pth").write_bytes(other)
+        said = f"than that of 'narrow'. Its SHA-256 is {sha256(other)}, and should begin with 0bad"
+        with pytest.raises(CheckpointError, match=re.escape(said)):
+            vesselseg.import_file(
+                tmp_path / "other.pth", dataclasses.replace(spec, sources=sources)
+            )
 
     def test_a_digest_unlike_the_pinned_one_is_rejected_for_good(
         self, spec, content, other, tmp_path
