@@ -260,6 +260,17 @@ def test_missing_file_and_folder(tmp_path):
         to_rgb(tmp_path)
 
 
+def test_file_objects_are_named_in_messages_if_they_have_a_name(tmp_path):
+    (tmp_path / "eye.jpg").write_bytes(b"no image")
+    with (
+        (tmp_path / "eye.jpg").open("rb") as stream,
+        pytest.raises(ImageError, match=r"^the file object '.*eye\.jpg' could not be decoded"),
+    ):
+        to_rgb(stream)
+    with pytest.raises(ImageError, match="^the file object given could not be decoded"):
+        to_rgb(io.BytesIO(b"no image"))
+
+
 def test_bfloat16_tensors_are_accepted():
     assert (to_rgb(torch.full((3, 2, 2), 0.5, dtype=torch.bfloat16)) == 128).all()
 

@@ -434,3 +434,11 @@ def test_messages_about_addresses_have_no_passwords(caplog: pytest.LogCaptureFix
     assert "a.txt" in caplog.text
     assert "secret" not in caplog.text
     assert printable(folder) == "memory://***@host/eyes"
+
+
+def test_a_file_at_an_address_that_cannot_be_read_is_an_error_of_its_image(here: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no image 'local://.*/eye\.png'"):
+        places.read_bytes(f"local://{here}/eye.png")
+    (here / "eye.png").mkdir()
+    with pytest.raises(ImageError, match=r"'local://.*/eye\.png' cannot be read: "):
+        places.read_bytes(f"local://{here}/eye.png")
