@@ -179,6 +179,12 @@ def test_other_things_are_rejected_with_what_is_accepted(given, match):
         to_rgb(given)
 
 
+@pytest.mark.parametrize("beyond", [-1, 256])
+def test_uint8_is_advised_only_for_values_that_it_holds(beyond):
+    with pytest.raises(ImageError, match=r"type int32; allowed are .*\[0, 1\]\.$"):
+        to_rgb(np.array([[0, 255, beyond]], np.int32))
+
+
 GARBAGE = {
     "EXIF of zeros": {"exif": b"Exif\0\0" + bytes(64)},
     "EXIF of garbage": {"exif": b"Exif\0\0" + b"GARBAGE-" * 8},
@@ -267,7 +273,7 @@ def test_file_objects_are_named_in_messages_if_they_have_a_name(tmp_path):
         pytest.raises(ImageError, match=r"^the file object '.*eye\.jpg' could not be decoded"),
     ):
         to_rgb(stream)
-    with pytest.raises(ImageError, match="^the file object given could not be decoded"):
+    with pytest.raises(ImageError, match=r"^the file object given could not be decoded"):
         to_rgb(io.BytesIO(b"no image"))
 
 
