@@ -110,6 +110,10 @@ class TestNames:
         save_correction(folder / "IM0001", LABEL)
         assert names(folder) == [("IM0001", "IM0001.png")]
 
+    def test_may_end_in_capitals(self, folder):
+        drawn.write(folder / "corrections" / "a.PNG", LABEL)
+        assert names(folder) == [("a.png", "a.PNG")]
+
     def test_of_masks_beside_photographs_do_not_count(self, folder):
         vesselseg.segment(drawn.photograph(1)).save(folder / "b.png")
         save_correction(folder / "b.tif", LABEL)
@@ -131,6 +135,12 @@ class TestNames:
             drawn.write(folder / "corrections" / name, LABEL)
         with pytest.raises(DatasetError, match=said):
             find_corrections(folder)
+
+
+def test_one_that_is_no_png_file_is_rejected_with_the_values_that_it_must_have(folder):
+    drawn.write(folder / "corrections" / "b.tif", LABEL)
+    with pytest.raises(DatasetError, match=r"b\.tif' is no PNG file\. .* 0, 128 or 255 for each"):
+        find_corrections(folder)
 
 
 def test_those_of_subfolders_are_found_on_request(folder):

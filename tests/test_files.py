@@ -54,6 +54,14 @@ def test_errors_about_something_else_pass_unchanged(error, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_that_the_system_has_no_words_for_is_given_in_its_own(tmp_path):
+    with (
+        pytest.raises(OutputError, match=r"result' cannot be written: the disk is odd\.$"),
+        whole_file(tmp_path / "result"),
+    ):
+        raise OSError("the disk is odd")
+
+
 class TestOpenOnWindows:
     """Windows refuses to replace a file that a program has open."""
 
@@ -170,6 +178,14 @@ class TestNamesOnWindows:
                 write(path)
         with pytest.raises(OutputError, match=r"No such file or directory\.$"):
             write(tmp_path / "eye.png")
+
+    @pytest.mark.parametrize(("length", "is_too_long"), [(259, False), (260, True)])
+    def test_that_are_as_long_as_allowed_do_not(self, length, is_too_long, tmp_path):
+        (tmp_path / "file").touch()
+        above = str(tmp_path / "file")
+        with pytest.raises(OutputError, match="cannot be created") as caught:
+            make_folder(Path(above, "x" * (length - len(above) - 1)))
+        assert (f"has {length} characters" in str(caught.value)) == is_too_long
 
 
 def test_has_ordinary_permissions(tmp_path):

@@ -147,6 +147,13 @@ class TestOtherFormats:
             with pytest.raises(ImageError, match=r"format \w+, which vesselseg does not decode"):
                 to_rgb(opened)
 
+    def test_one_that_the_caller_could_not_decode_is_not_tried_again(self):
+        with Image.open(io.BytesIO(OTHERS["TGA"][:-100])) as opened:
+            with pytest.raises(OSError, match="truncated"):
+                opened.load()
+            with pytest.raises(ImageError, match="format TGA, which vesselseg does not decode"):
+                to_rgb(opened)
+
     def test_an_image_that_the_caller_decoded_is_taken(self):
         with Image.open(io.BytesIO(OTHERS["TGA"])) as opened:
             with pytest.raises(ImageError, match="format TGA"):

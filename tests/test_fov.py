@@ -101,6 +101,24 @@ def test_a_label_in_the_corner_is_not_part_of_the_field_of_view():
     assert iou(find_field_of_view(image).mask, truth) > 0.99
 
 
+def test_a_banner_is_no_second_field_of_view():
+    image, truth = camera()
+    image = np.pad(image, ((150, 0), (0, 0), (0, 0)))
+    image[:130] = 255  # large enough, but too narrow
+    found = find_field_of_view(image)
+    assert found.warning == ""
+    assert iou(found.mask[150:], truth) > 0.98
+    assert not found.mask[:130].any()
+
+
+def test_a_bright_dot_in_the_dark_part_of_a_cut_disc_is_not_warned_of():
+    image, _ = camera()
+    image[500:] = 0
+    assert find_field_of_view(image).warning == ""
+    image[530:536, 297:303] = 255
+    assert find_field_of_view(image).warning == ""
+
+
 def test_a_notch_and_dark_vessels_do_not_matter():
     image, truth = camera()
     image[560:, 280:320] = 0  # a notch in the border

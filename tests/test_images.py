@@ -109,6 +109,13 @@ class TestFileFormats:
         assert red > 240
         assert max(green, blue) < 15
 
+    def test_cmyk_with_a_profile_has_its_colours(self):
+        ink = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+        assert to_rgb(ink)[4, 4].tolist() == [0, 255, 255]
+        decoded = decode(encoded(ink, "TIFF", icc_profile=profile_of_grey_inks()))
+        assert decoded.warnings == ()
+        assert abs(decoded.rgb.astype(int) - 119).max() <= 1  # L* = 50 in sRGB
+
     def test_exif_orientation_turns_files_upright(self):
         exif = Image.Exif()
         exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -326,9 +333,30 @@ class TestBits:
         with pytest.raises(ImageError, match="keeps the upper 8 bits; bits=12 cannot be applied"):
             to_rgb(path, bits=12)
 
+    def test_of_which_other_libraries_keep_all_bits(self):
+        with pytest.raises(ImageError, match=r"Read it with tifffile or OpenCV, and pass the arr"):
+            to_rgb(png_of_16_bits(4095, 4095, 4095), bits=12)
+
     def test_of_bright_16_bit_rgb_files_nothing_is_told(self, caplog):
         assert to_rgb(png_of_16_bits(65535, 40000, 257)).max() == 255
         assert not caplog.records
+
+
+def profile_of_grey_inks():
+    """An ICC profile (ICC.1:2001-04) in which paper is white and each ink a middle grey."""
+    identity = bytes(range(256))
+    neutral = bytes([128, 128])  # a* and b* of 0
+    lightness = [255] + [128] * 14 + [0]  # for no ink, some of the inks, and all
+    table = struct.pack(">4s4x4B", b"mft1", 4, 3, 2, 0)
+    table += struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    table += identity * 4 + b"".join(bytes([value]) + neutral for value in lightness)
+    table += identity * 3
+    start = 128 + 4 + 12
+    head = struct.pack(">I4xI4s4s4s", start + len(table), 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    head = head.ljust(36, b"\0") + b"acsp"
+    light = struct.pack(">3i", 63190, 65536, 54061)  # D50
+    tags = struct.pack(">I4sII", 1, b"A2B0", start, len(table))
+    return head.ljust(68, b"\0") + light + bytes(48) + tags + table
 
 
 def tiff_of_12_bits(values):

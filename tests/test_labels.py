@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageFilter, ImageOps
 from support import drawn
 
 from vesselseg import DatasetError, Segmentation
+from vesselseg.corrections import save_correction
 from vesselseg.evaluation.datasets import (
     Sample,
     read_photograph,
@@ -229,6 +230,15 @@ class TestKnownInPart:
     def test_is_no_surprise_in_the_folder_of_corrections(self, tmp_path, caplog):
         drawn.write(tmp_path / "corrections" / "eye.png", self.VALUES)
         assert not read_partial_label(tmp_path / "corrections" / "eye.png").known.all()
+        assert not caplog.text
+
+    def test_nor_is_a_correction_in_any_other_folder(self, tmp_path, caplog):
+        drawn.write(tmp_path / "eye.png", drawn.photograph(0))
+        path = save_correction(tmp_path / "eye.png", self.VALUES)
+        copied = tmp_path / "labels" / "eye.png"
+        copied.parent.mkdir()
+        copied.write_bytes(path.read_bytes())
+        assert not read_partial_label(copied).known.all()
         assert not caplog.text
 
     def test_other_labels_are_known_everywhere(self, tmp_path):

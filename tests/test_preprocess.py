@@ -182,6 +182,14 @@ class TestCheckScale:
         with pytest.raises(OptionError, match="has no size for scale='fit'"):
             check_scale("fit", EMBEDDED)
 
+    def test_without_any_size_there_are_native_and_factors(self):
+        spec = replace(DRIVE, scale="native", fit_size=None, fov_diameter=None)
+        for scale in (None, "native", 2.0):
+            assert check_scale(scale, spec) == (scale or "native")
+        for scale in ("fit", "fov"):
+            with pytest.raises(OptionError, match=f"has no size for scale='{scale}'"):
+                check_scale(scale, spec)
+
 
 class TestUnfamiliarSize:
     @pytest.mark.parametrize(("diameter", "warned"), [(538, 0), (270, 0), (260, 1), (1080, 1)])

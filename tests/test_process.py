@@ -172,6 +172,13 @@ def pretend_files(monkeypatch, files):
     monkeypatch.setattr(builtins, "open", pretend)
 
 
+def test_the_name_of_a_group_may_have_colons(monkeypatch):
+    group = "/system.slice/docker:eyes"
+    quota = {f"/sys/fs/cgroup{group}/cpu.max": "50000 100000\n"}
+    pretend_files(monkeypatch, {"/proc/self/cgroup": f"0::{group}\n", **quota})
+    assert process.cpu_quota() == 0.5
+
+
 @pytest.mark.parametrize(
     ("cpu_max", "chosen", "expected"),
     [("150000 100000", None, 2), ("10000 100000", None, 1), ("150000 100000", "3", 3),

@@ -217,6 +217,15 @@ class TestArray:
             np.array(result, dtype=np.uint8, copy=False)
 
 
+def test_without_a_field_of_view_no_pixel_of_it_is_vessel(result):
+    result.field_of_view[:] = False
+    assert result.vessel_fraction() is None
+    assert repr(result) == (
+        "<Segmentation of 8 x 6 pixels by some model: 0.0 % of the field of view is vessel>"
+    )
+    assert "<td style='text-align:left'>-</td>" in result._repr_html_()
+
+
 class TestNotebook:
     def test_shows_a_small_overlay(self, result):
         with Image.open(io.BytesIO(result._repr_png_())) as picture:

@@ -50,6 +50,15 @@ class TestResult:
         assert expected.std() > 0.01
         np.testing.assert_allclose(model(photograph).probability, expected, atol=1e-6)
 
+    def test_logits_are_warned_of_like_a_result(self, model, photograph, caplog):
+        swapped = photograph[..., ::-1]
+        model(swapped)
+        of_result = caplog.messages
+        assert "are the channels swapped?" in " ".join(of_result)
+        caplog.clear()
+        model.logits(swapped)
+        assert caplog.messages == of_result
+
     def test_the_network_sees_the_colours_of_the_spec(self, model, photograph, published_file):
         means = (120.0, 90.0, 60.0)
         spec = dataclasses.replace(NARROW, fov_rgb_mean=means)
@@ -275,6 +284,27 @@ class TestSegmentMany:
         assert identical(next(results), model(images[1]))
         with pytest.raises(LookupError, match="no more"):
             next(results)
+
+    def test_after_its_error_an_iterator_is_asked_for_nothing(self, model, images):
+        class Source:
+            def __init__(self):
+                self.left = [images[1], LookupError("a gap"), images[1]]
+
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                if not self.left:
+                    raise StopIteration
+                given = self.left.pop(0)
+                if isinstance(given, Exception):
+                    raise given
+                return given
+
+        source, found = Source(), []
+        with pytest.raises(LookupError, match="a gap"):
+            found.extend(model.segment_many(source))
+        assert len(found) == len(source.left) == 1
 
     def test_errors_can_come_in_place_of_results(self, model, images, tmp_path):
         mixed = ["none.png", images[0], b"", images[1], images[1], tmp_path]

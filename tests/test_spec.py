@@ -220,6 +220,13 @@ def test_damaged_specs_are_rejected(change):
         ModelSpec.from_dict({**PLAIN, **change})
 
 
+def test_what_is_wrong_with_a_damaged_spec_is_said():
+    with pytest.raises(
+        CheckpointError, match="not valid: ModelSpec stride is 999; it must be from"
+    ):
+        ModelSpec.from_dict({**PLAIN, "stride": 999})
+
+
 def test_missing_entries_are_rejected():
     with pytest.raises(CheckpointError, match="is not valid"):
         ModelSpec.from_dict({"name": "mine"})

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import struct
 import sys
 
 import numpy as np
@@ -93,6 +94,19 @@ def test_deep_colours_use_the_bits_that_they_have(layout):
     assert np.array_equal(rgb, to_rgb(deep, bits=12))
 
 
+def test_files_of_one_bit_are_black_and_white():
+    stream = io.BytesIO()
+    Image.fromarray(GREY > 100).save(stream, "TIFF")
+    decoded = decode(stream.getvalue())
+    assert np.array_equal(decoded.rgb, np.dstack([(GREY > 100) * np.uint8(255)] * 3))
+    assert decoded.warnings == ()
+
+
+def test_a_file_of_16_bits_whose_values_need_fewer_is_warned_of():
+    decoded = decode(tiff(GREY.astype(np.uint16) * 16))
+    assert "pass bits=12" in decoded.warnings[0]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 def test_both_readers_turn_files_upright(orientation, planar):
@@ -154,6 +168,20 @@ def test_pixels_without_a_defined_meaning_are_rejected(values, options, match):
         to_rgb(tiff(values, **options))
 
 
+def test_channels_of_different_depths_are_rejected():
+    content = tiff(RGB, photometric="rgb")
+    assert content.count(struct.pack("<3H", 8, 8, 8)) == 1
+    with pytest.raises(ImageError, match="has channels of different types"):
+        to_rgb(content.replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", 8, 8, 16)))
+
+
+def test_compressed_files_are_left_to_pillow_since_tifffile_unpacks_without_limit():
+    floats = (RGB / 255).astype(np.float32)  # a layout that Pillow does not read
+    assert np.array_equal(to_rgb(tiff(floats, photometric="rgb")), RGB)
+    with pytest.raises(ImageError, match="is a compressed TIFF file whose layout Pillow does not"):
+        to_rgb(tiff(floats, photometric="rgb", compression="zlib"))
+
+
 def test_a_file_that_pillow_misreads_is_rejected_as_a_pil_image():
     content = tiff(GREY.astype(np.uint16) * 257, photometric="miniswhite")
     with (
@@ -161,6 +189,18 @@ def test_a_file_that_pillow_misreads_is_rejected_as_a_pil_image():
         pytest.raises(ImageError, match="Pillow misreads"),
     ):
         to_rgb(opened)
+
+
+def test_what_tifffile_logs_of_a_damaged_file_is_a_warning_of_the_photograph(caplog):
+    planes = RGB.transpose(2, 0, 1).astype(np.uint16) * 257
+    artist = (315, "s", 0, "a long name", True)
+    content = tiff(planes, photometric="rgb", planarconfig="separate", extratags=[artist])
+    entry = content.index(struct.pack("<HH", 315, 2))
+    beyond = struct.pack("<I", 2 * len(content))
+    decoded = decode(content[: entry + 8] + beyond + content[entry + 12 :])
+    assert np.array_equal(decoded.rgb, RGB)
+    assert "Its decoder says: <TiffTag.fromfile>" in decoded.warnings[-1]
+    assert not caplog.records  # what it logs goes nowhere else
 
 
 def test_without_tifffile_the_extra_is_named(monkeypatch):

@@ -311,8 +311,8 @@ def import_file(file: PathLike, model: str | ModelSpec, *, force: bool = False) 
     FileNotFoundError, UnknownModelError
         If there is no such file, or no such model.
     CheckpointError
-        If it does not hold the weights of the model, or its SHA-256 differs from the published
-        digits.
+        If it does not hold the weights of the model, or its SHA-256 differs from the one that the
+        model spec pins or, without `force`, from the published digits.
     DownloadError
         If the cache folder cannot be written.
 

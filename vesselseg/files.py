@@ -60,8 +60,8 @@ def whole_file(path: StrPath) -> Iterator[Path]:
             f"{str(path)!r} cannot be written: {error.strerror or error}.{hint}"
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was renamed, or cannot be removed
+            part.unlink()
 
 
 def make_folder(folder: Path) -> None:

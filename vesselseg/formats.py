@@ -30,7 +30,6 @@ _DICOM_ELEMENT = (
     rb"|[\x02\x08]\x00.\x00[\x02-\x40]\x00\x00\x00"  # or its length
 )
 
-_LONG_RUN = 512  # bytes
 _EXTRACT = "Export the photograph from it, for example as PNG"
 _UNPACK = "Unpack it first"
 _DEVELOP = "Develop it with the camera's software or rawpy, and save it as PNG or TIFF"

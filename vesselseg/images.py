@@ -250,7 +250,6 @@ def _read_file(stream: IO[bytes], reading: Reading) -> RGB:
             raise ImageError(f"{reading.label} is empty.")
         with _complaints_of(reading):
             if is_dicom(head):
-                stream.seek(0)
                 return _read_dicom(stream, reading)
             try:
                 return _read_picture(stream, reading)

@@ -248,7 +248,7 @@ class Segmentation:
             if format != "npy":
                 values *= 255
         if format == "npy":
-            np.save(stream, values, allow_pickle=False)
+            np.save(stream, values)
             return stream.getvalue()
         # A PNG file has checksums of its own.
         crc = {"crc32": _checksum(values)} if format == "tiff" else {}

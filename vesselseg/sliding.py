@@ -179,7 +179,7 @@ class WindowQueue:
     def add(self, image: Tensor, progress: Progress | None = None) -> Stitcher:
         """Queue the windows of an image (C, H, W), and compute the batches that are full.
 
-        Raises OptionError if it has more windows than `MAX_WINDOWS`.
+        Raises OptionError if it has more than 100,000 windows.
         """
         height, width = image.shape[-2:]
         count = len(starts(height, self.crop, self.stride))

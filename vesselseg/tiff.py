@@ -107,17 +107,14 @@ class Layout:
     def needs_tifffile(self, bits: int | None) -> bool:
         """Whether Pillow reads it wrongly or not at all, or not with this depth."""
         is_deep = max(self.bits) > 8
-        has_colors = self.photometric == _RGB
-        is_float = self.formats == {_FLOAT}
         is_subsampled = self.photometric == _YCBCR and self.tags.get(_SUBSAMPLING) != (1, 1)
         return (
             self.is_composite
             or (
                 self.is_separate and not self.is_compressed and (is_deep or self.extra in _NO_ALPHA)
             )
-            or (has_colors and is_deep and bits not in (None, 16))
-            or (has_colors and is_float)
-            or (is_float and self.is_compressed and self.tags.prefix == b"MM")
+            or (self.photometric == _RGB and is_deep and bits not in (None, 16))
+            or (self.formats == {_FLOAT} and self.is_compressed and self.tags.prefix == b"MM")
             or (is_subsampled and not self.is_compressed)
         )
 

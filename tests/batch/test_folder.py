@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +20,19 @@ from support.faults import MOST, FailingBackend, faulty_folder
 from support.models import tiny_weights
 
 import vesselseg
-from vesselseg import ImageError, OptionError, Segmentation, Segmenter, segment_folder, weights
+from vesselseg import (
+    ImageError,
+    OptionError,
+    OutputError,
+    Segmentation,
+    Segmenter,
+    segment_folder,
+    weights,
+)
 from vesselseg.batch.folder import Summary
 from vesselseg.batch.table import Table
 from vesselseg.cli import main
+from vesselseg.files import whole_file
 from vesselseg.result import read_provenance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,6 +77,21 @@ def test_skips_what_is_done_and_repeats_what_is_not(
     assert len(rows) == 1
 
 
+@pytest.mark.skipif(os.name != "posix", reason="processes are looked up on POSIX systems only")
+def test_what_a_killed_run_left_of_a_file_is_removed(
+    tmp_path: Path, folder: Path, model: Path
+) -> None:
+    with whole_file(tmp_path / "a.png") as part:
+        part.touch()
+        name = part.name
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        pass
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name.replace(f"-{os.getpid()}-", f"-{killed.pid}-")).touch()
+    segment_folder(folder, tmp_path / "out", model=model)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+
+
 def test_rows_of_existing_results_have_their_bits(
     tmp_path: Path, folder: Path, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -76,6 +105,20 @@ def test_rows_of_existing_results_have_their_bits(
         rows.append({**row, "seconds": None})
     assert rows[0] == rows[1]
     assert "16-bit values" not in caplog.text
+
+
+def test_the_seconds_of_the_rows_add_up_to_the_run(
+    tmp_path: Path, folder: Path, model: Path
+) -> None:
+    loaded = vesselseg.load_model(model, device="cpu")
+    rows: list[dict[str, Any]] = []
+    start = time.perf_counter()
+    segment_folder(folder, tmp_path / "out", model=loaded, recursive=True, on_row=rows.append)
+    elapsed = time.perf_counter() - start
+    seconds = [row["seconds"] for row in rows]
+    assert len(seconds) == 3
+    assert min(seconds) >= 0
+    assert 0 < sum(seconds) < elapsed + 0.01  # each is rounded
 
 
 @pytest.mark.parametrize(("ending", "skipped"), [(".tif", 1), (".npy", 0)])
@@ -111,6 +154,20 @@ def test_an_error_is_raised_if_asked_for_once_earlier_results_are_written(
     written = sorted(tree(tmp_path / "out"))
     assert written[0] == "00.png"
     assert len(written) < 20
+
+
+def test_the_first_of_several_errors_is_raised(
+    tmp_path: Path, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_are_written = threading.Barrier(2, timeout=30)
+
+    def fail(place: str, _: bytes) -> None:
+        both_are_written.wait()
+        raise OutputError(f"{place} is lost")
+
+    monkeypatch.setattr("vesselseg.batch.work.write_bytes", fail)
+    with pytest.raises(OutputError, match=r"a\.png is lost"):
+        segment_folder(folder, tmp_path / "out", model=model, on_error="raise")
 
 
 def failing_model(file: Path, **options: Any) -> Segmenter:
@@ -244,6 +301,19 @@ class TestResuming:
         whole, later = rows_of(tmp_path / "whole.csv"), rows_of(tmp_path / "later.csv")
         assert whole["a.png"]["density"] > 0
         assert [{**row, "seconds": None} for row in whole.values()] == list(later.values())
+
+    @pytest.mark.slow
+    def test_leaves_rows_that_have_their_measures_as_they_are(
+        self, tmp_path: Path, folder: Path, model: Path
+    ) -> None:
+        pytest.importorskip("skan", reason="needs the extra measure")
+        table = tmp_path / "m.csv"
+        options: dict[str, Any] = {"model": model, "manifest": table, "measure": True}
+        segment_folder(folder, tmp_path / "out", **options)
+        assert rows_of(table)["a.png"]["length_px"] > 0
+        before = table.read_bytes()
+        assert segment_folder(folder, tmp_path / "out", resume=True, **options).skipped == 2
+        assert table.read_bytes() == before
 
     @pytest.mark.parametrize("ending", [".png", ".tif", ".npy"])
     @pytest.mark.parametrize("damage", ["cut", "cut by a byte", "empty", "zeros", "a flipped bit"])

@@ -294,6 +294,17 @@ def test_folders_may_have_names_that_look_like_patterns(name: str) -> None:
     assert planned(f"top/{name}") == {f"top/{name}/1.jpg": "out/1.png"}
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["**/a.png", "**/left/a.png", "x/**/b.png", "**/x/**/a.png", "**/[ab].png", "**/c.png"],
+)
+def test_two_stars_stand_for_any_folders_between(pattern: str) -> None:
+    names = ["a.png", "left/a.png", "left/b.png", "x/left/a.png", "x/y/b.png", "x/y/left/a.png"]
+    photographs(Path("p"), [*names, "z/c.png"])
+    expected = sorted(path.as_posix() for path in Path("p").glob(pattern))
+    assert list(planned(f"p/{pattern}")) == expected
+
+
 def test_a_pattern_without_a_match_says_how_to_write_a_bracket() -> None:
     Path("scan").mkdir()
     with pytest.raises(OptionError, match=r"\[\[\] means the character"):

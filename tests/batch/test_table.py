@@ -176,6 +176,20 @@ def test_a_table_that_cannot_be_written_is_reported(far: bool, tmp_path: Path) -
         add()
 
 
+def test_a_table_whose_rows_beside_it_cannot_be_removed_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(str(tmp_path / "m.csv"))
+    table.begin(ROWS[:1])
+
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(OutputError, match=r"m\.csv\.rows\.jsonl' cannot be removed: .* denied"):
+        table.finish()
+
+
 @pytest.mark.parametrize("name", ["eye.png", "m.xlsx", "m", "s3://bucket/m.txt"])
 def test_another_ending_is_rejected(name: str) -> None:
     with pytest.raises(OptionError, match=r"must end in \.jsonl, \.csv, \.parquet"):

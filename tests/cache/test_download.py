@@ -258,6 +258,18 @@ class TestImport:
         saved.save(tmp_path / "again.pth")
         assert vesselseg.load_model(tmp_path / "again.pth").spec.unverified
 
+    def test_a_digest_unlike_the_pinned_one_is_rejected_for_good(
+        self, spec, content, other, tmp_path
+    ):
+        (source, _), pinned = spec.sources, sha256(content)
+        spec = dataclasses.replace(spec, sources=(dataclasses.replace(source, sha256=pinned),))
+        (tmp_path / "other.pth").write_bytes(other)
+        for force in (False, True):
+            with pytest.raises(CheckpointError, match=f"{sha256(other)}.* pins {pinned}") as caught:
+                vesselseg.import_file(tmp_path / "other.pth", spec, force=force)
+            assert "--force" not in str(caught.value)
+        assert vesselseg.find_cached(spec) is None
+
 
 class TestClear:
     def test_clear_removes_only_files_of_vesselseg(self, spec, home):

@@ -165,6 +165,12 @@ class TestBroken:
         requests = download(File(content, cut=3 * CHUNK), File(content), digits="00000000")
         assert [request.sent for request in requests][2:] == [len(content)]
 
+    def test_one_that_breaks_again_is_taken_with_its_digest(self, download, content, caplog):
+        broken, rest = File(content, cut=3 * CHUNK), File(content)
+        requests = download(broken, rest, broken, rest, digits="00000000")
+        assert len(requests) == 4
+        assert "does not begin with the digits in its name" in caplog.text
+
     def test_a_file_that_became_shorter_is_downloaded_completely(self, download, content):
         download(File(content + bytes(CHUNK), cut=len(content) + 100), File(content))
 

@@ -179,6 +179,14 @@ def test_masks_give_the_same_measures():
     assert {row["input"] for row in table("second.csv")} == {"v/a.png", "v/b.png", "v/sub/c.png"}
 
 
+def test_a_mask_without_vessels_has_counts_of_zero_and_no_widths():
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save("black.png")
+    assert main(["measure", "black.png", "--masks", "-o", "m.csv"]) == 0
+    (row,) = table("m.csv")
+    assert (row["error"], row["fov_area_px"], row["density"]) == ("", "2400", "0.0")
+    assert (row["branch_points"], row["width_median_px"], row["tortuosity"]) == ("0", "", "")
+
+
 def test_masks_of_others_are_named_or_match_a_pattern_and_pictures_of_ours_are_no_masks():
     Path("m").mkdir()
     for seed, white in enumerate((1, 255)):

@@ -56,6 +56,12 @@ class TestShapes:
         assert measures.length_px == pytest.approx(160, abs=1)
         assert width_quartiles(measures) == pytest.approx((9, 9, 9), rel=0.01)
 
+    def test_the_centreline_of_a_thin_straight_line_is_the_line_up_to_both_ends(self):
+        mask = np.zeros((50, 90), dtype=bool)
+        mask[20, 10:80] = True
+        (line,) = measure(mask).centrelines
+        assert line == pytest.approx(np.array([(20, column) for column in range(10, 80)]), abs=1e-9)
+
     def test_the_tortuosity_is_that_of_the_branch_that_most_of_the_length_is_in(self):
         mask = np.zeros((300, 300), dtype=bool)
         mask[50:53, 50:90] = True
@@ -74,6 +80,13 @@ class TestShapes:
         mask = np.zeros((200, 200), dtype=bool)
         mask[95:102, 20:180] = mask[20:180, 95:102] = True
         assert (measure(mask).branch_points, measure(mask).end_points) == (1, 4)
+
+    @pytest.mark.parametrize("width", [1, 3, 9])
+    def test_the_branch_point_of_a_crossing_is_in_its_middle(self, width):
+        mask = np.zeros((121, 161), dtype=bool)
+        half = width // 2
+        mask[60 - half : 61 + half, 20:141] = mask[15:106, 80 - half : 81 + half] = True
+        assert measure(mask).branch_positions.tolist() == [[60, 80]]
 
     @pytest.mark.parametrize("angle", [23, 52])
     @pytest.mark.parametrize("between", [50, 90])
@@ -157,6 +170,18 @@ class TestTable:
         assert len(measures.centrelines) == len(measures.segments["length_px"]) == 4
         ways = [np.hypot(*np.diff(line, axis=0).T).sum() for line in measures.centrelines]
         assert sum(ways) == pytest.approx(measures.length_px, rel=0.05)
+
+    def test_figures_for_the_field_of_view_are_relative_to_a_disc_of_its_area(self):
+        mask, fov = np.zeros((2, 100, 300), dtype=bool)
+        mask[40:45, 50:250] = fov[10:90, 30:270] = True
+        measures = measure(mask, fov=fov)
+        area, diameter = 80 * 240, 2 * math.sqrt(80 * 240 / math.pi)
+        assert measures.fov_area_px == area
+        assert measures.fov_diameter_px == pytest.approx(diameter)
+        assert measures.length_density == pytest.approx(measures.length_px * diameter / area)
+        for name in ("q1", "median", "q3"):
+            in_pixels = getattr(measures, f"width_{name}_px")
+            assert getattr(measures, f"width_{name}_fov") == pytest.approx(in_pixels / diameter)
 
     @pytest.mark.parametrize("mm_per_pixel", [None, 0.01])
     def test_every_column_is_described_and_has_the_name_of_its_attribute(self, mm_per_pixel):

@@ -156,8 +156,8 @@ def import_file(
         sources = _named_sources(spec)
         by_name = [source for source in sources if source.filename == file.name]
         by_digest = [source for source in sources if source.matches(digest)]
-        if not by_digest and not force:
-            digits = " or ".join(source.sha256 or source.digits for source in sources)
+        digits = " or ".join(source.digits for source in sources if not source.sha256)
+        if digits and not by_digest and not force:
             raise CheckpointError(
                 f"{str(file)!r} was not imported: it may be another file than that of "
                 f"{spec.name!r}. Its SHA-256 is {digest}, and should begin with {digits}. Some "
@@ -462,7 +462,7 @@ def _bring(
     replace(part, target)
     for rest in target.parent.glob(f"{spec.filename}.*.part*"):  # of other addresses too
         with contextlib.suppress(OSError):  # on Windows, of a file that a program has open
-            rest.unlink(missing_ok=True)
+            rest.unlink()
     logger.info("%s was obtained from %s.", target, origin)
     return CachedFile(target, digest, content)
 
