@@ -8,6 +8,7 @@ import shlex
 import shutil
 
 import pytest
+from PIL import Image
 from support import EXAMPLE
 
 import vesselseg
@@ -58,6 +59,9 @@ def run_examples(tmp_path, monkeypatch, windows_once):  # noqa: ARG001
     monkeypatch.chdir(tmp_path)
 
     def run(test):
+        if not any(example.want for example in test.examples):  # then a small photograph will do
+            with Image.open(EXAMPLE) as image:
+                image.reduce(4).save("eye.jpg")
         try:
             doctest.DebugRunner(optionflags=FLAGS).run(test)
         except doctest.DocTestFailure as failure:

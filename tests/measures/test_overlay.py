@@ -10,7 +10,7 @@ from vesselseg import ImageError, OptionError, measure
 pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def measures():
     """Of a wide vessel and a thin one that cross in a disc."""
     rows, columns = np.indices((200, 300))
