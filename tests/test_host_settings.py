@@ -79,6 +79,7 @@ def before(load, image, tmp_path_factory):
 
 def assert_equal(found, expected):
     for value, wanted in zip(found, expected, strict=True):
+        assert value.dtype == wanted.dtype == np.float32
         assert np.array_equal(value, wanted)
 
 
