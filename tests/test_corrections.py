@@ -110,8 +110,8 @@ class TestNames:
         save_correction(folder / "IM0001", LABEL)
         assert names(folder) == [("IM0001", "IM0001.png")]
 
-    def test_of_masks_beside_photographs_do_not_count(self, folder):
-        vesselseg.segment(drawn.photograph(1)).save(folder / "b.png")
+    def test_of_masks_beside_photographs_do_not_count(self, folder, model):
+        model(drawn.photograph(1)).save(folder / "b.png")
         save_correction(folder / "b.tif", LABEL)
         assert names(folder) == [("b.tif", "b.png")]
 
