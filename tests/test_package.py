@@ -28,8 +28,9 @@ def test_import_is_light_and_silent():
 
 
 @pytest.mark.slow
-def test_a_photograph_loads_no_room_that_it_does_not_need():
+def test_a_photograph_loads_no_room_and_no_backend_that_it_does_not_need():
     rooms = ["vesselseg.dicom", "vesselseg.measures", "vesselseg.batch.jobs", "vesselseg.ray"]
+    rooms += ["onnx", "onnxruntime", "openvino"]
     code = "import sys, numpy, vesselseg; vesselseg.segment(numpy.zeros((9, 9), numpy.uint8)); "
     finished = run(code + f"print([m for m in {rooms} if m in sys.modules])")
     assert finished.stdout == "[]\n"

@@ -182,7 +182,8 @@ class TestInt8:
         embedded = vesselseg.load_model(device="cpu")
         embedded.export(tmp_path / "int8.onnx", precision="int8")
         int8 = vesselseg.load_model(tmp_path / "int8.onnx", backend="openvino")
-        assert (int8(EXAMPLE).mask == embedded(EXAMPLE).mask).mean() >= 0.996
+        masks = [model(EXAMPLE, scale=0.5).mask for model in (int8, embedded)]
+        assert (masks[0] == masks[1]).mean() >= 0.996
 
     def test_the_file_says_that_it_is_int8(self, int8, int8_file, model, photograph):
         assert (int8.precision, int8.spec) == ("int8", NARROW)

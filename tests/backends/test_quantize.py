@@ -53,11 +53,11 @@ class TestFile:
         }  # fmt: skip
 
     @pytest.mark.parametrize("head", ["pspnet", "deeplabv3"])
-    def test_logits_of_other_heads_stay_close(self, head, random_network):
+    def test_logits_of_other_heads_stay_close(self, head, random_network, photograph):
         openvino = pytest.importorskip("vesselseg.backends.openvino")
         spec = replace(NARROW, head=head)
         network = random_network(spec)
-        windows = quantize.calibration_windows([EXAMPLE], spec, 10**8)
+        windows = quantize.calibration_windows([photograph], spec, 10**8)
         int8 = quantize.quantize(onnx_export.build(network, spec), windows)
         metadata = {"spec": json.dumps(spec.to_dict()), "precision": "int8"}
         onnx.helper.set_model_props(int8, metadata)
@@ -172,8 +172,10 @@ class TestErrors:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_exports_int8_which_openvino_runs(tmp_path, model, photograph, capsys):
-    pytest.importorskip("pydot")
+def test_the_command_exports_int8_which_openvino_runs(
+    tmp_path, model, int8_file, photograph, monkeypatch, capsys
+):
+    monkeypatch.setattr(quantize, "quantize", lambda *_: onnx.load(int8_file))  # takes seconds
     model.save(tmp_path / "narrow.pth")
     Image.fromarray(photograph).save(tmp_path / "eye.png")
     out = tmp_path / "int8.onnx"
