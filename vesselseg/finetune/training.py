@@ -254,6 +254,7 @@ def train(
         else:
             run.load_state_dict(state, state_file)
             bar.initial = bar.n = run.trainer.iteration
+            logger.info("Resuming after iteration %d.", run.trainer.iteration)
             bar.set_description("training")
         while not run.is_done:
             loss = run.step()
