@@ -357,8 +357,8 @@ def _warn_of_pages(pages: int, mode: str, reading: Reading) -> None:
         reading.warn(f"has {pages} pages; the first is used.")
     if pages == 3 and mode in ("L", "I", "F", "I;16", "I;16B"):
         reading.warn(
-            "may have the red, green and blue of a photograph in its 3 pages. If so, read them "
-            "with tifffile, and pass one array (H, W, 3)."
+            "may have the red, green and blue of a photograph in its 3 pages. If so, merge them "
+            "into one RGB picture."
         )
 
 
@@ -380,11 +380,14 @@ def _turn_upright(image: Image.Image, reading: Reading) -> Image.Image:
 
 def _check_reduced(values: NDArray[np.uint8], reading: Reading) -> None:
     """Warn or raise if Pillow's reduction of a 16-bit RGB file to 8 bits left hardly any."""
-    advice = "Read it with tifffile or OpenCV, and pass the array with bits=..."
+    advice = (
+        "Scale its values to the whole range of 16 bits; or, in Python, read it with tifffile or "
+        "OpenCV, and pass the array and its bits."
+    )
     if reading.bits not in (None, 16):
         raise ImageError(
             f"{reading.label} is a 16-bit RGB file, of which Pillow keeps the upper 8 bits; "
-            f"bits={reading.bits} cannot be applied. {advice}"
+            f"{reading.bits} bits cannot be taken from it. {advice}"
         )
     if 0 < values[..., :3].max() < 64:
         reading.warn(

@@ -231,7 +231,7 @@ def test_a_pair_that_cannot_be_used_is_named_and_the_others_are_evaluated(
     ("option", "value", "message"),
     [
         ("--model", "unet_s5-d16_driv", "Did you mean 'unet_s5-d16_drive'"),
-        ("--scale", "fit", "has no size for scale='fit'"),
+        ("--scale", "fit", "has no size for the scale 'fit'"),
         ("--device", "cpuu", "cpuu"),
     ],
 )
