@@ -96,6 +96,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             labels=False,
         )
         self.parts.native.layout().insertWidget(1, self.list, 1)
+        self.append(self.parts)
         self.margins = (0, 0, 0, 0)
         self.native.layout().addWidget(_Scrollable(self.parts.native))
         for widget in (
