@@ -161,7 +161,7 @@ class TestFileFormats:
         (Image.new("I", (4, 4)), r"PIL mode 'I'"),
         (Image.new("LAB", (4, 4)), r"PIL mode 'LAB'"),
         (Image.new("RGB", (0, 4)), r"is empty"),
-        (b"", r"is empty"),
+        (b"", r"^what was given is empty"),
         (b"no image", r"in none of the formats that vesselseg reads: JPEG, PNG"),
         (b"\0" * 128 + b"DICM" + b"\0" * 9, r"is a DICOM file whose header cannot be read"),
         (io.StringIO("text"), r"returns str; open it in binary mode"),

@@ -179,7 +179,7 @@ class TestCheckScale:
             check_scale(scale, DRIVE)
 
     def test_a_rule_that_the_spec_has_no_size_for(self):
-        with pytest.raises(OptionError, match="has no size for the scale 'fit'"):
+        with pytest.raises(OptionError, match=r"no size for the scale 'fit'\. Its own .* is 'fov'"):
             check_scale("fit", EMBEDDED)
 
 

@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from . import tiff
 from .errors import ImageError, MissingExtraError, OptionError
+from .files import windows_hint
 from .formats import MAX_PIXELS as MAX_PIXELS
 from .formats import READABLE, formats_with_endings, is_dicom, is_tiff
 from .fov import find_field_of_view
@@ -186,7 +187,10 @@ def open_source(source: Any) -> Iterator[tuple[IO[bytes], str]]:
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
-        yield io.BytesIO(content), f"the {len(content)} bytes given"
+        yield (
+            io.BytesIO(content),
+            f"the {len(content)} bytes given" if content else "what was given",
+        )
     elif isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
         with _open_path(name) as stream:
@@ -225,7 +229,7 @@ def _open_path(name: str) -> IO[bytes]:
         with stream:
             return io.BytesIO(stream.read())
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no image {name!r}.") from error
+        raise FileNotFoundError(f"There is no image {name!r}.{windows_hint(path)}") from error
     except ImageError:
         raise
     except (OSError, ValueError) as error:

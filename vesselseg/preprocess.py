@@ -48,7 +48,10 @@ def check_scale(scale: Scale | None, spec: ModelSpec) -> Scale:
             f"None for the model's own rule ({spec.scale!r})."
         )
     if (scale == "fit" and spec.fit_size is None) or (scale == "fov" and spec.fov_range is None):
-        raise OptionError(f"Model {spec.name!r} has no size for the scale {scale!r}.")
+        raise OptionError(
+            f"Model {spec.name!r} has no size for the scale {scale!r}. Its own scale is "
+            f"{spec.scale!r}; 'native' and factors are for all models."
+        )
     return scale
 
 

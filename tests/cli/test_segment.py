@@ -630,3 +630,6 @@ def test_a_place_that_cannot_be_written_is_reported_before_the_model_is_loaded(
     Path("file").touch()
     assert main(["p", "-o", "file/out", "--model", "missing.pth"]) == 2
     assert "The folder 'file/out' cannot be created" in capsys.readouterr().err
+    assert main(["p", "-o", "file/", "--model", "missing.pth"]) == 2
+    said = "The folder 'file' cannot be created: there is a file of that name."
+    assert said in capsys.readouterr().err
