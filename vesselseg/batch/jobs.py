@@ -252,7 +252,7 @@ def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
             if other is not job:
                 advice = "segment them into folders of their own"
                 if parent(other.name) != parent(job.name):
-                    advice += ", or pass the folder above both with --recursive, which keeps folders apart"
+                    advice += ", or pass the folder above both with --recursive"
                 raise OptionError(
                     f"{_shown(other.name)} and {_shown(job.name)} would both write "
                     f"{_shown(place)}. Nothing was done. Name results after whole file names "
