@@ -138,7 +138,6 @@ def test_failures_print_one_line_and_exit_with_2(run, tmp_path):
 def test_invalid_option_values_exit_with_2(run):
     for arguments, message in [
         (["--group", "("], "not a regular expression"),
-        (["--held-out", "2"], "held_out is 2.0"),
         (["--model", "unet_s5-d16_drive"], "only models with the rule 'fov'"),
         (["--device", "cpuu"], "cpuu"),
     ]:
@@ -154,6 +153,8 @@ def test_invalid_option_values_exit_with_2(run):
         (["a", "-o", "c.pth"], "LABELS"),
         (["a", "b", "--corrected", "-o", "c.pth"], "not allowed with"),
         (["a", "b", "-o", "c.pth", "--iterations", "0"], "'0' is not a positive integer"),
+        (["a", "b", "-o", "c.pth", "--held-out", "2"], "--held-out: '2' is not a number between 0"),
+        (["a", "b", "-o", "c.pth", "--rate", "0"], "--rate: '0' is not a number between 0 and 1"),
     ],
 )
 def test_wrong_usage_exits_with_2_before_any_work(arguments, message, capsys):
