@@ -111,7 +111,7 @@ class TestCalibration:
             model.export(tmp_path / "int8.onnx", precision="int8", calibration=[image], **options)
         assert all(map(np.array_equal, *calls))
         limited = vesselseg.load_model(device="cpu", max_pixels=1000)
-        with pytest.raises(ImageError, match="max_pixels"):
+        with pytest.raises(ImageError, match="limit of pixels"):
             limited.export(tmp_path / "int8.onnx", precision="int8", calibration=[photograph])
 
 
@@ -121,9 +121,9 @@ class TestErrors:
         [
             ({"precision": "bfloat16"}, "exported in 'float32' or 'int8'"),
             ({"precision": None}, "exported in 'float32' or 'int8'"),
-            ({"calibration": [EXAMPLE]}, "calibration is for precision='int8'"),
-            ({"precision": "int8", "bits": 12}, "is for the images of a calibration"),
-            ({"bits": 12}, "is for the images of a calibration"),
+            ({"calibration": [EXAMPLE]}, "calibration is for the precision 'int8'"),
+            ({"precision": "int8", "bits": 12}, "12 bits are for the images of a calibration"),
+            ({"bits": 12}, "12 bits are for the images of a calibration"),
             ({"precision": "int8", "calibration": []}, "has no images"),
             ({"precision": "int8", "calibration": "a.jpg"}, "takes several images"),
             ({"precision": "int8", "calibration": bytearray(b"a")}, "takes several images"),
@@ -188,6 +188,6 @@ def test_the_command_exports_int8_which_openvino_runs(
     with Image.open(masks) as image:
         assert '"precision": "int8"' in image.info["vesselseg"]
     assert cli.main(words) == 2  # ONNX Runtime
-    assert "Pass backend='openvino'" in capsys.readouterr().err
+    assert "Choose the backend 'openvino'" in capsys.readouterr().err
     assert cli.main(["export", "-o", str(out), "--calibration", "eye.png"]) == 2
-    assert "calibration is for precision='int8'" in capsys.readouterr().err
+    assert "calibration is for the precision 'int8'" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """``vesselseg app`` up to the moment at which it serves; tests/app has the page."""
 
+import asyncio
+import gc
 import re
 import signal
 import socket
@@ -64,6 +66,19 @@ def test_listens_here_alone_opens_the_browser_and_ends_quietly_with_ctrl_c(
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_request_ends_quietly_too(monkeypatch, recwarn):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    needs_extra()
+    for owner, name in ((asyncio, "SelectorEventLoop"), (asyncio.events, "new_event_loop")):
+        monkeypatch.setattr(owner, name, interrupt)
+    assert main(["app", "--port", "0", "--device", "cpu"]) == 0
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 @pytest.mark.slow

@@ -327,7 +327,7 @@ def test_a_pipe_brings_and_takes_a_picture(
         (["a/*.tif", "-o", "out"], "nothing to segment"),
         (["a", "-o", "out", "--model", "unet_s5-d16_drvie"], "Did you mean 'unet_s5-d16_drive'"),
         (["a", "-o", "out", "--device", "cdua"], "Did you mean 'cuda'"),
-        (["a", "-o", "out", "--scale=fit", "--manifest=m.csv"], "has no size for scale='fit'"),
+        (["a", "-o", "out", "--scale=fit", "--manifest=m.csv"], "has no size for the scale 'fit'"),
         (["a", "-o", "out", "--manifest", "m.xlsx"], "must end in .jsonl, .csv, .parquet"),
         (["a", "-o", "out", "--measure"], "--measure needs a table for the measures"),
     ],
@@ -473,7 +473,7 @@ def test_bits_of_16_bit_files(model: str, capsys: pytest.CaptureFixture[str]) ->
     Image.fromarray(twelve_bits(grey)).save("deep.png")
     Image.fromarray(grey).save("grey.png")
     assert main(["deep.png", "grey.png", "-o", "out", "--model", model, "--bits", "12"]) == 1
-    assert "bits=12 is for uint16" in capsys.readouterr().err
+    assert "12 bits are for uint16" in capsys.readouterr().err
     assert main(["grey.png", "-o", "out", "--model", model]) == 0
     assert (pixels(Path("out/deep.png")) == pixels(Path("out/grey.png"))).all()
 
@@ -630,3 +630,6 @@ def test_a_place_that_cannot_be_written_is_reported_before_the_model_is_loaded(
     Path("file").touch()
     assert main(["p", "-o", "file/out", "--model", "missing.pth"]) == 2
     assert "The folder 'file/out' cannot be created" in capsys.readouterr().err
+    assert main(["p", "-o", "file/", "--model", "missing.pth"]) == 2
+    said = "The folder 'file' cannot be created: there is a file of that name."
+    assert said in capsys.readouterr().err
