@@ -62,7 +62,7 @@ def count(seed):
     return int(vesselseg.segment(image, scale="native", device="cpu").mask.sum())
 
 if __name__ == "__main__":
-    with multiprocessing.get_context("fork").Pool(2) as pool:  # before the first use
+    with multiprocessing.get_context("fork").Pool(1) as pool:  # before the first use
         forked = pool.map(count, range(4))
     assert forked == [count(seed) for seed in range(4)]
 """

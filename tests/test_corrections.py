@@ -114,8 +114,8 @@ class TestNames:
         drawn.write(folder / "corrections" / "a.PNG", LABEL)
         assert names(folder) == [("a.png", "a.PNG")]
 
-    def test_of_masks_beside_photographs_do_not_count(self, folder):
-        vesselseg.segment(drawn.photograph(1)).save(folder / "b.png")
+    def test_of_masks_beside_photographs_do_not_count(self, folder, model):
+        model(drawn.photograph(1)).save(folder / "b.png")
         save_correction(folder / "b.tif", LABEL)
         assert names(folder) == [("b.tif", "b.png")]
 

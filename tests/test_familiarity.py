@@ -1,6 +1,8 @@
-"""Familiarity: how similar a photograph is to those that a model was trained on."""
+"""Photographs unlike those that a model was trained on, and faulty ones, of which it warns."""
 
 import dataclasses
+import functools
+import io
 
 import numpy as np
 import pytest
@@ -9,7 +11,14 @@ from support import EXAMPLE
 from support.models import NARROW
 
 import vesselseg
-from vesselseg.familiarity import FAMILIARITY_LIMIT, expected_dice, measure_sharpness
+from vesselseg.familiarity import (
+    FAMILIARITY_LIMIT,
+    expected_dice,
+    find_faults,
+    measure_sharpness,
+)
+from vesselseg.fov import find_field_of_view
+from vesselseg.images import decode
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,7 @@ def test_familiarity_is_the_ratio_of_expected_dice_to_that_of_known_photographs(
 
 
 def test_familiarity_is_proportional_to_sharpness_below_the_least_sharpness(load, photograph):
-    fov = vesselseg.fov.find_field_of_view(photograph)
+    fov = find_field_of_view(photograph)
     sharpness = measure_sharpness(photograph, fov.mask)
     assert 0.2 < sharpness < 1.2
     sharp = load(expected_dice=0.01, least_sharpness=sharpness / 2)
@@ -106,3 +115,99 @@ def test_undecided_are_probabilities_around_a_half(load, photograph):
     inside = result.probability[result.field_of_view]
     expected = (np.abs(inside - 0.5) <= 0.25).mean()
     assert result.provenance["undecided_fraction"] == pytest.approx(expected, abs=1e-6)
+
+
+SIZES = (300, 584, 1411)
+MISSING = ("is damaged", "is flat, or the same pattern", "is no disc", "fields of view")
+
+
+@functools.cache
+def fundus(side):
+    with Image.open(EXAMPLE) as opened:
+        return np.array(opened.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+
+
+def doubts(image):
+    rgb, said, _ = decode(image)
+    fov = find_field_of_view(rgb)
+    return " ".join([*said, fov.warning, *find_faults(rgb, fov)]).strip()
+
+
+def jpeg(image, **options):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("side", SIZES)
+class TestOrdinaryPhotographs:
+    def test_are_not_warned_of(self, side):
+        image = fundus(side)
+        assert doubts(image) == ""
+        assert doubts(np.rot90(image)) == ""
+        assert doubts(image // 3) == ""  # dark
+        assert doubts(np.dstack([image[..., 1]] * 3)) == ""  # grey, as red-free photographs
+        assert doubts(image[side // 9 : -side // 9]) == ""  # cut at top and bottom
+
+    @pytest.mark.parametrize("quality", [95, 50, 20])
+    def test_are_not_warned_of_if_they_are_compressed(self, side, quality):
+        assert doubts(jpeg(fundus(side), quality=quality)) == ""
+
+    def test_are_not_warned_of_with_a_banner_and_a_label(self, side):
+        image = np.pad(fundus(side), ((side // 10, 0), (0, 0), (0, 0)), constant_values=255)
+        image[-side // 20 :, : side // 5] = 255
+        assert "fields of view" not in doubts(image)
+
+
+def zeros(image):
+    image[200:] = 0
+
+
+def grey(image):
+    image[200:] = 128
+
+
+def repeated(image):
+    image[200:] = np.tile(image[100:108, 100:108], (48, 73, 1))[: 584 - 200, :584]
+
+
+def block(image):
+    image[250:330, 250:330] = 77
+
+
+def strip(image):
+    image[320:328] = 0
+
+
+def tile(image):
+    image[:292, :292] = 0
+
+
+def row(image):
+    image[292:296] = (90, 60, 30)
+
+
+DAMAGE = (zeros, grey, repeated, block, strip, tile, row)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("turns", range(4))
+def test_content_that_is_gone_is_warned_of(damage, turns):
+    image = np.rot90(fundus(584), turns).copy()
+    damage(image)
+    found = doubts(image)
+    assert any(word in found for word in MISSING), found
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}], ids=str)
+@pytest.mark.parametrize("filler", [0, 0x55, 0xAA])
+def test_a_jpeg_file_with_an_overwritten_half_is_warned_of(options, filler):
+    content = bytearray(jpeg(fundus(584), quality=90, **options))
+    half = len(content) // 2
+    content[half:-2] = bytes([filler]) * (len(content) - 2 - half)
+    assert any(word in doubts(bytes(content)) for word in MISSING)
+
+
+@pytest.mark.parametrize("side", SIZES)
+def test_red_and_blue_exchanged_are_warned_of(side):
+    assert "are the channels swapped" in doubts(fundus(side)[..., ::-1])

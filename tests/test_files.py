@@ -10,6 +10,7 @@ import pytest
 from vesselseg import DownloadError, ImageError, OutputError
 from vesselseg.batch.table import Table
 from vesselseg.files import make_folder, remove_abandoned, sha256, whole_file
+from vesselseg.images import decode
 
 
 def test_the_file_appears_when_all_is_written(tmp_path):
@@ -178,6 +179,10 @@ class TestNamesOnWindows:
                 write(path)
         with pytest.raises(OutputError, match=r"No such file or directory\.$"):
             write(tmp_path / "eye.png")
+        with pytest.raises(FileNotFoundError, match=r"Its path has \d{3} characters"):
+            decode(folder / "eye.png")
+        with pytest.raises(FileNotFoundError, match=r"There is no image '.*eye\.png'\.$"):
+            decode(tmp_path / "eye.png")
 
     @pytest.mark.parametrize(("length", "is_too_long"), [(259, False), (260, True)])
     def test_that_are_as_long_as_allowed_do_not(self, length, is_too_long, tmp_path):

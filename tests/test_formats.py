@@ -177,7 +177,7 @@ def test_a_jpeg_file_with_several_pictures_is_a_jpeg_file():
 def test_a_heic_file_is_rejected_with_what_reads_it(brand):
     content = struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1heic" + bytes(100)
     with pytest.raises(
-        ImageError, match=r"HEIC.*Convert it to JPEG or PNG; or install pillow-heif"
+        ImageError, match=r"HEIC.*Convert it to JPEG or PNG; or, in Python, install pillow-heif"
     ):
         to_rgb(content)
 

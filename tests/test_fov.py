@@ -197,3 +197,34 @@ def test_a_winding_region_is_a_single_region():
     largest, *others = large_regions(mask)
     assert 0 < largest.sum() < mask.sum()
     assert all(0 < region.sum() <= largest.sum() for region in others)
+
+
+def resized(image, side):
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def montage(eye, rows, columns, gap):
+    gaps = ((0, gap), (0, gap), (0, 0))
+    return np.tile(np.pad(eye, gaps), (rows, columns, 1))
+
+
+@pytest.mark.parametrize("gap", [0, 10, 120])
+@pytest.mark.parametrize("layout", [(1, 2), (2, 1), (1, 3), (2, 2), (3, 3)])
+def test_every_eye_of_a_montage_is_inside_at_the_scale_of_one(layout, gap, example):
+    eye = resized(example, 300)
+    one = find_field_of_view(eye)
+    found = find_field_of_view(montage(eye, *layout, gap))
+    assert "fields of view in the picture" in found.warning
+    assert found.diameter == pytest.approx(one.diameter, rel=0.08)
+    expected = montage(one.mask[..., None], *layout, gap)[..., 0]
+    assert (found.mask & expected).sum() > 0.97 * expected.sum()
+
+
+def test_fields_that_overlap_are_several(example):
+    eye, picture = resized(example, 360), np.zeros((700, 760, 3), np.uint8)
+    for y, x in ((0, 200), (320, 30), (320, 380)):
+        part = picture[y : y + 360, x : x + 360]
+        np.maximum(part, eye[: part.shape[0], : part.shape[1]], out=part)
+    found = find_field_of_view(picture)
+    assert "several fields of view" in found.warning
+    assert found.diameter == pytest.approx(356, rel=0.1)

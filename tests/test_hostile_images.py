@@ -154,7 +154,7 @@ class TestTooLarge:
             NARROW, weights=published_file, device="cpu", max_pixels=90_000
         )
         assert limited(photograph).mask.any()
-        with pytest.raises(OptionError, match=r"scale=2\.0 would enlarge 177 x 177"):
+        with pytest.raises(OptionError, match=r"The scale 2\.0 would enlarge 177 x 177"):
             limited(photograph, scale=2)
         with pytest.raises(ImageError, match="at most 90,000"):
             limited(np.zeros((301, 300), np.uint8))

@@ -144,8 +144,8 @@ class TestFileFormats:
         (None, r"cannot be a NoneType"),
         ([[1, 2]], r"cannot be a list"),
         (np.zeros((4, 4), bool), r"type bool; allowed are uint8, uint16"),
-        (np.zeros((4, 4), np.int64), r"type int64.*array\.astype\(np\.uint8\)"),
-        (np.full((4, 4), 255, np.int64), r"type int64.*array\.astype\(np\.uint8\)"),
+        (np.zeros((4, 4), np.int64), "type int64.* convert it to uint8"),
+        (np.full((4, 4), 255, np.int64), "type int64.* convert it to uint8"),
         (np.full((4, 4), -3, np.int32), r"type int32"),
         (np.zeros((4, 4), complex), r"type complex128"),
         (np.zeros((3, 4, 5), np.uint8), r"shape \(3, 4, 5\).*transpose\(1, 2, 0\)"),
@@ -168,7 +168,7 @@ class TestFileFormats:
         (Image.new("I", (4, 4)), r"PIL mode 'I'"),
         (Image.new("LAB", (4, 4)), r"PIL mode 'LAB'"),
         (Image.new("RGB", (0, 4)), r"is empty"),
-        (b"", r"is empty"),
+        (b"", r"^what was given is empty"),
         (b"no image", r"in none of the formats that vesselseg reads: JPEG, PNG"),
         (b"\0" * 128 + b"DICM" + b"\0" * 9, r"is a DICOM file whose header cannot be read"),
         (io.StringIO("text"), r"returns str; open it in binary mode"),
@@ -324,7 +324,7 @@ class TestBits:
     def test_values_that_use_fewer_bits_are_told(self, most, likely, caplog):
         array = np.full((3, 4), most, np.uint16)
         assert to_rgb(array)[0, 0, 0] == round(most / 257)  # as before
-        assert [f"pass bits={likely}" in record.message for record in caplog.records] == (
+        assert [f"set bits to {likely};" in record.message for record in caplog.records] == (
             [True] if likely else []
         )
         caplog.clear()
@@ -336,7 +336,7 @@ class TestBits:
             to_rgb(np.full((3, 4), 5000, np.uint16), bits=12)
 
     def test_bits_are_for_16_bit_values(self):
-        with pytest.raises(ImageError, match=r"type uint8; bits=12 is for uint16"):
+        with pytest.raises(ImageError, match=r"type uint8; 12 bits are for uint16"):
             to_rgb(np.zeros((3, 4), np.uint8), bits=12)
         for wrong in (0, 17, 12.0, True):
             with pytest.raises(OptionError, match=r"bits is .*from 8 to 16"):
@@ -354,7 +354,7 @@ class TestBits:
         path.write_bytes(png_of_16_bits(4095, 4095, 4095, *alpha))
         assert to_rgb(path).max() == 15
         assert "values end below 2 ** 14" in caplog.text
-        with pytest.raises(ImageError, match="keeps the upper 8 bits; bits=12 cannot be applied"):
+        with pytest.raises(ImageError, match="keeps the upper 8 bits; 12 bits cannot be taken"):
             to_rgb(path, bits=12)
 
     def test_of_which_other_libraries_keep_all_bits(self):

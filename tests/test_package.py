@@ -28,8 +28,9 @@ def test_import_is_light_and_silent():
 
 
 @pytest.mark.slow
-def test_a_photograph_loads_no_room_that_it_does_not_need():
+def test_a_photograph_loads_no_room_and_no_backend_that_it_does_not_need():
     rooms = ["vesselseg.dicom", "vesselseg.measures", "vesselseg.batch.jobs", "vesselseg.ray"]
+    rooms += ["onnx", "onnxruntime", "openvino"]
     code = "import sys, numpy, vesselseg; vesselseg.segment(numpy.zeros((9, 9), numpy.uint8)); "
     finished = run(code + f"print([m for m in {rooms} if m in sys.modules])")
     assert finished.stdout == "[]\n"
@@ -234,3 +235,33 @@ def test_the_cache_builds_no_networks():
 
 def test_ships_its_types():
     assert (PACKAGE / "py.typed").exists()
+
+
+# An argument as Python has it, with its value or with that of an f-string.
+ARGUMENT = re.compile(r"\b[a-z_]+=(True|False|None|\d|'|\.\.\.|\{\})")
+
+
+def find_texts(file):
+    """The texts of a module except docstrings, with {} for what is filled in, and their lines."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = [
+        node for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    ]  # fmt: skip
+    parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if id(node) not in parts | docstrings:
+            values = node.values if isinstance(node, ast.JoinedStr) else [node]
+            yield "".join(getattr(value, "value", "") if isinstance(value, ast.Constant) else "{}"
+                          for value in values), node.lineno  # fmt: skip
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.stem)
+def test_messages_fit_python_the_command_and_the_widgets(file):
+    """A message names an option by a word that all of them have, unless it says "in Python"."""
+    for text, line in find_texts(file):
+        is_prose = " " in text and "<" not in text
+        if is_prose and "in python" not in text.lower():
+            assert not ARGUMENT.search(text), f"{file}:{line}: {text}"

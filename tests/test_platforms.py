@@ -24,14 +24,18 @@ PACKAGE = Path(vesselseg.__file__).parent
 SYSTEMS = ["windows", "macos", "musl"]
 
 PROGRAM = """
+import dataclasses
 import logging
 import sys
+import types
 
 import numpy as np
 import vesselseg
-from vesselseg import ModelSpec, Source
+from vesselseg import ModelSpec, Source, registry
+from vesselseg.cache import transfer
 from vesselseg.cli import main
 
+transfer.time = types.SimpleNamespace(sleep=lambda seconds: None)  # between attempts
 url, host = sys.argv[1:]
 spec = ModelSpec(
     name="narrow", dataset="t", crop=64, stride=42, width=8, scale="native", fov_diameter=60,
@@ -55,6 +59,7 @@ with open("in/eye.png", "rb") as stream:
     model(stream)
 assert vesselseg.segment_folder("in", "out", model=model, kinds=("mask", "overlay")).failed == 0
 assert vesselseg.segment_folder("in", "out", model=model, resume=True).skipped == 2
+registry.EMBEDDED = dataclasses.replace(registry.EMBEDDED, crop=64, stride=64)  # for doctor
 for words, code in (
     ("doctor", 0), ("models", 0), ("cache", 0), ("--help", None),
     ("segment --help", None), ("evaluate --help", None), ("train --help", None),

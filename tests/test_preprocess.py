@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vesselseg import OptionError
@@ -15,6 +16,7 @@ from vesselseg.preprocess import (
     preprocess,
     region_to_compute,
     resize,
+    resize_like_opencv,
     scale_factor,
     unfamiliar_size,
     vessel_bias,
@@ -107,6 +109,37 @@ class TestOtherScales:
         assert (difference > 0).mean() < 0.01
 
 
+class TestResizeLikeOpenCV:
+    """Expected values come from OpenCV 5.0.0: ``cv2.resize(image, (w, h))`` of uint8."""
+
+    ROW = np.array([[0, 255, 10, 200, 30]], dtype=np.uint8)
+
+    @pytest.mark.parametrize("size", [(2, 3), (1, 8), (3, 2), (4, 13)])
+    def test_resizing_is_close_to_exact_arithmetic(self, size):
+        image = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+        ours = resize_like_opencv(image, size)
+        tensor = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+        exact = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear")
+        difference = ours.astype(float) - exact[0].permute(1, 2, 0).numpy()
+        assert np.abs(difference).max() < 1
+
+    def test_values_are_rounded_like_opencv(self):
+        row = np.repeat(self.ROW[..., None], 3, axis=2)
+        along = resize_like_opencv(row, (1, 8))[0, :, 0]
+        assert along.tolist() == [0, 112, 240, 87, 69, 188, 104, 30]
+        # Along columns the two products are rounded on their own.
+        column = resize_like_opencv(row.transpose(1, 0, 2), (8, 1))[:, 0, 0]
+        assert column.tolist() == [0, 112, 240, 86, 69, 188, 104, 30]
+
+    def test_resizing_agrees_with_opencv(self):
+        cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+        for _ in range(100):
+            height, width, tall, wide = (int(n) for n in RNG.integers(1, 120, 4))
+            image = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            expected = cv2.resize(image, (wide, tall), interpolation=cv2.INTER_LINEAR)
+            assert np.array_equal(resize_like_opencv(image, (tall, wide)), expected)
+
+
 class TestColours:
     MEANS = (160.0, 80.0, 40.0)
 
@@ -179,7 +212,7 @@ class TestCheckScale:
             check_scale(scale, DRIVE)
 
     def test_a_rule_that_the_spec_has_no_size_for(self):
-        with pytest.raises(OptionError, match="has no size for scale='fit'"):
+        with pytest.raises(OptionError, match=r"no size for the scale 'fit'\. Its own .* is 'fov'"):
             check_scale("fit", EMBEDDED)
 
     def test_without_any_size_there_are_native_and_factors(self):
@@ -195,7 +228,7 @@ class TestUnfamiliarSize:
     @pytest.mark.parametrize(("diameter", "warned"), [(538, 0), (270, 0), (260, 1), (1080, 1)])
     def test_field_of_view_far_from_the_one_trained_on(self, diameter, warned):
         text = unfamiliar_size(diameter, 1.0, "native", DRIVE)
-        assert ("scale='fov' would match it" in text) == bool(text) == bool(warned)
+        assert ("The scale 'fov' would match it" in text) == bool(text) == bool(warned)
 
     @pytest.mark.parametrize(("diameter", "warned"), [(499, 1), (500, 0), (4000, 0), (4001, 1)])
     def test_field_of_view_far_from_a_range(self, diameter, warned):

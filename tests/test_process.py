@@ -1,6 +1,7 @@
 """Forks, processors, and programs without standard streams."""
 
 import builtins
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -23,24 +24,28 @@ import numpy as np
 import torch
 import vesselseg
 
-def work(threads):
+image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+uses = {uses}
+
+def work(number, threads):
     if threads:
         torch.set_num_threads(threads)
-    image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
     try:
-        return int({use}.mask.sum())
+        return int(uses[number]().mask.sum())
     except vesselseg.DeviceError as error:
         return str(error)
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    model = vesselseg.load_model({model}device="cpu")
-    expected = work(0)
-    assert isinstance(expected, int)
+    numbers = range(len(uses))
+    expected = [work(number, 0) for number in numbers]
+    assert all(isinstance(each, int) for each in expected)
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        many, single = pool.map(work, [0, 1])
-    assert "forked from one that had used vesselseg" in many, many
-    assert "spawn" in many
+        many = pool.starmap(work, [(number, 0) for number in numbers])
+        single = pool.starmap(work, [(number, 1) for number in numbers])
+    for each in many:
+        assert "forked from one that had used vesselseg" in each, each
+        assert "spawn" in each
     {check}
 """
 
@@ -54,29 +59,26 @@ def run(code, folder, **options):
 
 @needs_fork
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "use",
-    ["vesselseg.segment(image, scale='native', device='cpu')",
-     "next(iter(model.segment_many([image], scale='native')))"],
-)  # fmt: skip
-def test_a_process_forked_after_use_raises_an_error_or_works_with_one_thread(use, tmp_path):
+def test_a_process_forked_after_use_raises_an_error_or_works_with_one_thread(tmp_path):
+    uses = """[
+    lambda: vesselseg.segment(image, scale="native", device="cpu"),
+    lambda: next(iter(model.segment_many([image], scale="native"))),
+]
+model = vesselseg.load_model(device="cpu")"""
     check = "assert single == expected, (single, expected)"
-    finished = run(FORK.format(use=use, model="", check=check), tmp_path)
+    finished = run(FORK.format(uses=uses, check=check), tmp_path)
     assert finished.returncode == 0, finished.stderr
 
 
 @needs_fork
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_sessions_of_other_backends_do_not_survive_a_fork_at_all(backend, tmp_path):
+def test_sessions_of_other_backends_do_not_survive_a_fork_at_all(backend, model, tmp_path):
     pytest.importorskip(backend)
-    vesselseg.load_model(device="cpu").export(tmp_path / "model.onnx")
-    code = FORK.format(
-        use="model(image, scale='native')",
-        model=f"'model.onnx', backend='{backend}', ",
-        check="assert single == many",
-    )
-    finished = run(code, tmp_path)
+    model.export(tmp_path / "model.onnx")
+    uses = f"""[lambda: model(image, scale="native")]
+model = vesselseg.load_model("model.onnx", backend="{backend}", device="cpu")"""
+    finished = run(FORK.format(uses=uses, check="assert single == many"), tmp_path)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -84,35 +86,28 @@ UNGUARDED = """
 import multiprocessing, sys
 import vesselseg
 multiprocessing.set_start_method("spawn")
-model = vesselseg.load_model(sys.argv[1], device="cpu")
-{use}
+model = vesselseg.load_model("narrow.pth", device="cpu")
+model("eye.png")
+list(model.segment_many(2 * ["eye.png"]))
+vesselseg.segment_folder("eye.png", "out", model=model)
+if "int8" in sys.argv:
+    model.export("int8.onnx", precision="int8", calibration=["eye.png"])
 print("done")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "use",
-    [
-        "model('eye.png')",
-        "list(model.segment_many(2 * ['eye.png']))",
-        "vesselseg.segment_folder('eye.png', 'out', model=model)",
-        "model.export('int8.onnx', precision='int8', calibration=['eye.png'])",
-    ],
-    ids=["one", "many", "folder", "int8"],
-)
-def test_scripts_without_a_guard_of_main_run_once(use, published_file, photograph, tmp_path):
+def test_scripts_without_a_guard_of_main_run_once(published_file, photograph, tmp_path):
     """Where processes are spawned, those of others would run such a script again."""
-    if "int8" in use:
-        for package in ("nncf", "pydot", "onnx", "onnxruntime"):
-            pytest.importorskip(package)
     Image.fromarray(photograph[:96, :96]).save(tmp_path / "eye.png")
-    file = tmp_path / "narrow.pth"
     spec = vesselseg.ModelSpec(name="n", dataset="t", crop=64, stride=42, width=8, scale="native")
-    vesselseg.load_model(spec, weights=published_file, device="cpu").save(file)
-    (tmp_path / "script.py").write_text(UNGUARDED.format(use=use), encoding="utf-8")
+    model = vesselseg.load_model(spec, weights=published_file, device="cpu")
+    model.save(tmp_path / "narrow.pth")
+    (tmp_path / "script.py").write_text(UNGUARDED, encoding="utf-8")
+    needed = ("nncf", "pydot", "onnx", "onnxruntime")
+    words = ["int8"] if all(map(importlib.util.find_spec, needed)) else []
     finished = subprocess.run(
-        [sys.executable, "script.py", str(file)],
+        [sys.executable, "script.py", *words],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (finished.returncode, finished.stdout) == (0, "done\n"), finished.stderr
@@ -207,10 +202,12 @@ def test_usable_processors_on_every_system(monkeypatch):
 
 
 STREAMS = """
-import sys, traceback
+import dataclasses, sys, traceback
 from pathlib import Path
 import vesselseg
+from vesselseg import registry
 from vesselseg.cli import main
+registry.EMBEDDED = dataclasses.replace(registry.EMBEDDED, crop=64, stride=64)  # for doctor
 model = vesselseg.load_model("narrow.pth", device="cpu")
 sys.stdin = sys.stdout = sys.stderr = None
 try:

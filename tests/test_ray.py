@@ -249,12 +249,11 @@ def test_the_manifest_is_in_the_folder_of_the_results(here: Path, out: str, mani
 
 @on_ray
 @pytest.mark.usefixtures("ray")
-def test_every_fault_is_in_its_row_and_the_rest_is_written_and_measured(here: Path) -> None:
-    pytest.importorskip("skan", reason="needs the extra measure")
+def test_every_fault_is_in_its_row_and_the_rest_is_written(here: Path) -> None:
     failing = faulty_folder(here / "faulty", here / "rest", 60)
     failing = {k: v for k, v in failing.items() if "network" not in v}
     options: dict[str, Any] = {
-        "model": "tiny.pth", "device": "cpu", "workers": 2, "measure": True, "max_pixels": MOST,
+        "model": "tiny.pth", "device": "cpu", "workers": 2, "max_pixels": MOST,
     }  # fmt: skip
     for resume in (False, True):
         summary = segment_dataset(here / "faulty", here / "rest", resume=resume, **options)
@@ -267,7 +266,6 @@ def test_every_fault_is_in_its_row_and_the_rest_is_written_and_measured(here: Pa
             assert failing[name] in row["error"]
         else:
             assert row["error"] is None
-            assert row["density"] > 0
 
 
 @on_ray

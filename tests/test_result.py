@@ -112,7 +112,7 @@ class TestSave:
 
     @pytest.mark.parametrize("option", [{}, {"format": "jpeg"}])
     def test_a_stream_needs_a_format(self, option, result):
-        with pytest.raises(OptionError, match="format='png', 'tiff' or 'npy', which a stream"):
+        with pytest.raises(OptionError, match="a stream needs format='png', 'tiff' or 'npy'"):
             result.save(io.BytesIO(), **option)
 
     @pytest.mark.parametrize(

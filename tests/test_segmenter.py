@@ -98,7 +98,7 @@ class TestResult:
             "undecided_fraction": pytest.approx(0.5, abs=0.5),
             "warning": (
                 "The field of view is 88 pixels wide at the network's scale, but model 'narrow' "
-                "expects 500: it may miss vessels. scale='fov' would match it."
+                "expects 500: it may miss vessels. The scale 'fov' would match it."
             ),
         }
 

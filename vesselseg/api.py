@@ -115,8 +115,8 @@ def load_model(
     if file is not None and file.suffix.lower() in kind.suffixes:
         if spec is not None:
             raise OptionError(
-                f"{str(file)!r} holds both its network and its model spec. Pass it alone: "
-                f"load_model({str(file)!r})."
+                f"{str(file)!r} holds both its network and its model spec. Pass it alone, as the "
+                f"model."
             )
         check_fork(torch.device("cpu"), kind.name)
         loaded = kind.from_file(file, device, precision)
@@ -417,8 +417,8 @@ def obtain_network(
         spec = content.spec or _find_by_digest(digest)
     if spec is None:
         raise CheckpointError(
-            f"{str(file)!r} does not say which model it is. Pass the model's name and the file: "
-            f"load_model('unet_s5-d16_drive', weights={str(file)!r})."
+            f"{str(file)!r} does not say which model it is. Name the model, for example "
+            f"'unet_s5-d16_drive', and pass the file as its weights."
         )
     return build_network(content, spec), spec, digest
 

@@ -42,7 +42,7 @@ def whole_file(path: StrPath) -> Iterator[Path]:
     if not is_folder(path.parent):
         raise OutputError(
             f"{str(path)!r} cannot be written: its folder does not exist, or you may not enter it."
-            f"{_windows_hint(path, part)}"
+            f"{windows_hint(path, part)}"
         )
     if exists(path) and not is_file(path):  # a device would be replaced by a file
         raise OutputError(f"{str(path)!r} cannot be written: it is a folder, a pipe or a device.")
@@ -53,7 +53,7 @@ def whole_file(path: StrPath) -> Iterator[Path]:
         is_other = error.filename is not None and Path(error.filename) not in (part, path)
         if is_other or isinstance(error, VesselsegError):
             raise
-        hint = _windows_hint(path, part)
+        hint = windows_hint(path, part)
         if isinstance(error, PermissionError) and sys.platform == "win32":
             hint = " Close it if another program has it open."
         raise OutputError(
@@ -70,9 +70,10 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        in_the_way = isinstance(error, FileExistsError)
+        reason = "there is a file of that name" if in_the_way else error.strerror or error
         raise OutputError(
-            f"The folder {str(folder)!r} cannot be created: {error.strerror or error}."
-            f"{_windows_hint(folder)}"
+            f"The folder {str(folder)!r} cannot be created: {reason}.{windows_hint(folder)}"
         ) from error
 
 
@@ -93,14 +94,18 @@ def _check_names(path: Path) -> None:
             )
 
 
-def _windows_hint(*paths: Path) -> str:
-    """What to do about a path that is longer than Windows allows; "" if none is."""
+def windows_hint(*paths: Path) -> str:
+    """What to do about a path that is longer than Windows allows; "" if none is.
+
+    A second path is that of a temporary file.
+    """
     length = max(len(os.path.abspath(path)) for path in paths)  # noqa: PTH100
     if sys.platform != "win32" or length <= _LONGEST_ON_WINDOWS:
         return ""
+    temporary = ", or that of the temporary file beside it," if len(paths) > 1 else ""
     return (
-        f" Its path, or that of the temporary file beside it, has {length} characters; Windows "
-        f"allows {_LONGEST_ON_WINDOWS} unless long paths are enabled. Choose a shorter folder."
+        f" Its path{temporary} has {length} characters; Windows allows {_LONGEST_ON_WINDOWS} "
+        f"unless long paths are enabled. Choose a shorter folder."
     )
 
 

@@ -35,8 +35,8 @@ _UNPACK = "Unpack it first"
 _DEVELOP = "Develop it with the camera's software or rawpy, and save it as PNG or TIFF"
 _EXPORT = "Export the fundus photograph from the device's software, as DICOM, PNG or TIFF"
 _HEIF = (
-    "Convert it to JPEG or PNG; or install pillow-heif, call pillow_heif.register_heif_opener(), "
-    "and pass PIL.Image.open(file).convert('RGB')"
+    "Convert it to JPEG or PNG; or, in Python, install pillow-heif, call "
+    "pillow_heif.register_heif_opener(), and pass PIL.Image.open(file).convert('RGB')"
 )
 _OTHERS = (
     (rb".{4}ftyp(hei[cmsx]|hev[cx]|mif1|msf1)", "HEIC file", _HEIF),
@@ -48,9 +48,9 @@ _OTHERS = (
      "compressed file or an archive", _UNPACK),
     (rb"FOCTF", "Topcon file (.fda)", _EXPORT),
     (rb"CMDb|MDbM|HSF-(OCT|XXX)-", "Heidelberg file (.e2e, .vol)", _EXPORT),
-    (rb"\x93NUMPY", "NumPy array", "Pass numpy.load(file)"),
+    (rb"\x93NUMPY", "NumPy array", "In Python, pass numpy.load(file)"),
     (rb"\x89HDF|MATLAB |\x5c\x01\0\0", "file of scientific data (HDF5, MATLAB, NIfTI)",
-     "Read it with its own library, and pass the array"),
+     "In Python, read it with its own library, and pass the array"),
     (rb"8BPS", "Photoshop file", "Save it as PNG or TIFF"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL file", "Convert it to PNG"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript file", "Convert it to PNG"),
@@ -99,6 +99,6 @@ def describe_unknown(head: bytes, note: str) -> str:
         if re.match(pattern, head, re.DOTALL):
             return f"it is a {kind}, which is in none of {formats}. {advice}"
     return (
-        f"it is in none of {formats}. Convert it, for example to PNG; or decode it yourself and "
-        f"pass the array. It may also be truncated, damaged or no image"
+        f"it is in none of {formats}. Convert it, for example to PNG; or, in Python, decode it "
+        f"yourself and pass the array. It may also be truncated, damaged or no image"
     )

@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from . import tiff
 from .errors import ImageError, MissingExtraError, OptionError
+from .files import windows_hint
 from .formats import MAX_PIXELS as MAX_PIXELS
 from .formats import READABLE, formats_with_endings, is_dicom, is_tiff
 from .fov import find_field_of_view
@@ -186,7 +187,10 @@ def open_source(source: Any) -> Iterator[tuple[IO[bytes], str]]:
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
-        yield io.BytesIO(content), f"the {len(content)} bytes given"
+        yield (
+            io.BytesIO(content),
+            f"the {len(content)} bytes given" if content else "what was given",
+        )
     elif isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
         with _open_path(name) as stream:
@@ -225,7 +229,7 @@ def _open_path(name: str) -> IO[bytes]:
         with stream:
             return io.BytesIO(stream.read())
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no image {name!r}.") from error
+        raise FileNotFoundError(f"There is no image {name!r}.{windows_hint(path)}") from error
     except ImageError:
         raise
     except (OSError, ValueError) as error:
@@ -356,8 +360,8 @@ def _warn_of_pages(pages: int, mode: str, reading: Reading) -> None:
         reading.warn(f"has {pages} pages; the first is used.")
     if pages == 3 and mode in ("L", "I", "F", "I;16", "I;16B"):
         reading.warn(
-            "may have the red, green and blue of a photograph in its 3 pages. If so, read them "
-            "with tifffile, and pass one array (H, W, 3)."
+            "may have the red, green and blue of a photograph in its 3 pages. If so, merge them "
+            "into one RGB picture."
         )
 
 
@@ -379,11 +383,14 @@ def _turn_upright(image: Image.Image, reading: Reading) -> Image.Image:
 
 def _check_reduced(values: NDArray[np.uint8], reading: Reading) -> None:
     """Warn or raise if Pillow's reduction of a 16-bit RGB file to 8 bits left hardly any."""
-    advice = "Read it with tifffile or OpenCV, and pass the array with bits=..."
+    advice = (
+        "Scale its values to the whole range of 16 bits; or, in Python, read it with tifffile or "
+        "OpenCV, and pass the array and its bits."
+    )
     if reading.bits not in (None, 16):
         raise ImageError(
             f"{reading.label} is a 16-bit RGB file, of which Pillow keeps the upper 8 bits; "
-            f"bits={reading.bits} cannot be applied. {advice}"
+            f"{reading.bits} bits cannot be taken from it. {advice}"
         )
     if 0 < values[..., :3].max() < 64:
         reading.warn(

@@ -195,7 +195,8 @@ def _from_colors(colors: NDArray[np.uint8], path: Path) -> Mask:
     raise DatasetError(
         f"Label {str(path)!r} has {len(count_of)} colours, most of it {named}. A label is white on "
         f"black, or one colour on black. If it is a photograph, pass its label instead. If colours "
-        f"tell arteries from veins, make both white: np.asarray(image)[..., :3].any(axis=2)."
+        f"tell arteries from veins, make both white; in Python, "
+        f"np.asarray(image)[..., :3].any(axis=2)."
     )
 
 

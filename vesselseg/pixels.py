@@ -45,8 +45,8 @@ def check_size(width: int, height: int, label: str, max_pixels: float) -> None:
     """Raise ImageError if an image is larger than the limit."""
     if width * height > max_pixels:
         raise ImageError(
-            f"{label} has {width} x {height} pixels; at most {max_pixels:,} are accepted. If it is "
-            f"meant to be that large, raise the limit: load_model(..., max_pixels=...)."
+            f"{label} has {width} x {height} pixels; at most {max_pixels:,} are accepted. Reduce "
+            f"it or, if it is meant to be that large, raise the limit of pixels."
         )
 
 
@@ -74,7 +74,7 @@ def from_pil(image: Image.Image, reading: Reading) -> RGB:
         if not has_16_bits or np.any((values < 0) | (values > 65535)):
             raise ImageError(
                 f"{reading.label} has the PIL mode 'I', whose values have no defined brightness. "
-                f"Convert it to RGB, or pass a NumPy array of {_DTYPES}."
+                f"Convert it to RGB or, in Python, pass a NumPy array of {_DTYPES}."
             )
         values = values.astype(np.uint16)
     return to_srgb(from_array(values, reading), profile, reading)
@@ -119,7 +119,7 @@ def from_array(array: NDArray[Any], reading: Reading) -> RGB:
     kind, values = array.dtype.kind, array
     is_uint16 = kind == "u" and array.dtype.itemsize == 2  # of either byte order
     if bits is not None and bits != 8 * array.dtype.itemsize and not is_uint16:
-        raise ImageError(f"{label} has values of type {array.dtype}; bits={bits} is for uint16.")
+        raise ImageError(f"{label} has values of type {array.dtype}; {bits} bits are for uint16.")
     if is_uint16:
         most = int(array.max()) if shape[2:] != (4,) else int(array[..., :3].max())
         _check_depth(most, reading)
@@ -129,7 +129,7 @@ def from_array(array: NDArray[Any], reading: Reading) -> RGB:
         values = _scale_floats(array, label)
     elif array.dtype != np.uint8:
         in_range = kind in "iu" and array.min() >= 0 and array.max() <= 255
-        hint = " If its values are 0 to 255, pass array.astype(np.uint8)." if in_range else ""
+        hint = " If its values are 0 to 255, convert it to uint8." if in_range else ""
         raise ImageError(f"{label} has the type {array.dtype}; allowed are {_DTYPES}.{hint}")
     rgb = np.empty((*shape[:2], 3), np.uint8)
     rgb[:] = values.reshape(*shape[:2], -1)[..., :3]
@@ -165,8 +165,7 @@ def _check_depth(most: int, reading: Reading) -> None:
     if reading.bits is None and most and likely:
         reading.warn(
             f"has 16-bit values that end at {most}, and is read as a very dark photograph. If they "
-            f"use {likely} bits, pass bits={likely} (--bits {likely}); if it is that dark, pass "
-            f"bits=16."
+            f"use {likely} bits, set bits to {likely}; if it is that dark, set bits to 16."
         )
 
 

@@ -48,7 +48,10 @@ def check_scale(scale: Scale | None, spec: ModelSpec) -> Scale:
             f"None for the model's own rule ({spec.scale!r})."
         )
     if (scale == "fit" and spec.fit_size is None) or (scale == "fov" and spec.fov_range is None):
-        raise OptionError(f"Model {spec.name!r} has no size for scale={scale!r}.")
+        raise OptionError(
+            f"Model {spec.name!r} has no size for the scale {scale!r}. Its own scale is "
+            f"{spec.scale!r}; 'native' and factors are for all models."
+        )
     return scale
 
 
@@ -83,9 +86,9 @@ def preprocess(
     size = (max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1))
     if size[0] * size[1] > max_pixels:
         raise OptionError(
-            f"scale={scale!r} would enlarge {width} x {height} pixels to {size[1]} x {size[0]}; at "
-            f"most {max_pixels:,} pixels are accepted. Choose a smaller scale, or raise the limit: "
-            f"load_model(..., max_pixels=...)."
+            f"The scale {scale!r} would enlarge {width} x {height} pixels to {size[1]} x "
+            f"{size[0]}; at most {max_pixels:,} pixels are accepted. Choose a smaller scale, or "
+            f"raise the limit of pixels."
         )
     region = region_to_compute(*size, fov, scale)
     placement = Placement(region, size, (height, width), vessel_bias(fov.diameter, spec))
@@ -229,5 +232,6 @@ def unfamiliar_size(diameter: float | None, factor: float, scale: Scale, spec: M
         return ""
     return (
         f"The field of view is {diameter * factor:.0f} pixels wide at the network's scale, but "
-        f"model {spec.name!r} expects {expected}: it may miss vessels. scale='fov' would match it."
+        f"model {spec.name!r} expects {expected}: it may miss vessels. The scale 'fov' would match "
+        f"it."
     )

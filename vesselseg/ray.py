@@ -281,7 +281,8 @@ def _uses_gpu(device: str, resources: Mapping[str, float]) -> bool:
     has_gpu = resources.get("GPU", 0) >= 1
     if device.startswith("cuda") and not has_gpu:
         raise DeviceError(
-            "The Ray cluster has no GPU. Pass device='cpu', or start its nodes with --num-gpus."
+            "The Ray cluster has no GPU. Choose the device 'cpu', or start its nodes with "
+            "--num-gpus."
         )
     return has_gpu and (device == "auto" or device.startswith("cuda"))
 

@@ -184,8 +184,8 @@ class Segmentation:
                 )
         if format is None or format not in FORMATS.values():
             raise OptionError(
-                f"{str(target)!r} must end in {', '.join(FORMATS)}; or pass format='png', 'tiff' "
-                f"or 'npy', which a stream needs. DICOM files are written by save_dicom."
+                f"{str(target)!r} must end in {', '.join(FORMATS)}. In Python, a stream needs "
+                f"format='png', 'tiff' or 'npy'. DICOM files are written by save_dicom."
             )
         if kind not in KINDS:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")

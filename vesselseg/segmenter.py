@@ -410,7 +410,7 @@ class Segmenter:
         network, spec = self._network("exported"), self._marked_spec()
         selected = None
         if bits is not None and calibration is None:
-            raise OptionError(f"bits={bits!r} is for the images of a calibration. Leave it out.")
+            raise OptionError(f"{bits!r} bits are for the images of a calibration. Leave bits out.")
         if precision == "int8":
             selected = quantize.calibration_windows(calibration, spec, self.max_pixels, bits)
         elif precision != "float32":
@@ -418,7 +418,7 @@ class Segmenter:
                 f"precision is {precision!r}; files are exported in 'float32' or 'int8'."
             )
         elif calibration is not None:
-            raise OptionError("calibration is for precision='int8'. Leave it out.")
+            raise OptionError("A calibration is for the precision 'int8'. Leave it out.")
         exported = onnx_export.build(network, spec)
         if selected is not None:
             exported = quantize.quantize(exported, selected)

@@ -32,20 +32,29 @@ PAGE = Path(server.__file__).parent / "page"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def asked():
-    """Every image that the network was given."""
-    return []
+@pytest.fixture(scope="module")
+def page(model):
+    """The address of a page, and every image that its network was given."""
+    asked = []
 
-
-@pytest.fixture
-def url(model, asked):
     def counted(image, **options):
         asked.append(image)
         return model(image, **options)
 
     with served(counted, hosts=("127.0.0.1", "localhost", "::1")) as url:
-        yield url
+        yield url, asked
+
+
+@pytest.fixture
+def asked(page):
+    """Every image that the network was given in this test."""
+    page[1].clear()
+    return page[1]
+
+
+@pytest.fixture
+def url(page):
+    return page[0]
 
 
 @pytest.fixture
@@ -170,10 +179,11 @@ def test_measures_are_drawn_and_listed_as_the_library_has_them(url, model, conte
     assert len(asked) == 1  # whatever is asked of its result, the network runs once
 
 
-def test_nothing_is_written_to_disk(url, content, tmp_path, monkeypatch):
+def test_nothing_is_written_to_disk(url, photograph, tmp_path, monkeypatch):
     # Python and Numba keep what they compile, unless that is done already.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     vesselseg.measure(np.eye(40, dtype=bool))
+    content = encoded(photograph[50:110, 50:110])
     # Whatever opens a file to write, in whichever thread of this process, is an audit event.
     written = []
 

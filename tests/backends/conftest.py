@@ -18,7 +18,7 @@ def network(published_file):
 
 
 @pytest.fixture(scope="session")
-def int8_file(model, tmp_path_factory):
+def int8_file(model, photograph, tmp_path_factory):
     """The narrow model in an int8 file; quantising takes seconds, so that processes share it."""
     pytest.importorskip("pydot")  # needed by NNCF, which itself is not imported here
     folder = tmp_path_factory.getbasetemp()
@@ -27,7 +27,7 @@ def int8_file(model, tmp_path_factory):
     path = folder / "int8.onnx"
     with FileLock(folder / "int8.lock"):
         if not path.exists():
-            model.export(path, precision="int8")
+            model.export(path, precision="int8", calibration=[photograph])
     return path
 
 

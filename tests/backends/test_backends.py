@@ -45,9 +45,9 @@ class TestTable:
             assert choose_backend(name, Path("model.onnx")).name == name
 
     def test_one_that_does_not_fit_is_an_error_that_names_those_that_do(self):
-        with pytest.raises(OptionError, match=r"'torch' cannot run 'a\.onnx', but backend='onnxr"):
+        with pytest.raises(OptionError, match=r"'torch' cannot run 'a\.onnx', but 'onnxr"):
             choose_backend("torch", Path("a.onnx"))
-        with pytest.raises(OptionError, match=r"runs \.onnx files only.*model\.export"):
+        with pytest.raises(OptionError, match=r"runs \.onnx files only.* Export the model"):
             choose_backend("onnxruntime", Path("a.pth"))
 
 
@@ -75,7 +75,7 @@ class TestAddedBackend:
         for model in (vesselseg.load_model(file), vesselseg.load_model(file, backend="dark")):
             assert (model.backend, model.spec) == ("dark", NARROW)
             assert np.array_equal(model(photograph).mask, photograph.mean(axis=2) < 100)
-        with pytest.raises(OptionError, match=r"backend='torch' cannot run .* backend='dark' can"):
+        with pytest.raises(OptionError, match=r"'torch' cannot run .* 'dark' can"):
             vesselseg.load_model(file, backend="torch")
         with pytest.raises(OptionError, match="Pass it alone"):
             vesselseg.load_model(NARROW, weights=file)

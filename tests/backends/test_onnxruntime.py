@@ -67,9 +67,9 @@ class TestLoading:
             vesselseg.load_model(file, weights="narrow.pth")
 
     def test_pytorch_and_other_files_are_rejected(self, file, published_file):
-        with pytest.raises(OptionError, match=r"backend='torch' cannot run .*'onnxruntime'"):
+        with pytest.raises(OptionError, match=r"'torch' cannot run .*'onnxruntime'"):
             vesselseg.load_model(file, backend="torch")
-        with pytest.raises(OptionError, match="Export the model first"):
+        with pytest.raises(OptionError, match="Export the model to such a file first"):
             vesselseg.load_model(NARROW, weights=published_file, backend="onnxruntime")
 
     def test_settings_are_used(self, file):
@@ -135,7 +135,7 @@ class TestDeviceAndPrecision:
     @pytest.mark.slow
     @pytest.mark.parametrize("precision", [None, "auto", "int8"])
     def test_int8_files_are_for_another_backend(self, precision, int8_file):
-        with pytest.raises(DeviceError, match=r"no faster than float32\. Pass backend='openvino'"):
+        with pytest.raises(DeviceError, match="Choose the backend 'openvino'"):
             vesselseg.load_model(int8_file, precision=precision)
         with pytest.raises(OptionError, match="cannot run in float32"):
             vesselseg.load_model(int8_file, precision="float32")
@@ -195,7 +195,7 @@ class TestDeviceAndPrecision:
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", Full)
         model = vesselseg.load_model(file, device="cpu")
-        with pytest.raises(ResourceError, match="smaller batch_size"):
+        with pytest.raises(ResourceError, match="smaller batch size"):
             model(np.zeros((64, 64, 3), np.uint8))
 
 

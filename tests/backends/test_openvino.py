@@ -182,7 +182,8 @@ class TestInt8:
         embedded = vesselseg.load_model(device="cpu")
         embedded.export(tmp_path / "int8.onnx", precision="int8")
         int8 = vesselseg.load_model(tmp_path / "int8.onnx", backend="openvino")
-        assert (int8(EXAMPLE).mask == embedded(EXAMPLE).mask).mean() >= 0.996
+        masks = [model(EXAMPLE, scale=0.5).mask for model in (int8, embedded)]
+        assert (masks[0] == masks[1]).mean() >= 0.996
 
     def test_the_file_says_that_it_is_int8(self, int8, int8_file, model, photograph):
         assert (int8.precision, int8.spec) == ("int8", NARROW)
@@ -211,9 +212,9 @@ class TestInt8:
 
     def test_others_become_int8_when_they_are_exported(self, exact, exported, monkeypatch):
         monkeypatch.setattr("vesselseg.cache.obtain", None)  # would fail: no download
-        with pytest.raises(OptionError, match=r"precision='int8'\)"):
+        with pytest.raises(OptionError, match="in the precision 'int8'"):
             vesselseg.load_model("unet_s5-d16_drive", backend="openvino", precision="int8")
-        with pytest.raises(OptionError, match=r"precision='int8'\)"):
+        with pytest.raises(OptionError, match="in the precision 'int8'"):
             exact.to(precision="int8")
         with pytest.raises(OptionError, match=r"narrow\.onnx' is not an int8 file"):
             vesselseg.load_model(exported, backend="openvino", precision="int8")
@@ -295,7 +296,7 @@ class TestErrors:
 
         monkeypatch.setattr(core, "compile_model", fail)
         backend = OpenVinoBackend(network, NARROW, "cpu", "float32")
-        with pytest.raises(ResourceError, match="smaller batch_size"):
+        with pytest.raises(ResourceError, match="smaller batch size"):
             backend(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 

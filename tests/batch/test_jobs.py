@@ -137,7 +137,9 @@ def test_a_dicom_segmentation_is_named_after_the_photograph_or_is_the_mask() -> 
         (["folder"], "out.png", "takes the result of a single photograph"),
         (["a.jpg"], "x.jpg", r"'x.jpg' cannot be written: results are .png, .tif"),
         (["a.jpg", "folder/a.jpg"], "out", r"'a.jpg' and 'folder/a.jpg' would both write 'out/a"),
+        (["a.jpg", "folder/a.jpg"], "out", r"folders of their own, or pass the folder above both"),
         (["folder"], "out", r"'folder/a.jpg' and 'folder/a.tif' would both write 'out/a.png'"),
+        (["folder"], "out", r"folders of their own\.$"),
         (["nonsense://bucket/eye.png"], "out", "not an address that can be opened"),
     ],
 )

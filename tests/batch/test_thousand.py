@@ -59,7 +59,7 @@ def test_every_fault_has_its_row_and_the_rest_is_written_after_kills(
 ) -> None:
     if function == "segment_dataset":
         pytest.importorskip("ray", reason="Ray is not installed: pip install 'vesselseg[ray]'")
-    kills = 4 if COUNT < 1000 else 10
+    kills = 2 if COUNT < 1000 else 10
     chance = random.Random(0)
     tiny_weights(tmp_path / "tiny.pth")
     out = tmp_path / "out"

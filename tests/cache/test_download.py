@@ -246,7 +246,7 @@ class TestImport:
         spec = dataclasses.replace(spec, sources=sources)
         file = tmp_path / "chase.pth"
         file.write_bytes(other)
-        with pytest.raises(CheckpointError, match=r"should begin with 0badc0de.*--force"):
+        with pytest.raises(CheckpointError, match=r"should begin with 0badc0de.*\(force\)"):
             vesselseg.import_file(file, spec)
         assert vesselseg.find_cached(spec) is None
         path = vesselseg.import_file(file, spec, force=True)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from support.models import NARROW
+from support.models import TINY, tiny_weights
 from support.servers import File, Status
 
 import vesselseg
@@ -19,6 +19,13 @@ from vesselseg import CheckpointError, DownloadError, Source
 from vesselseg.cache import transfer
 
 CHUNK = transfer.CHUNK
+SPEC = dataclasses.replace(TINY, width=32)  # of many chunks, and yet soon verified
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    """A file of `SPEC`."""
+    return tiny_weights(tmp_path_factory.mktemp("weights") / "tiny.pth", SPEC).read_bytes()
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +35,7 @@ def right_file_or_nothing(home, content):
 
 
 def at(*urls, **pinned):
-    return dataclasses.replace(NARROW, sources=tuple(Source(url, **pinned) for url in urls))
+    return dataclasses.replace(SPEC, sources=tuple(Source(url, **pinned) for url in urls))
 
 
 @pytest.fixture
@@ -292,8 +299,9 @@ class TestTls:
         if shutil.which("openssl") is None:
             pytest.skip("openssl is not installed")
         names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names,
+            ["openssl", "req", "-x509", *key, "-days", "2", *names,
              "-keyout", tmp_path / "key.pem", "-out", tmp_path / "certificate.pem"],
             check=True, capture_output=True,
         )  # fmt: skip

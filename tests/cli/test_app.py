@@ -1,5 +1,7 @@
 """``vesselseg app`` up to the moment at which it serves; tests/app has the page."""
 
+import asyncio
+import gc
 import re
 import signal
 import socket
@@ -41,18 +43,42 @@ def command():
 
 
 @pytest.mark.slow
-def test_listens_here_alone_and_ends_quietly_with_ctrl_c(command):
-    process, url = command("--port", "0")
+def test_listens_here_alone_opens_the_browser_and_ends_quietly_with_ctrl_c(
+    command, tmp_path, monkeypatch
+):
+    script = tmp_path / "browser"
+    script.write_text(f"#!/bin/sh\necho $1 > {tmp_path / 'opened'}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(script))
+    process, url = command("--port", "0", "--open")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
     settings = requests.get(f"{url}settings", timeout=30).json()
     assert settings["models"][0]["label"] == "Any camera (built in)"
     assert settings["max_upload"] == 50_000_000
     assert requests.get(url, headers={"Host": "example.org"}, timeout=30).status_code == 400
     assert "server" not in requests.get(url, timeout=30).headers
+    deadline = time.monotonic() + 30
+    while not ((tmp_path / "opened").exists() and (tmp_path / "opened").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (tmp_path / "opened").read_text() == f"{url}\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_request_ends_quietly_too(monkeypatch, recwarn):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    needs_extra()
+    for owner, name in ((asyncio, "SelectorEventLoop"), (asyncio.events, "new_event_loop")):
+        monkeypatch.setattr(owner, name, interrupt)
+    assert main(["app", "--port", "0", "--device", "cpu"]) == 0
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 @pytest.mark.slow
@@ -64,7 +90,7 @@ def test_another_address_a_limit_and_a_model_file_can_be_chosen(command, model, 
     assert settings["models"][0]["label"] == "narrow (mine.pth)"
     assert settings["max_upload"] == 3_000_000
     assert requests.get(url, headers={"Host": "my-computer"}, timeout=30).status_code == 200
-    process.terminate()
+    process.send_signal(signal.SIGINT)
     assert "there is no password and nothing is encrypted" in process.communicate(timeout=30)[1]
 
 
@@ -84,37 +110,16 @@ def test_names_and_root_path_of_a_proxy_are_accepted(command):
 
 
 @pytest.mark.slow
-def test_other_machines_use_only_the_names_that_are_allowed(command):
-    process, url = command("--host", "0.0.0.0", "--port", "0", "--allow-host", "eye.example")
+def test_others_use_only_the_names_that_are_allowed_and_a_quiet_command_does_not_say_so(command):
+    process, url = command("--host", "0.0.0.0", "--port", "0", "--allow-host", "eye.example",
+                           "--quiet")  # fmt: skip
     statuses = [
         requests.get(url, headers={"Host": name}, timeout=30).status_code
         for name in ("eye.example", "127.0.0.1", "other.example")
     ]
     assert statuses == [200, 200, 400]
-    process.terminate()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("option", [[], ["--quiet"]])
-def test_a_note_says_that_others_are_let_in_unless_quiet(command, option):
-    process, url = command("--host", "0.0.0.0", "--port", "0", *option)
-    requests.get(url, timeout=30)
     process.send_signal(signal.SIGINT)
-    assert ("there is no password" in process.communicate(timeout=60)[1]) == (not option)
-
-
-@pytest.mark.slow
-def test_the_browser_is_opened_at_the_address(command, tmp_path, monkeypatch):
-    script = tmp_path / "browser"
-    script.write_text(f"#!/bin/sh\necho $1 > {tmp_path / 'opened'}\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("BROWSER", str(script))
-    _, url = command("--port", "0", "--open")
-    deadline = time.monotonic() + 30
-    while not ((tmp_path / "opened").exists() and (tmp_path / "opened").read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert (tmp_path / "opened").read_text() == f"{url}\n"
+    assert process.communicate(timeout=30)[1] == ""
 
 
 def test_port_in_use_is_reported(capsys):

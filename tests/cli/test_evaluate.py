@@ -204,9 +204,9 @@ def test_options_reach_the_model(weights, run, pairs):
     assert "scale 0.75, bfloat16 on cpu, threshold 0.25" in out
 
 
-def test_without_a_data_set_or_a_model_nothing_is_done(tmp_path, weights, run, pairs):
+def test_without_a_data_set_or_a_model_nothing_is_done(weights, run, pairs):
     for arguments, message in [
-        ([tmp_path / "nowhere", *pairs[1:], "--model", weights], "There is no folder"),
+        ([pairs[0] / "images", *pairs[1:], "--model", weights], "are in FOLDER/images and FOLDER/"),
         ([*pairs, "--weights", weights, "--model", "unet_s5-d16_drive"], "tiny.pth"),
     ]:
         code, out, err = run(*arguments)
@@ -231,7 +231,7 @@ def test_a_pair_that_cannot_be_used_is_named_and_the_others_are_evaluated(
     ("option", "value", "message"),
     [
         ("--model", "unet_s5-d16_driv", "Did you mean 'unet_s5-d16_drive'"),
-        ("--scale", "fit", "has no size for scale='fit'"),
+        ("--scale", "fit", "has no size for the scale 'fit'"),
         ("--device", "cpuu", "cpuu"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import requests
 from PIL import Image
 from support.drawn import photograph, vessels, write
+from support.fine_tuning import start_weights
 from support.models import tiny_weights
 
 pytestmark = [
@@ -30,7 +31,7 @@ PHOTOGRAPHS = 300  # far more than are done until a signal comes
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A folder with hundreds of photographs and their labels, one with two, and a small model."""
+    """A folder with hundreds of photographs and their labels, one with two, and small models."""
     folder = tmp_path_factory.mktemp("inputs")
     for name, count in (("many", PHOTOGRAPHS), ("few", 2)):
         for kind, pixels in (("images", photograph(1)), ("labels", vessels(1))):
@@ -38,6 +39,7 @@ def inputs(tmp_path_factory):
             for number in range(1, count):
                 os.link(folder / name / kind / "000.png", folder / name / kind / f"{number:03}.png")
     tiny_weights(folder / "tiny.pth")
+    start_weights(folder / "start.pth")
     return folder
 
 
@@ -45,8 +47,12 @@ COMMANDS = {
     "segment": ("{many}/images -o out --overlay --manifest m.csv --model {tiny}", "m.csv.rows*"),
     "measure": ("{many}/images -o m.csv --overlay out --model {tiny}", "out/*.png"),
     "evaluate": ("{many} --dataset pairs --report out --model {tiny}", "out/pictures/*.jpg"),
-    "train": ("{few}/images {few}/labels -o model.pth --device cpu", "model.pth.state"),
-    "export": ("-o x.onnx --precision int8", "tmp/*/windows.npz"),
+    "train": (
+        "{few}/images {few}/labels -o model.pth --model {start} --iterations 100000 "
+        "--evaluate-every 5 --patience 100000",
+        "model.pth.state",
+    ),
+    "export": ("{tiny} -o x.onnx --precision int8", "tmp/*/windows.npz"),
     "app": ("--port 0 --model {tiny}", "listening"),
 }
 """Words, and a file that is there when the command is at work."""
@@ -71,7 +77,10 @@ def wait_for(condition):
 def run_until(number, command, folder, inputs):
     """Run a command and end it half-way by a signal; return its exit code, and what it said."""
     words, file = COMMANDS[command]
-    words = words.format(many=inputs / "many", few=inputs / "few", tiny=inputs / "tiny.pth")
+    words = words.format(
+        many=inputs / "many", few=inputs / "few",
+        tiny=inputs / "tiny.pth", start=inputs / "start.pth",
+    )  # fmt: skip
     (folder / "tmp").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", LAUNCH, command, *words.split()], cwd=folder,

@@ -131,12 +131,18 @@ def test_each_image_has_its_photograph_and_an_overlay(made):
     assert page.texts["figcaption"][-9:] == kinds * 3
 
 
-@pytest.mark.slow
-def test_the_second_observer_has_figures_but_no_place_in_the_order(tmp_path):
-    dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1")
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory):
+    """The page of photographs with two observers, with figures: as `made`, and the second one."""
+    folder = tmp_path_factory.mktemp("observed")
+    dataset = read_dataset(drawn.chase_db1(folder / "data"), "chase_db1")
     second = evaluate_other_observer(dataset)
+    return *make(folder, dataset, second=second, formats=("svg", "pdf")), second
 
-    _, page, evaluation = make(tmp_path, dataset, second=second)
+
+@pytest.mark.slow
+def test_the_second_observer_has_figures_but_no_place_in_the_order(observed):
+    _, page, evaluation, second = observed
 
     worst = sorted(evaluation.images, key=lambda image: image.figures.dice)
     assert page.texts["h3"] == [image.name for image in worst]
@@ -157,11 +163,8 @@ def test_intervals_stand_under_the_figures(made):
 
 
 @pytest.mark.slow
-def test_figures_are_files_beside_the_page(tmp_path):
-    dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1")
-    second = evaluate_other_observer(dataset)
-
-    path, page, _ = make(tmp_path, dataset, second=second, formats=("svg", "pdf"))
+def test_figures_are_files_beside_the_page(observed):
+    path, page, _, _ = observed
 
     names = [
         "precision-recall", "roc", "threshold", "reliability", "agreement-density",

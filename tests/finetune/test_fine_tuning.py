@@ -196,7 +196,7 @@ def test_a_state_of_other_photographs_or_options_is_rejected(
     with pytest.raises(OptionError, match=message) as error:
         train(interrupted, **options)
 
-    assert "--restart" in str(error.value)
+    assert "(restart)" in str(error.value)
     assert not interrupted.exists()
     assert train(interrupted, **options, restart=True).iterations == 4
 
@@ -303,7 +303,7 @@ def test_existing_files_are_overwritten_only_with_force(train, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", None)
-        with pytest.raises(OutputError, match=r"exists.*--force"):
+        with pytest.raises(OutputError, match=r"exists.*\(force\)"):
             train(tmp_path / "model.pth")
     assert (tmp_path / name).read_text() == "precious"
 
@@ -394,7 +394,7 @@ def test_a_lack_of_memory_is_a_resource_error(error, raised, train, tmp_path, mo
 
     monkeypatch.setattr(training, "score_held_out", with_dice([0.5]))
     monkeypatch.setattr(Trainer, "step", fail)
-    message = "smaller batch_size" if raised is ResourceError else "of another kind"
+    message = "smaller batch size" if raised is ResourceError else "of another kind"
     with pytest.raises(raised, match=message):
         train(tmp_path / "model.pth")
 
@@ -491,10 +491,10 @@ def test_the_public_names():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*host.SETTINGS} - {"oneDNN off"}))  # other last digits
-def test_the_result_does_not_depend_on_the_hosts_settings(name, train, tmp_path, monkeypatch):
+def test_the_result_does_not_depend_on_the_hosts_settings(train, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "score_held_out", rising)
     expected = train(tmp_path / "before.pth", iterations=2, name="own")
-    with host.SETTINGS[name]():
-        found = train(tmp_path / "within.pth", iterations=2, name="own")
-    assert found.sha256 == expected.sha256
+    for name in sorted({*host.SETTINGS} - {"oneDNN off"}):  # which has other last digits
+        with host.SETTINGS[name]():
+            found = train(tmp_path / f"{name}.pth", iterations=2, name="own")
+        assert found.sha256 == expected.sha256, name

@@ -39,20 +39,27 @@ def assert_alike(measures, expected):
 
 
 @pytest.fixture(scope="module")
-def example():
+def example(windows_once):  # noqa: ARG001
     return vesselseg.segment(EXAMPLE, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tree():
+    """The mask of a tree, and its measures."""
+    mask = shapes.tree(23, 9).mask
+    return mask, measure(mask)
 
 
 class TestSteadyMeasures:
     @pytest.mark.parametrize("side", [1, 3])
-    def test_pinholes_change_nothing(self, side):
-        tree = shapes.tree(23, 9).mask
-        assert measure(make_pinholes(tree, side)).to_dict() == measure(tree).to_dict()
+    def test_pinholes_change_nothing(self, side, tree):
+        mask, measures = tree
+        assert measure(make_pinholes(mask, side)).to_dict() == measures.to_dict()
 
-    def test_unless_holes_are_left_as_loops(self):
-        tree = shapes.tree(23, 9).mask
-        pierced = measure(make_pinholes(tree, 3), fill_holes=0)
-        assert pierced.branch_points >= measure(tree).branch_points + 8
+    def test_unless_holes_are_left_as_loops(self, tree):
+        mask, measures = tree
+        pierced = measure(make_pinholes(mask, 3), fill_holes=0)
+        assert pierced.branch_points >= measures.branch_points + 8
 
     @pytest.mark.slow
     @pytest.mark.parametrize("pepper", [0, 0.01], ids=["salt", "salt and pepper"])

@@ -10,7 +10,7 @@ from vesselseg import ImageError, OptionError, measure
 pytest.importorskip("skan", reason='pip install "vesselseg[measure]"')
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def measures():
     """Of a wide vessel and a thin one that cross in a disc."""
     rows, columns = np.indices((200, 300))
@@ -24,8 +24,9 @@ PHOTOGRAPH = np.full((200, 300, 3), (200, 80, 40), np.uint8)
 
 def colors(picture):
     """The colours of a picture that at least ten pixels have."""
-    values, counts = np.unique(np.asarray(picture).reshape(-1, 3), axis=0, return_counts=True)
-    return {tuple(value) for value in values[counts >= 10].tolist()}
+    pixels = np.asarray(Image.fromarray(np.asarray(picture)).convert("RGBA")).view(np.uint32)
+    values, counts = np.unique(pixels, return_counts=True)
+    return {tuple(value) for value in values[counts >= 10, None].view(np.uint8)[:, :3].tolist()}
 
 
 def changed(drawn):

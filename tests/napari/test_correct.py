@@ -281,6 +281,14 @@ class TestFineTuning:
         qtbot.waitUntil(lambda: tuning.start_button.enabled, timeout=60_000)
         assert "There is no room." in messages()[0] == tuning.message.value
 
+    def test_no_model_file_is_overwritten(self, ready, tmp_path):
+        tuning = ready.fine_tuning
+        tuning.output.value = tiny_weights(tmp_path / "mine.pth")
+        tuning.start_button.changed(True)
+        [message] = messages()
+        assert "mine.pth' exists. Choose another file for the new model." in message
+        assert ready.started == []
+
     def test_with_one_correction(self, opened):
         opened.done_button.changed(True)
         opened.fine_tuning.start_button.changed(True)
@@ -322,6 +330,30 @@ class TestInAWindow:
         qtbot.keyClick(canvas, Qt.Key.Key_D)
         [(_, correction)] = find_corrections(folder)
         assert read_correction(correction)[20, 22] == 255
+
+    @pytest.mark.usefixtures("widget")
+    def test_fits_on_a_small_screen(self, viewer):
+        assert viewer.window._qt_window.minimumSizeHint().height() < 680
+
+    def test_the_mouse_wheel_changes_no_field(self, widget):
+        from qtpy.QtCore import QPoint, QPointF, Qt
+        from qtpy.QtGui import QWheelEvent
+        from qtpy.QtWidgets import QApplication
+
+        for field in (widget.model, widget.fine_tuning.iterations):
+            before = field.value
+            event = QWheelEvent(
+                QPointF(5, 5), QPointF(5, 5), QPoint(), QPoint(0, -120), Qt.MouseButton.NoButton,
+                Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+            )  # fmt: skip
+            QApplication.sendEvent(field.native, event)
+            assert field.value == before
+
+    def test_a_long_message_of_fine_tuning_is_shown_whole(self, widget, qtbot):
+        label = widget.fine_tuning.message
+        label.value = "Choose another output. " * 15
+        text = label.native
+        qtbot.waitUntil(lambda: text.height() >= text.heightForWidth(text.width()), timeout=5_000)
 
     def test_closing_the_widget_saves_a_draft(self, opened, dock_and_widget, folder, qtbot):
         paint(opened)

@@ -83,8 +83,8 @@ def test_layers_of_one_photograph_are_accepted(data, options, model):
     ("data", "rgb", "match"),
     [
         (np.zeros((5, 40, 44), np.uint8), False, r"'eye' has data of shape \(5, 40, 44\)"),
-        (np.zeros((40, 44, 3), np.uint8), False, "with rgb=True"),
-        (np.zeros((5, 40, 44, 3), np.uint8), True, "a layer of its own"),
+        (np.zeros((40, 44, 3), np.uint8), False, "rgb=True"),
+        (np.zeros((5, 40, 44, 3), np.uint8), True, "must hold one photograph"),
         (np.zeros((40, 44), np.int32), False, "int32; allowed are uint8"),
         (np.full((40, 44), 200.0), False, "divide by 255"),
     ],

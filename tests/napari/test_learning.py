@@ -54,6 +54,14 @@ def test_the_command_is_one_that_vesselseg_understands(restart, tmp_path, monkey
     assert {key: taken[key] for key in expected} == expected
 
 
+def test_a_resumed_process_trains_before_it_measures():
+    said = TrainingOutput()
+    said.add(b"INFO: Resuming after iteration 50.\n")
+    assert (said.iteration, said.summary) == (50, "Training")
+    said.add(b"INFO: Iteration 60 of 300: loss 0.3\n")
+    assert (said.iteration, said.summary) == (60, "Training")
+
+
 def test_what_the_process_says_arrives_in_pieces():
     said = TrainingOutput()
     assert said.summary == "Reading and measuring"

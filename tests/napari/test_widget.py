@@ -124,13 +124,14 @@ class TestSegment:
     def test_passes_the_options_on(self, widget, viewer, qtbot):
         widget.scale.value = "fov"
         run(widget, qtbot)
-        assert messages() == ["Model 'tiny' has no size for scale='fov'."]
+        [message] = messages()
+        assert message.startswith("Model 'tiny' has no size for the scale 'fov'. Its own scale is")
         widget.scale.value = "native"
         run(widget, qtbot)
         assert viewer.layers["eye vessels"].metadata["vesselseg"]["scale"] == "native"
         widget.bits.value = 12
         run(widget, qtbot)
-        assert "bits=12 is for uint16" in messages()[-1]
+        assert "12 bits are for uint16" in messages()[-1]
 
     def test_offers_photographs_and_no_results(self, widget, viewer, qtbot):
         run(widget, qtbot)

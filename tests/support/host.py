@@ -35,8 +35,8 @@ SETTINGS = {
     "gradients": torch.enable_grad,
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "anomalies": lambda: torch.autograd.set_detect_anomaly(True),
-    "deterministic": setting(
-        torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled, True
+    "deterministic": setting(  # use_deterministic_algorithms does the same, and imports for seconds
+        torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode, "error"
     ),
     "products rounded": setting(
         torch.set_float32_matmul_precision, torch.get_float32_matmul_precision, "medium"

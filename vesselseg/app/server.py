@@ -389,7 +389,7 @@ def _run_model(
 
 def _name_file(text: str) -> str:
     """A message of the library, which got the bytes of a file, about the file."""
-    return re.sub("the [0-9]+ bytes given", "The file", text, flags=re.IGNORECASE)
+    return re.sub("the [0-9]+ bytes given|what was given", "The file", text, flags=re.IGNORECASE)
 
 
 def _encode(kept: _Kept, file: str, query: QueryParams) -> bytes:

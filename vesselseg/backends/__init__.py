@@ -22,8 +22,8 @@ from ..spec import ModelSpec, is_integer, plain
 from ..unet import UNet
 
 EXPORT_INT8 = (
-    "A model becomes int8 when it is exported: model.export('net-int8.onnx', precision='int8'). "
-    "Then load that file: load_model('net-int8.onnx', backend='openvino')."
+    "A model becomes int8 when it is exported. Export it to an ONNX file in the precision 'int8', "
+    "and load that file with the backend 'openvino'."
 )
 
 # Bytes of one channel of a batch. A CPU's maps should stay in its cache; a GPU should be full.
@@ -137,14 +137,14 @@ def choose_backend(name: str | None, file: Path | None) -> type[Backend]:
     if chosen in fitting:
         return chosen
     if reading:
-        names = " or ".join(f"backend={backend.name!r}" for backend in reading)
+        names = " or ".join(repr(backend.name) for backend in reading)
         raise OptionError(
-            f"backend={name!r} cannot run {str(file)!r}, but {names} can. Leave backend out, or "
-            f"load the model that the file was exported from."
+            f"The backend {name!r} cannot run {str(file)!r}, but {names} can. Leave the backend "
+            f"out, or load the model that the file was exported from."
         )
     raise OptionError(
-        f"backend={name!r} runs {' and '.join(chosen.suffixes)} files only. Export the model "
-        f"first, model.export('model.onnx'), then load_model('model.onnx')."
+        f"The backend {name!r} runs {' and '.join(chosen.suffixes)} files only. Export the model "
+        f"to such a file first, and load that."
     )
 
 

@@ -58,8 +58,8 @@ class OnnxBackend(Backend):
         if _PROVIDERS[self.device.type] not in self.session.get_providers():
             raise DeviceError(
                 f"ONNX Runtime could not start on {str(self.device)!r}: the CUDA and cuDNN "
-                f"libraries that it was built for seem to be missing. device='cpu' works without "
-                f"them."
+                f"libraries that it was built for seem to be missing. The device 'cpu' works "
+                f"without them."
             )
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.spec = onnx_file.read_spec(metadata, label)
@@ -87,7 +87,7 @@ class OnnxBackend(Backend):
                 raise
             raise ResourceError(
                 f"{len(windows)} windows at once do not fit into the memory of "
-                f"{str(windows.device)!r}. Choose a smaller batch_size."
+                f"{str(windows.device)!r}. Choose a smaller batch size."
             ) from error
         return torch.from_numpy(logits).to(windows.device)
 
@@ -123,7 +123,7 @@ def _choose_precision(precision: str | None, of_file: str, label: str) -> str:
     onnx_file.check_precision(precision, of_file, label)
     if of_file == "int8":
         raise DeviceError(
-            f"{label!r} is an int8 file, which ONNX Runtime computes no faster than float32. Pass "
-            f"backend='openvino', or export the model in float32."
+            f"{label!r} is an int8 file, which ONNX Runtime computes no faster than float32. "
+            f"Choose the backend 'openvino', or export the model in float32."
         )
-    return resolve_precision(precision, ["float32"], "float32", "backend='onnxruntime'")
+    return resolve_precision(precision, ["float32"], "float32", "The backend 'onnxruntime'")

@@ -85,7 +85,7 @@ class OpenVinoBackend(Backend):
                 raise
             raise ResourceError(
                 f"{len(windows)} windows at once do not fit into memory. Choose a smaller "
-                f"batch_size, or use a model with smaller windows."
+                f"batch size, or use a model with smaller windows."
             ) from error
         logits[:, 1] += logits[:, 0]  # it was the difference, see _change_ends
         return logits
@@ -108,8 +108,8 @@ def _choose_device(device: str | torch.device) -> torch.device:
     """The CPU, or DeviceError for another device."""
     if str(device).partition(":")[0] in ("cuda", "mps"):
         raise DeviceError(
-            f"backend='openvino' runs on the CPU, not on {str(device)!r}. Choose device='cpu', "
-            f"or backend='torch' for {str(device)!r}."
+            f"The backend 'openvino' runs on the CPU, not on {str(device)!r}. Choose the device "
+            f"'cpu', or the backend 'torch' for {str(device)!r}."
         )
     return pytorch.choose_device("cpu" if device == "auto" else device)
 
@@ -117,7 +117,7 @@ def _choose_device(device: str | torch.device) -> torch.device:
 def _choose_precision(precision: str | None) -> str:
     """The precision of a network. In others OpenVINO would compute in float32 instead."""
     native = _native_precisions()
-    return resolve_precision(precision, native, native[0], "backend='openvino'")
+    return resolve_precision(precision, native, native[0], "The backend 'openvino'")
 
 
 def _native_precisions() -> tuple[str, ...]:

@@ -88,14 +88,14 @@ class TorchBackend(Backend):
         if count == 1:
             raise ResourceError(
                 f"One window of {height} x {width} pixels does not fit into the memory of "
-                f"{self.device} in {self.precision}. Free memory there, choose device='cpu' or a "
-                f"smaller precision, or use a model with smaller windows."
+                f"{self.device} in {self.precision}. Free memory there, choose the device 'cpu' or "
+                f"a smaller precision, or use a model with smaller windows."
             )
         if not self._warned_of_split:
             self._warned_of_split = True
             logger.warning(
                 "%d windows at once do not fit into the memory of %s; they are run in halves. A "
-                "smaller batch_size avoids the failed attempts.", count, self.device,
+                "smaller batch size avoids the failed attempts.", count, self.device,
             )  # fmt: skip
         return torch.cat([self(half) for half in windows.tensor_split(2)])
 
@@ -175,8 +175,8 @@ def choose_device(device: str | torch.device) -> torch.device:
     if (chosen.index or 0) >= counts.get(chosen.type, 0):
         found = ", ".join(f"{kind} ({count})" for kind, count in counts.items() if count)
         raise DeviceError(
-            f"Device {str(device)!r} is not available here; found: {found}. "
-            f"device='auto' uses the best one."
+            f"Device {str(device)!r} is not available here; found: {found}. The device 'auto' is "
+            f"the best one."
         )
     return chosen
 

@@ -250,11 +250,13 @@ def _without_clashes(jobs: Iterable[Job]) -> list[Job]:
         for target, place in zip(targets, job.outputs.values(), strict=True):
             other = writers.setdefault(target, job)
             if other is not job:
+                advice = "segment them into folders of their own"
+                if parent(other.name) != parent(job.name):
+                    advice += ", or pass the folder above both with --recursive"
                 raise OptionError(
                     f"{_shown(other.name)} and {_shown(job.name)} would both write "
                     f"{_shown(place)}. Nothing was done. Name results after whole file names "
-                    f"(--keep-endings), segment them into folders of their own, or pass the folder "
-                    f"above both with --recursive, which keeps folders apart."
+                    f"(--keep-endings), or {advice}."
                 )
             if target in readers:
                 raise OptionError(

@@ -162,7 +162,7 @@ def import_file(
                 f"{str(file)!r} was not imported: it may be another file than that of "
                 f"{spec.name!r}. Its SHA-256 is {digest}, and should begin with {digits}. Some "
                 f"published digits were taken before the file was published, so it can still be "
-                f"the right one. If you trust it, import it with force=True (--force); it is then "
+                f"the right one. If you trust it, import it all the same (force); it is then "
                 f"marked as unverified."
             )
         source = [*by_name, *by_digest, *sources][0]

@@ -89,6 +89,8 @@ def _root_path(text: str) -> str:
 
 def _app(options: argparse.Namespace) -> int:
     """Serve the page until it is interrupted."""
+    import asyncio  # takes a while
+
     try:
         import uvicorn
 
@@ -141,8 +143,9 @@ def _app(options: argparse.Namespace) -> int:
         print(f"vesselseg: {url} (Ctrl-C ends it)", flush=True)
         if options.open:  # its requests wait until the server runs; some browsers do not return
             threading.Thread(target=_open_browser, args=(url, options.quiet), daemon=True).start()
-        with contextlib.suppress(KeyboardInterrupt):  # the normal end
-            uvicorn.Server(config).run(sockets=[bound])
+        serving = uvicorn.Server(config).serve(sockets=[bound])
+        with contextlib.closing(serving), contextlib.suppress(KeyboardInterrupt):  # the normal end
+            asyncio.run(serving)
     return 0
 
 

@@ -146,6 +146,11 @@ def _threshold(text: str) -> float:
     return _to_number(text, lambda value: 0 <= value <= 1, "not a number from 0 to 1")
 
 
+def share(text: str) -> float:
+    """A number between 0 and 1, which are not allowed themselves."""
+    return _to_number(text, lambda value: 0 < value < 1, "not a number between 0 and 1")
+
+
 def positive(text: str) -> int:
     """A positive integer."""
     return _to_integer(text, 1, "not a positive integer")

@@ -179,6 +179,12 @@ def _read_dataset(options: argparse.Namespace) -> Dataset:
     images, labels, masks = (
         Path(getattr(options, name) or folder / name) for name in ("images", "labels", "masks")
     )
+    for place in (images, labels):
+        if not is_folder(place):
+            raise FileNotFoundError(
+                f"There is no folder {str(place)!r}. Pairs are in FOLDER/images and FOLDER/labels, "
+                "or in the folders that --images and --labels name."
+            )
     with_masks = options.masks or (options.folder and is_folder(masks))
     return read_pairs(
         images,

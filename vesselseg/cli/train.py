@@ -68,7 +68,7 @@ def add_parsers(commands: Any) -> None:
     group.add_argument("--group", metavar="PATTERN",
         help="regular expression for file names; its first group, or the whole match if it has "
         "none, names the subject (default: every photograph is a subject of its own)")  # fmt: skip
-    group.add_argument("--held-out", type=float, default=0.25, metavar="SHARE",
+    group.add_argument("--held-out", type=arguments.share, default=0.25, metavar="SHARE",
         help="share of the subjects to hold out, at least one (default: %(default)s)")  # fmt: skip
     group = parser.add_argument_group("training")
     group.add_argument("--iterations", type=arguments.positive, default=300, metavar="N",
@@ -78,7 +78,7 @@ def add_parsers(commands: Any) -> None:
     group.add_argument("--patience", type=arguments.positive, default=4, metavar="N",
         help="stop after this many measurements without a new highest Dice "
         "(default: %(default)s)")  # fmt: skip
-    group.add_argument("--rate", type=float, default=5e-4,
+    group.add_argument("--rate", type=arguments.share, default=5e-4,
         help="highest learning rate (default: %(default)s)")  # fmt: skip
     group.add_argument("--batch-size", type=arguments.positive, default=8, metavar="N",
         help="windows of 256 x 256 pixels in each iteration (default: %(default)s)")  # fmt: skip

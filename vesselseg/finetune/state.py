@@ -35,10 +35,7 @@ def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:
     Raises CheckpointError if the file is damaged or holds no state, and OptionError if the state
     does not belong to `belongs_to`.
     """
-    restart = (
-        "Pass restart=True (on the command line --restart) to start from the beginning, or choose "
-        "another output."
-    )
+    restart = "Start from the beginning (restart), or choose another output."
     try:
         content = safe_load(path)
     except CheckpointError as error:
@@ -63,7 +60,7 @@ def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any]:
     if differences:
         raise OptionError(
             f"The interrupted training in {str(path)!r} was started with "
-            f"{', '.join(differences)}. Use the same arguments to resume it. {restart}"
+            f"{', '.join(differences)}. Use the same settings to resume it. {restart}"
         )
     state: dict[str, Any] = content["state"]
     return state

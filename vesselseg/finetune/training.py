@@ -199,8 +199,8 @@ def train(
     name = output.stem if name is None else name
     if recursive and labels is not None:
         raise OptionError(
-            "recursive (on the command line --recursive) is for corrections (--corrected), which "
-            "lie beside their photographs. Without it, all labels are in one folder."
+            "Subfolders are searched (recursive) for corrections only, which lie beside their "
+            "photographs. Put all labels into one folder."
         )
     options: dict[str, Any] = {
         "group": group, "held_out": held_out, "iterations": iterations,
@@ -254,6 +254,7 @@ def train(
         else:
             run.load_state_dict(state, state_file)
             bar.initial = bar.n = run.trainer.iteration
+            logger.info("Resuming after iteration %d.", run.trainer.iteration)
             bar.set_description("training")
         while not run.is_done:
             loss = run.step()
@@ -346,7 +347,7 @@ class _Run:
                 raise
             raise ResourceError(
                 f"{self.batch_size} windows at once do not fit into the memory of "
-                f"{self.device}. Choose a smaller batch_size, or device='cpu'."
+                f"{self.device}. Choose a smaller batch size, or the device 'cpu'."
             ) from error
 
     def evaluate(self) -> HeldOutScores:
@@ -385,8 +386,8 @@ class _Run:
             self.best_weights = state["best_weights"]
         except Exception as error:  # values from outside can provoke anything
             raise CheckpointError(
-                f"The training state {str(path)!r} is not complete: {error}. Pass restart=True "
-                f"(on the command line --restart) to start from the beginning."
+                f"The training state {str(path)!r} is not complete: {error}. Start from the "
+                f"beginning (restart), or choose another output."
             ) from error
 
 
@@ -445,6 +446,5 @@ def _check_output(output: Path, card: Path, state_file: Path, *, force: bool) ->
     for path in (output, card):
         if exists(path) and not force and not (path == card and may_overwrite_card):
             raise OutputError(
-                f"{str(path)!r} exists. Choose another output, or pass force=True (on the command "
-                f"line --force) to overwrite it."
+                f"{str(path)!r} exists. Choose another output, or overwrite it (force)."
             )

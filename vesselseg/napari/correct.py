@@ -13,8 +13,15 @@ from magicgui.widgets import Container, FileEdit, Label, PushButton
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
-from qtpy.QtWidgets import QApplication, QDockWidget, QListWidget
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtWidgets import (
+    QApplication,
+    QDockWidget,
+    QFrame,
+    QListWidget,
+    QScrollArea,
+    QWidget,
+)
 
 from ..errors import VesselsegError
 from ..images import decode
@@ -76,8 +83,8 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         fields = [self.folder, self.model, self.model_file, self.bits, self.device]
         self.fine_tuning = FineTuning(self.find_start, self.use_model)
         self.starts: dict[Path, str | Path] = {}  # model file -> what it was fine-tuned from
-        self.extend(
-            [
+        self.parts = Container(
+            widgets=[
                 Container(widgets=fields),
                 self.status,
                 row(self.previous_button, self.next_button),
@@ -85,9 +92,13 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
                 self.measures_button,
                 Label(value=_KEYS),
                 self.fine_tuning,
-            ]
+            ],
+            labels=False,
         )
-        self.native.layout().insertWidget(1, self.list, 1)
+        self.parts.native.layout().insertWidget(1, self.list, 1)
+        self.append(self.parts)
+        self.margins = (0, 0, 0, 0)
+        self.native.layout().addWidget(_Scrollable(self.parts.native))
         for widget in (
             self.previous_button, self.next_button, self.done_button, self.not_done_button,
             self.measures_button,
@@ -111,6 +122,9 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.timer = QTimer(self.native)
         self.timer.timeout.connect(self.save)
         self.timer.start(_SAVE_EVERY)
+        self.scrolling = _Scrolling()
+        for field in (self.model, self.bits, self.device, self.fine_tuning.iterations):
+            field.native.installEventFilter(self.scrolling)
         self.watch = _Watch(self.save_or_close)
         self.native.installEventFilter(self.watch)
         QApplication.instance().aboutToQuit.connect(self.close_session)
@@ -378,6 +392,34 @@ class _Watch(QObject):  # type: ignore[misc] # as above
         if event.type() in (QEvent.Type.Hide, QEvent.Type.ParentChange):
             self.function()
         return False
+
+
+class _Scrolling(QObject):  # type: ignore[misc] # as above
+    """Lets the mouse wheel scroll the widget instead of changing the field under the pointer."""
+
+    def eventFilter(self, _: Any, event: Any) -> bool:  # noqa: N802 # Qt's name
+        """Pass every event on, those of the wheel to what holds the field."""
+        if event.type() == QEvent.Type.Wheel:
+            event.ignore()
+            return True
+        return False
+
+
+class _Scrollable(QScrollArea):  # type: ignore[misc] # as above
+    """Holds a widget that may be taller than the screen."""
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__()
+        self.setWidget(widget)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 # Qt's name
+        """As wide as what it holds, with room for the bar."""
+        width = self.widget().minimumSizeHint().width()
+        bar = self.verticalScrollBar().sizeHint().width()
+        return QSize(width + bar, super().minimumSizeHint().height())
 
 
 def _load(

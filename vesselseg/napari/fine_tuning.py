@@ -22,6 +22,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QProcess
 from qtpy.QtWidgets import QDialog, QSizePolicy, QTextBrowser, QVBoxLayout
 
+from ..files import exists
 from .learning import Start, TrainingOutput, is_interrupted, suggest_output, training_arguments
 
 
@@ -76,6 +77,7 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
         self.message.native.setWordWrap(True)
         policy = self.message.native.sizePolicy()
         policy.setHorizontalPolicy(QSizePolicy.Policy.Ignored)  # lines as long as there is room
+        policy.setVerticalPolicy(QSizePolicy.Policy.Preferred)  # and as many as they need
         self.message.native.setSizePolicy(policy)
         self.output.changed.connect(self.refresh)
         self.start_button.changed.connect(self.start)
@@ -88,10 +90,14 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
 
     def start(self) -> None:
         """Start or resume the process."""
+        output = Path(self.output.value)
+        if exists(output):
+            show_error(f"{str(output)!r} exists. Choose another file for the new model.")
+            return
         start = self.find_start()
         if start is None:
             return
-        self.running_output = Path(self.output.value)
+        self.running_output = output
         self.running_model = start.model
         self.said = TrainingOutput()
         arguments = training_arguments(
@@ -129,7 +135,7 @@ class FineTuning(Container):  # type: ignore[misc] # magicgui has no types where
             return
         self.said.add(bytes(self.process.readAllStandardOutput()))
         self.message.value = self.said.summary
-        if self.said.dice is not None:
+        if self.said.iteration is not None:
             self.progress.max = self.iterations.value
             self.progress.value = self.said.iteration
 

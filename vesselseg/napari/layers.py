@@ -101,8 +101,8 @@ def photograph_of(layer: Image) -> NDArray[Any]:
     if len(data.shape) != (3 if layer.rgb else 2):
         raise ImageError(
             f"The layer {layer.name!r} has data of shape {tuple(data.shape)}. It must hold one "
-            f"photograph: (H, W) grey, or (H, W, 3) RGB or (H, W, 4) RGBA with rgb=True. Add the "
-            f"photograph as a layer of its own: viewer.add_image(photograph, rgb=True)."
+            f"photograph: (H, W) grey, or colours as (H, W, 3) RGB or (H, W, 4) RGBA. Open its "
+            f"file or, in Python, add its colours: viewer.add_image(photograph, rgb=True)."
         )
     return np.asarray(data)
 

@@ -57,8 +57,8 @@ class TrainingOutput:
     """What the process has said so far: iterations, the last Dice in percent, its last lines."""
 
     def __init__(self) -> None:
-        self.iteration = 0
-        self.measured = 0  # iteration of the last measurement
+        self.iteration: int | None = None  # until it trains
+        self.measured: int | None = None  # iteration of the last measurement
         self.dice: float | None = None
         self._result: list[str] = []
         self._lines: list[str] = []
@@ -87,8 +87,8 @@ class TrainingOutput:
         """The progress, or at the end what was reached."""
         if self._result:
             return " ".join(self._result)
-        if self.dice is None:
-            return "Reading and measuring"
+        if self.dice is None:  # not measured yet, or before it was resumed
+            return "Reading and measuring" if self.iteration is None else "Training"
         return f"Dice on held-out subjects after iteration {self.measured}: {self.dice:.2f}"
 
 
