@@ -358,7 +358,7 @@ class TestBits:
             to_rgb(path, bits=12)
 
     def test_of_which_other_libraries_keep_all_bits(self):
-        with pytest.raises(ImageError, match=r"Read it with tifffile or OpenCV, and pass the arr"):
+        with pytest.raises(ImageError, match="read it with tifffile or OpenCV, and pass the array"):
             to_rgb(png_of_16_bits(4095, 4095, 4095), bits=12)
 
     def test_of_bright_16_bit_rgb_files_nothing_is_told(self, caplog):

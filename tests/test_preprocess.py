@@ -220,7 +220,7 @@ class TestCheckScale:
         for scale in (None, "native", 2.0):
             assert check_scale(scale, spec) == (scale or "native")
         for scale in ("fit", "fov"):
-            with pytest.raises(OptionError, match=f"has no size for scale='{scale}'"):
+            with pytest.raises(OptionError, match=f"has no size for the scale '{scale}'"):
                 check_scale(scale, spec)
 
 

@@ -104,7 +104,7 @@ def test_files_of_one_bit_are_black_and_white():
 
 def test_a_file_of_16_bits_whose_values_need_fewer_is_warned_of():
     decoded = decode(tiff(GREY.astype(np.uint16) * 16))
-    assert "pass bits=12" in decoded.warnings[0]
+    assert "set bits to 12" in decoded.warnings[0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
