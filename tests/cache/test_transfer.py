@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import math
 import shutil
 import socket
 import ssl
@@ -224,6 +225,11 @@ class TestBroken:
         assert parts(home) == [4 * CHUNK]
         download(File(content))
         assert server.sent() == len(content)
+
+    def test_attempts_are_counted_anew_after_much_progress(self, download, content, monkeypatch):
+        monkeypatch.setattr(transfer, "_PROGRESS", CHUNK)
+        requests = download(File(content, cut=CHUNK))
+        assert len(requests) == math.ceil(len(content) / CHUNK) > 4  # attempts without progress
 
     def test_a_silent_server_hits_the_read_timeout_and_the_download_is_resumed(
         self, download, content, monkeypatch
