@@ -43,7 +43,7 @@ def run(command, folder):
     path = os.pathsep.join([str(folder), str(ROOT / "tests")])
     finished = subprocess.run(
         [sys.executable, "-m", *words], cwd=folder,
-        env=os.environ | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=os.environ | {"PYTHONPATH": path, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stdout + finished.stderr
