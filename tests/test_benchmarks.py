@@ -48,6 +48,7 @@ class TestFlop:
         assert executed == 2 * (sum(units) + 8 * 4 * map2)
         assert nominal == 2 * (sum(units) + 8 * 4 * map1)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("dataset", "size", "tera"),
         [("drive", (584, 565), 0.58), ("stare", (605, 700), 0.71),

@@ -33,6 +33,7 @@ def test_sixteen_threads_sharing_a_model_get_the_masks_of_one(model, photographs
         assert masks(pool.map(model, photographs)) == expected
 
 
+@pytest.mark.slow
 def test_sixteen_threads_calling_segment_load_the_model_once(photographs, monkeypatch):
     vesselseg.clear_models()
     loads = []

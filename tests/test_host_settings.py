@@ -103,6 +103,7 @@ def rounded_before(load, image, tmp_path_factory):
     return written(load("bfloat16"), image, tmp_path_factory.mktemp("rounded"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_so_they_are_in_bfloat16(name, load, rounded_before, image, tmp_path):
     with SETTINGS[name]():

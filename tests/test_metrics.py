@@ -75,6 +75,7 @@ def test_scores_equal_those_of_scikit_learn(seed):
         assert metrics.auc(scores, label, fov) == expected
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30))
 def test_auc_is_the_share_of_pairs_in_the_right_order(pixels):

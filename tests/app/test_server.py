@@ -179,6 +179,7 @@ def test_measures_are_drawn_and_listed_as_the_library_has_them(url, model, conte
     assert len(asked) == 1  # whatever is asked of its result, the network runs once
 
 
+@pytest.mark.slow
 def test_nothing_is_written_to_disk(url, photograph, tmp_path, monkeypatch):
     # Python and Numba keep what they compile, unless that is done already.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

@@ -42,6 +42,7 @@ def exported(file):
     return vesselseg.load_model(file, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_embedded_model_gives_the_same_mask_when_exported(tmp_path):
     embedded = vesselseg.load_model(device="cpu")
     embedded.export(tmp_path / "vessels.onnx")

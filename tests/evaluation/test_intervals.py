@@ -57,6 +57,7 @@ def test_the_summary_has_the_figures_of_all_images_together_and_their_means(tmp_
     assert found.intervals().keys() == summary.keys()
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_is_that_of_normal_theory():
     interval = evaluation(subjects(DICES)).intervals(resamples=8000)["mean_dice"]
 
@@ -83,6 +84,7 @@ def test_the_interval_is_that_of_scipy():
     assert interval == pytest.approx((expected.low, expected.high), abs=0.1 * width)
 
 
+@pytest.mark.slow
 def test_more_photographs_of_the_same_subjects_make_no_narrower_interval():
     once = evaluation(subjects(DICES)).intervals()["dice"]
     five_times = evaluation(subjects(DICES, photographs=5)).intervals()["dice"]
@@ -180,6 +182,7 @@ def test_a_pattern_names_the_subjects_of_pairs(tmp_path):
         read_pairs(*folders, group="carl")
 
 
+@pytest.mark.slow
 def test_differences_in_pairs_are_much_surer_than_those_of_two_intervals():
     first = evaluation(subjects(DICES), "first")
     better = DICES + np.random.default_rng(2).uniform(0, 0.04, 40)

@@ -99,6 +99,7 @@ def test_the_model_learns_and_its_file_reproduces_the_scores(train, data, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "model.md", "model.pth"]
 
 
+@pytest.mark.slow
 def test_the_file_keeps_windows_scale_and_colours_of_the_starting_model(train, tmp_path):
     result = train(tmp_path / "mine.pth")
 

@@ -96,6 +96,7 @@ class TestShapes:
         mask[60 - half : 61 + half, 20:141] = mask[15:106, 80 - half : 81 + half] = True
         assert measure(mask).branch_positions.tolist() == [[60, 80]]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("angle", [23, 52])
     @pytest.mark.parametrize("between", [50, 90])
     def test_two_lines_that_cross_at_an_angle_are_as_long_and_straight_as_apart(
