@@ -41,9 +41,10 @@ def run(command, folder):
     """Run a command of the page in a folder, with the package there."""
     words = shlex.split(command.removeprefix("python -m "))
     path = os.pathsep.join([str(folder), str(ROOT / "tests")])
+    plain = {"PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     finished = subprocess.run(
         [sys.executable, "-m", *words], cwd=folder,
-        env=os.environ | {"PYTHONPATH": path, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=os.environ | {"PYTHONPATH": path} | plain,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stdout + finished.stderr
