@@ -280,10 +280,18 @@ def test_what_ends_a_command_has_the_same_exit_code_in_all(
     assert said.out == ""
 
 
+def receive_sigterm(_: object) -> int:
+    """Call what Python would call (tests/cli/test_signals.py sends signals to processes)."""
+    handler = signal.getsignal(signal.SIGTERM)
+    assert callable(handler)
+    handler(signal.SIGTERM, None)
+    return 0
+
+
 def test_signals_that_end_a_process_end_a_command_and_are_the_hosts_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_run(monkeypatch, lambda _: signal.raise_signal(signal.SIGTERM) or 0)
+    with_run(monkeypatch, receive_sigterm)
     assert run("models") == 143
     assert capsys.readouterr().err == "vesselseg: ended by SIGTERM\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
