@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 from typing import ClassVar
 
@@ -318,6 +319,35 @@ class TestCopies:
         assert (tmp_path / "model.onnx").read_bytes() == exported.read_bytes()
         again = vesselseg.load_model(tmp_path / "model.pth", device="cpu")
         assert again.spec == model.spec
+
+
+INTERRUPTED = """
+import gc, signal, sys
+import numpy as np
+import vesselseg
+
+image = np.zeros((64, 64), np.uint8)
+models = [vesselseg.load_model(sys.argv[1], backend="openvino") for _ in range(2)]
+for model in models:
+    model(image, scale="native")
+while models:  # the first goes first, as those that vesselseg.segment keeps
+    model = models.pop(0)
+    del model
+    gc.collect()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_process_whose_models_were_released_can_be_interrupted(exported):
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(exported)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n")
 
 
 class TestCommandLine:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
 import threading
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +80,7 @@ class OpenVinoBackend(Backend):
         # Not a copy: windows from `slide` are in this order in memory.
         pixels = windows.permute(0, 2, 3, 1).contiguous().numpy()
         try:
-            with self._lock:
+            with self._lock, _keep_signal_stack():
                 request = self.compiled(pixels.shape, torch.get_num_threads())
                 (output,) = request.infer([pixels], share_inputs=True).values()
                 logits = torch.from_numpy(np.array(output))
@@ -89,6 +93,31 @@ class OpenVinoBackend(Backend):
             ) from error
         logits[:, 1] += logits[:, 0]  # it was the difference, see _change_ends
         return logits
+
+
+class _SignalStack(ctypes.Structure):
+    """The ``stack_t`` of Linux: where a thread runs the handlers of signals."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _keep_signal_stack() -> Iterator[None]:
+    """A block after which this thread handles signals where it did before.
+
+    A model of OpenVINO 2026.4 gives the thread that it first runs in a stack for signals, and
+    frees it when it is released. The next signal, such as Ctrl-C, then ends the process with
+    SIGSEGV.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    library, before = ctypes.CDLL(None), _SignalStack()
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)
 
 
 def _compile_model(model: Any, hint: str, shape: tuple[int, ...], threads: int) -> Any:
