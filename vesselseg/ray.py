@@ -25,13 +25,14 @@ from typing import Any
 from . import dicom
 from .api import Model, load_or_check
 from .backends import find_backend
-from .batch.folder import OnError, OnOutcome, Summary, make_work, run_here, run_with_bar, to_places
+from .batch.folder import OnError, OnOutcome, Summary, run_collection, run_here, to_places
 from .batch.jobs import Job, plan_jobs, results_folder
 from .batch.places import join
 from .batch.table import Row
 from .batch.work import Work
 from .choices import BackendName, Precision, canonical_device, canonical_precision
 from .errors import DeviceError, OptionError, VesselsegError, require
+from .measures import check_options
 from .result import Style
 from .segmenter import Segmenter
 from .spec import Scale, is_integer, plain
@@ -172,10 +173,10 @@ def segment_dataset(
         raise OptionError("Standard input stays on this machine. Pass files or folders.")
     if not isinstance(model, Segmenter):
         device = device or "auto"
-    work = make_work(
-        scale=scale, threshold=threshold, bits=bits, style=style, measure=measure,
-        mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size, precision=precision,
-        folder=str(Path.cwd()),
+    measuring = check_options(mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size)
+    work = Work(
+        scale=scale, threshold=threshold, bits=bits, style=style,
+        measuring=measuring if measure else None, precision=precision, folder=str(Path.cwd()),
     )  # fmt: skip
     jobs = plan_jobs(places, target, kinds=kinds, recursive=recursive, keep_endings=keep_endings)
     if manifest is None:
@@ -187,7 +188,7 @@ def segment_dataset(
             device=None if isinstance(model, Segmenter) else "cpu", progress=progress,
         )  # fmt: skip
 
-    return run_with_bar(
+    return run_collection(
         jobs,
         work,
         load,

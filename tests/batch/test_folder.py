@@ -343,7 +343,7 @@ class TestResuming:
         assert pixels_equal(out, whole)
 
     def test_is_not_stopped_by_a_mask_that_cannot_be_described(
-        self, tmp_path: Path, folder: Path, model: Path
+        self, tmp_path: Path, folder: Path, model: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         out, options = tmp_path / "out", {"model": vesselseg.load_model(model, device="cpu")}
         segment_folder(folder, out, **options)
@@ -355,6 +355,9 @@ class TestResuming:
         summary = segment_folder(folder, out, manifest=tmp_path / "m.jsonl", resume=True, **options)
         assert (summary.segmented, summary.skipped, summary.failed) == (0, 1, 1)
         assert "differ in size" in rows_of(tmp_path / "m.jsonl")["a.png"]["error"]
+        words = [folder, "-o", out, "--model", model, "--manifest", tmp_path / "new.jsonl"]
+        assert main([*map(str, words), "--device", "cpu", "--resume"]) == 1
+        assert "0 segmented, 1 skipped, 1 failed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import OptionError
 from ..files import exists, make_folder, remove_abandoned
-from ..images import check_bits
-from ..measures import check_options, require_skan
+from ..measures import check_options
 from ..process import progress_bar
-from ..result import Style, check_style, check_threshold, is_whole, read_provenance
+from ..result import Style, is_whole, read_provenance
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .engine import run
@@ -35,7 +34,7 @@ OnError: TypeAlias = Literal["continue", "raise"]
 _THREADS = 4  # that look at results of earlier runs
 
 
-@dataclass(frozen=True)
+@dataclass
 class Summary:
     """What became of the photographs of a run.
 
@@ -169,9 +168,10 @@ def segment_folder(
 
     places = to_places(inputs)
     refuse_addresses([os.fspath(out), *places])
-    work = make_work(
+    measuring = check_options(mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size)
+    work = Work(
         scale=scale, threshold=threshold, bits=bits, style=style,
-        measure=measure, mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size,
+        measuring=measuring if measure else None,
     )  # fmt: skip
     jobs = plan_jobs(
         places, os.fspath(out), kinds=kinds, recursive=recursive, keep_endings=keep_endings
@@ -183,7 +183,7 @@ def segment_folder(
             batch_size=batch_size, max_pixels=max_pixels, progress=progress,
         )  # fmt: skip
 
-    return run_with_bar(
+    return run_collection(
         jobs,
         work,
         load,
@@ -196,78 +196,10 @@ def segment_folder(
     )
 
 
-def run_with_bar(
-    jobs: Sequence[Job],
-    work: Work,
-    load: Callable[[], Segmenter | None],
-    *,
-    on_row: Callable[[Row], None] | None,
-    progress: bool,
-    **options: Any,
-) -> Summary:
-    """Run a collection with a bar on standard error, if that is a terminal."""
-    with progress_bar(shown=progress, unit="image") as bar:
-
-        def advance(row: Row) -> None:
-            bar.update()
-            if on_row is not None:
-                on_row(row)
-
-        return run_collection(
-            jobs,
-            work,
-            load,
-            on_plan=lambda plan: bar.reset(total=len(plan.to_do)),
-            on_row=advance,
-            **options,
-        )
-
-
 def to_places(inputs: PathLike | Sequence[PathLike]) -> list[str]:
     """One path or several, as texts."""
     several = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     return [os.fspath(each) for each in several]
-
-
-def make_work(
-    *,
-    scale: Scale | None,
-    threshold: float,
-    bits: int | None,
-    style: Style,
-    measure: bool,
-    mm_per_pixel: float | None,
-    fill_holes: int,
-    min_size: int,
-    **more: Any,
-) -> Work:
-    """What is done with each photograph; OptionError for an argument that is not allowed."""
-    check_style(style)
-    options = check_options(mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size)
-    if measure:
-        require_skan()
-    return Work(
-        scale=scale,
-        threshold=check_threshold(threshold),
-        bits=check_bits(bits),
-        style=style,
-        measuring=options if measure else None,
-        **more,
-    )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run does with its photographs."""
-
-    to_do: list[Job]
-    """To segment."""
-    to_describe: list[Job]
-    """Whose results are done, but whose rows are missing or lack measures."""
-    skipped: int
-    """How many are done, those to describe included."""
-    repeated: int
-    """How many of those to segment have results of other settings."""
 
 
 def run_collection(
@@ -275,13 +207,14 @@ def run_collection(
     work: Work,
     load: Callable[[], Segmenter | None],
     *,
-    on_plan: Callable[[Plan], None],
-    on_row: Callable[[Row], None],
     out: str | None = None,
     resume: bool = False,
     table: str | None = None,
     segments: str | None = None,
     on_error: OnError = "continue",
+    on_begin: Callable[[Summary], None] | None = None,
+    on_row: Callable[[Row], None] | None = None,
+    progress: bool = True,
     execute: Callable[[Sequence[Job], Any, Work, OnOutcome], None] | None = None,
 ) -> Summary:
     """Do the work on all jobs that are not done, and record every photograph in the tables.
@@ -290,9 +223,10 @@ def run_collection(
     table that cannot be written, or a model that cannot be loaded ends the run.
 
     `load` is called if there is anything to compare or do. `table` has a row for each photograph,
-    `segments` one for each segment of its vessels. `on_plan` is called before the first photograph,
-    and `on_row` with the row of each that is finished. `execute` runs jobs elsewhere; by default
-    they run in threads here.
+    `segments` one for each segment of its vessels. `on_begin` is called before the first photograph
+    with the summary, which then counts, and `on_row` with the row of each that is finished.
+    `progress` shows a bar if standard error is a terminal. `execute` runs jobs elsewhere; by
+    default they run in threads here.
     """
     if on_error not in ("continue", "raise"):
         raise OptionError(f"on_error is {on_error!r}; allowed are 'continue' and 'raise'.")
@@ -307,12 +241,12 @@ def run_collection(
     model = load() if jobs else None
     if model is not None:
         work = replace(work, max_pixels=model.max_pixels)
-    plan = Plan(list(jobs), [], 0, 0)
+    to_do, to_describe, repeated = list(jobs), list[Job](), 0
     if jobs:
         expected = work.expected(model)  # raises for a scale that the model does not have
         if resume:
-            plan = _make_plan(jobs, work, expected, manifest, segment_table)
-    redone = {_key(job) for job in (*plan.to_do, *plan.to_describe)}
+            to_do, to_describe, repeated = _plan(jobs, work, expected, manifest, segment_table)
+    redone = {_key(job) for job in (*to_do, *to_describe)}
     kept: list[Row] = []
     if manifest is not None:
         if resume:
@@ -321,9 +255,10 @@ def run_collection(
     if segment_table is not None:
         inputs = {row["input"] for row in kept}
         segment_table.begin(row for row in segment_table.rows if row["input"] in inputs)
-    on_plan(plan)
-    failures: list[Exception] = []
-    done = lost = 0  # what is lost was done, but cannot be described
+    summary = Summary(repeated=repeated, skipped=len(jobs) - len(to_do), manifest=table)
+    if on_begin is not None:
+        on_begin(summary)
+    bar = progress_bar(shown=progress, unit="image", total=len(to_do))
 
     def record(job: Job, outcome: Row | Exception) -> Row:
         if isinstance(outcome, Exception):
@@ -337,33 +272,34 @@ def run_collection(
         return outcome
 
     def finish(job: Job, outcome: Row | Exception) -> None:
-        nonlocal done
         row = record(job, outcome)
-        done += not isinstance(outcome, Exception)
-        on_row(row)
-        if isinstance(outcome, Exception):
-            failures.append(outcome)
-            if on_error == "raise" and len(failures) == 1:
-                raise outcome
+        is_error = isinstance(outcome, Exception)
+        summary.failed += is_error
+        summary.segmented += not is_error
+        bar.update()
+        if on_row is not None:
+            on_row(row)
+        if isinstance(outcome, Exception) and on_error == "raise" and summary.failed == 1:
+            raise outcome
 
     def describe(job: Job, outcome: Row | Exception) -> None:
-        nonlocal lost
         if isinstance(outcome, Exception):
-            lost += 1
+            summary.skipped -= 1
             finish(job, outcome)
         else:
             record(job, outcome)
 
     try:
-        run(plan.to_describe, None, work.read_existing, work.finish_existing, describe)
-        if plan.to_do:
-            (execute or run_here)(plan.to_do, model, work, finish)
+        run(to_describe, None, work.read_existing, work.finish_existing, describe)
+        if to_do:
+            (execute or run_here)(to_do, model, work, finish)
     finally:
+        bar.close()
         for each in tables:
             each.flush()  # however this run ends, the next one resumes from here
     for each in tables:
         each.finish()
-    return Summary(done, plan.repeated, plan.skipped - lost, len(failures), table)
+    return summary
 
 
 def run_here(
@@ -389,14 +325,17 @@ def _key(job: Job) -> tuple[str, str | None]:
     return job.name, job.outputs.get("mask")
 
 
-def _make_plan(
+def _plan(
     jobs: Sequence[Job],
     work: Work,
     expected: Mapping[str, Any],
     manifest: Table | None,
     segment_table: Table | None,
-) -> Plan:
-    """Find out what is done, from the files and from the tables of an earlier run."""
+) -> tuple[list[Job], list[Job], int]:
+    """The jobs to do, and how many have results of other settings, to be replaced.
+
+    Between both: those that are done, but whose rows are missing or lack measures.
+    """
     rows = [] if manifest is None else manifest.rows
     row_of = {(row["input"], row.get("mask")): row for row in rows}
     has_segments = {row["input"] for row in segment_table.rows} if segment_table else set()
@@ -428,7 +367,7 @@ def _make_plan(
         for wanted in ("to do", "to describe")
     )
     repeated = sum(_has_results(job, row_of.get(_key(job))) for job in to_do)
-    return Plan(to_do, to_describe, len(jobs) - len(to_do), repeated)
+    return to_do, to_describe, repeated
 
 
 def _has_results(job: Job, row: Row | None) -> bool:

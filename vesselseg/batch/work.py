@@ -15,15 +15,17 @@ from .._version import __version__
 from ..errors import ImageError
 from ..files import exists
 from ..fov import find_field_of_view
-from ..images import MAX_PIXELS, Decoded, decode, to_rgb
+from ..images import MAX_PIXELS, Decoded, check_bits, decode, to_rgb
 from ..labels import read_fov, read_label
-from ..measures import ColorBy, Measures, measure
+from ..measures import ColorBy, Measures, measure, require_skan
 from ..metrics import Mask
 from ..preprocess import check_scale
 from ..result import (
     FORMATS,
     Segmentation,
     Style,
+    check_style,
+    check_threshold,
     encode_png,
     read_dicom_source,
     read_provenance,
@@ -51,7 +53,8 @@ class Work:
     It can be sent to another machine. `folder` is where relative paths start there, by default
     the working directory; `stdin` is the content of the job ``-``. With `measuring`, the options
     of :func:`vesselseg.measure`, the row has them and the measures of the mask; `color_by` is how
-    they are drawn. `precision` is that of the workers, if it is not the model's.
+    they are drawn. `precision` is that of the workers, if it is not the model's. Raises OptionError
+    for an argument that is not allowed, and MissingExtraError if measures cannot be taken.
     """
 
     scale: Scale | None = None
@@ -64,6 +67,13 @@ class Work:
     max_pixels: int = MAX_PIXELS
     folder: str = ""
     stdin: bytes = b""
+
+    def __post_init__(self) -> None:
+        check_style(self.style)
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        object.__setattr__(self, "bits", check_bits(self.bits))
+        if self.measuring is not None:
+            require_skan()
 
     def expected(self, model: Segmenter | None) -> dict[str, Any]:
         """Everything that decides the content of files and rows, besides the photograph itself."""

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, VesselsegError, redact
-from ..process import progress_bar
 from . import arguments
 
 if TYPE_CHECKING:
-    from ..batch.folder import Plan
+    from ..batch.folder import Summary
     from ..batch.jobs import Job
     from ..batch.table import Row
     from ..batch.work import Work
@@ -98,32 +97,32 @@ def run(
     def is_logged(_: logging.LogRecord) -> bool:
         return False  # rows have the warning, with the name of the image
 
-    progress = _Progress(verb, options)
+    report = _Report(verb, where, options)
     warnings = logging.getLogger("vesselseg.segmenter")
     warnings.addFilter(is_logged)
     try:
-        with progress.bar:
-            run_collection(
-                jobs,
-                work,
-                load,
-                resume=options.resume,
-                on_plan=progress.plan,
-                on_row=progress.add,
-                execute=execute,
-                **tables,
-            )
+        run_collection(
+            jobs,
+            work,
+            load,
+            resume=options.resume,
+            on_begin=report.begin,
+            on_row=report.add,
+            progress=options.progress,
+            execute=execute,
+            **tables,
+        )
     except _Stopped:
         pass
     except VesselsegError as error:
-        if progress.begun is None:
+        if report.summary is None:
             raise
         print(f"vesselseg: {error}", file=sys.stderr)
         return 1
     finally:
         warnings.removeFilter(is_logged)
-        progress.summarise(where)
-    return 1 if progress.failed else 0
+        report.end()
+    return 1 if report.summary and report.summary.failed else 0
 
 
 def printable(name: str) -> str:
@@ -144,47 +143,40 @@ class _Stopped(Exception):  # noqa: N818
     """Ends a run after the first image that fails, as ``--on-error stop`` asks."""
 
 
-class _Progress:
-    """A bar that counts images, their warnings and errors, and a summary at the end."""
+class _Report:
+    """Prints the warnings and errors of images, and a summary at the end."""
 
-    def __init__(self, verb: str, options: argparse.Namespace) -> None:
-        self.verb, self.options = verb, options
-        self.bar = progress_bar(shown=options.progress, unit="image", file=sys.stderr)
-        self.begun: float | None = None
-        self.done = self.failed = self.repeated = self.skipped = 0
+    def __init__(self, verb: str, where: str, options: argparse.Namespace) -> None:
+        self.verb, self.where, self.options = verb, where, options
+        self.summary: Summary | None = None
 
-    def plan(self, plan: Plan) -> None:
-        """Begin to count."""
-        self.bar.reset(total=len(plan.to_do))
-        self.begun = time.perf_counter()
-        self.repeated, self.skipped = plan.repeated, plan.skipped
+    def begin(self, summary: Summary) -> None:
+        self.summary, self.begun = summary, time.perf_counter()
 
     def add(self, row: Row) -> None:
-        """Count an image that is finished."""
-        error, name = row.get("error"), printable(row["input"])
-        if error is None:
-            self.done += 1
-            if row["warning"] and not self.options.quiet:
-                self.bar.write(f"WARNING: {name}: {row['warning']}", file=sys.stderr)
-        else:
-            self.failed += 1
-            named = error if name in error else f"{name}: {error}"
-            self.bar.write(f"vesselseg: {named}", file=sys.stderr)
-        self.bar.update()
-        if error is not None and self.options.on_error == "stop":
-            raise _Stopped
+        """Print what is to be said of an image that is finished."""
+        from tqdm import tqdm  # which writes above a bar
 
-    def summarise(self, where: str) -> None:
+        error, name = row.get("error"), printable(row["input"])
+        if error is not None:
+            named = error if name in error else f"{name}: {error}"
+            tqdm.write(f"vesselseg: {named}", file=sys.stderr)
+            if self.options.on_error == "stop":
+                raise _Stopped
+        elif row["warning"] and not self.options.quiet:
+            tqdm.write(f"WARNING: {name}: {row['warning']}", file=sys.stderr)
+
+    def end(self) -> None:
         """Print the summary of a run that began."""
-        if self.begun is None or self.options.quiet:
+        if self.summary is None or self.options.quiet:
             return
-        seconds = time.perf_counter() - self.begun
+        done, skipped = self.summary.segmented, self.summary.skipped
         repeated = ""
-        if self.repeated:
-            repeated = f" ({self.repeated} again, since their settings or files differed)"
-        shown = f"; {printable(where)}" if self.done or self.skipped else ""
+        if self.summary.repeated:
+            repeated = f" ({self.summary.repeated} again, since their settings or files differed)"
+        shown = f"; {printable(self.where)}" if done or skipped else ""
         print(
-            f"vesselseg: {self.done} {self.verb}{repeated}, {self.skipped} skipped, "
-            f"{self.failed} failed, in {seconds:.1f} s{shown}",
+            f"vesselseg: {done} {self.verb}{repeated}, {skipped} skipped, {self.summary.failed} "
+            f"failed, in {time.perf_counter() - self.begun:.1f} s{shown}",
             file=sys.stderr,
         )

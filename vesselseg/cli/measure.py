@@ -83,11 +83,10 @@ class _PrintColumns(argparse.Action):
 
 
 def _measure(options: argparse.Namespace) -> int:
-    from ..batch.folder import make_work, refuse_addresses
+    from ..batch.folder import refuse_addresses
     from ..batch.jobs import Job, find_photographs, plan_overlays
     from ..batch.places import identity
     from ..batch.work import MaskWork, Work
-    from ..measures import require_skan
 
     collection.check_options(options)
     if options.overlay and options.executor == "local":
@@ -106,25 +105,17 @@ def _measure(options: argparse.Namespace) -> int:
             hint = " From folders, masks that vesselseg wrote are taken; pass others as a pattern."
         places = ", ".join(map(collection.printable, options.inputs))
         raise OptionError(f"There is nothing to measure in {places}.{hint}")
-    require_skan()
+    work = (MaskWork if options.masks else Work)(
+        scale=options.scale,
+        threshold=options.threshold,
+        bits=options.bits,
+        measuring=arguments.measure_options(options),
+        color_by=options.color_by,
+    )
     if options.overlay:
         jobs = plan_overlays(found.items(), options.overlay, keep_endings=options.keep_endings)
     else:
         jobs = [Job(name, {}) for name in sorted(found)]
-    measuring = arguments.measure_options(options)
-    work: Work
-    if options.masks:
-        work = MaskWork(measuring=measuring, color_by=options.color_by)
-    else:
-        work = make_work(
-            scale=options.scale,
-            threshold=options.threshold,
-            bits=options.bits,
-            style="tint",
-            measure=True,
-            **measuring,
-            color_by=options.color_by,
-        )
     where = f"table: {options.output}"
     if options.overlay:
         where += f"; overlays: {options.overlay}"

@@ -89,9 +89,9 @@ def segment(options: argparse.Namespace) -> int:
     if out == "-":
         return _segment_to_standard_output(options, kinds)
 
-    from ..batch.folder import make_work
     from ..batch.jobs import plan_jobs, results_folder
     from ..batch.places import join
+    from ..batch.work import Work
 
     jobs = plan_jobs(
         options.inputs,
@@ -107,13 +107,12 @@ def segment(options: argparse.Namespace) -> int:
         table = join(results_folder(jobs, out), "manifest.parquet")
     if options.measure and table is None:
         raise OptionError("--measure needs a table for the measures. Name it: --manifest FILE.csv.")
-    work = make_work(
+    work = Work(
         scale=options.scale,
         threshold=options.threshold,
         bits=options.bits,
         style=options.style,
-        measure=options.measure,
-        **arguments.measure_options(options),
+        measuring=arguments.measure_options(options) if options.measure else None,
     )
     where = f"results: {out}" + (f"; manifest: {table}" if table else "")
     return collection.run(options, jobs, work, verb="segmented", where=where, out=out, table=table)
