@@ -17,7 +17,7 @@ from ..files import exists
 from ..fov import find_field_of_view
 from ..images import MAX_PIXELS, Decoded, check_bits, decode, to_rgb
 from ..labels import read_fov, read_label
-from ..measures import ColorBy, Measures, measure, require_skan
+from ..measures import ColorBy, Measures, require_skan
 from ..metrics import Mask
 from ..preprocess import check_scale
 from ..result import (
@@ -110,65 +110,41 @@ class Work:
         self._write(job, result)
         return self.describe(job, result, seconds)
 
-    def describe(self, job: Job, result: Segmentation, seconds: float) -> Row:
-        """The row of a result."""
-        row = self._describe(job, result.provenance, result.shape, result.vessel_fraction())
-        row["seconds"] = round(seconds, 3)
+    def describe(self, job: Job, result: Segmentation, seconds: float | None) -> Row:
+        """The row of a result; draw what was measured, if the job says where."""
+        fraction = result.vessel_fraction()
+        style = {"style": self.style} if "overlay" in job.outputs else {}
+        row = {
+            "input": job.name,
+            **job.outputs,
+            **{name: result.provenance.get(name) for name in _SETTINGS},
+            **style,
+            "height": result.shape[0],
+            "width": result.shape[1],
+            "vessel_fraction": None if fraction is None else round(fraction, 6),
+            "seconds": None if seconds is None else round(seconds, 3),
+        }
         if self.measuring is not None:
-            self._add_measures(row, job, result.measure(**self.measuring), result.provenance)
+            measures = result.measure(**self.measuring)
+            row.update(self.measuring)
+            row.update({name: to_six_digits(value) for name, value in measures.to_dict().items()})
+            row[SEGMENTS] = _segment_rows(job.name, measures)
+            if MEASURES_OVERLAY in job.outputs:
+                drawn = draw_measures(measures, result.provenance, self.color_by)
+                write_bytes(self._path(job.outputs[MEASURES_OVERLAY]), drawn)
         return row
 
-    def read_existing(self, job: Job) -> tuple[tuple[Mask, Mask], dict[str, Any]]:
-        """The mask that an earlier run wrote, with the field of view, and its provenance."""
+    def read_existing(self, job: Job) -> tuple[Segmentation, None]:
+        """The result of an earlier run: its mask, with the field of view."""
         place = self._path(job.outputs["mask"])
         photograph = to_rgb(self._source(job), self.max_pixels, self.bits)
         inside = find_field_of_view(photograph).mask
-        return (read_label(Path(place)), inside), read_provenance(place)
+        result = _to_result(job, read_label(place), inside, read_provenance(place), photograph)
+        return result, None
 
-    def finish_existing(
-        self, job: Job, provenance: dict[str, Any], masks: tuple[Mask, Mask], _: float
-    ) -> Row:
-        """The row of a mask that an earlier run wrote; its seconds are not known."""
-        mask, inside = masks
-        if mask.shape != inside.shape:
-            raise ImageError(f"{job.name!r} and its mask differ in size. Segment it again.")
-        fraction = float(mask[inside].mean()) if inside.any() else None
-        row = self._describe(job, provenance, mask.shape, fraction)
-        row["seconds"] = None
-        if self.measuring is not None:
-            measures = measure(mask, fov=inside, **self.measuring)
-            self._add_measures(row, job, measures, provenance)
-        return row
-
-    def _describe(
-        self,
-        job: Job,
-        provenance: Mapping[str, Any],
-        shape: tuple[int, ...],
-        fraction: float | None,
-    ) -> Row:
-        style = {"style": self.style} if "overlay" in job.outputs else {}
-        return {
-            "input": job.name,
-            **job.outputs,
-            **{name: provenance.get(name) for name in _SETTINGS},
-            **style,
-            "height": shape[0],
-            "width": shape[1],
-            "vessel_fraction": None if fraction is None else round(fraction, 6),
-        }
-
-    def _add_measures(
-        self, row: Row, job: Job, measures: Measures, provenance: Mapping[str, Any]
-    ) -> None:
-        assert self.measuring is not None
-        row.update(self.measuring)
-        row.update({name: to_six_digits(value) for name, value in measures.to_dict().items()})
-        row[SEGMENTS] = _segment_rows(job.name, measures)
-        place = job.outputs.get(MEASURES_OVERLAY)
-        if place is not None:
-            drawn = draw_measures(measures, provenance, self.color_by)
-            write_bytes(self._path(place), drawn)
+    def finish_existing(self, job: Job, _: None, result: Segmentation, __: float) -> Row:
+        """The row of a result of an earlier run, whose seconds are not known."""
+        return self.describe(job, result, None)
 
     def _path(self, place: str) -> str:
         return place if is_address(place) else str(Path(self.folder, place))
@@ -194,7 +170,7 @@ class Work:
 class MaskWork(Work):
     """Measure masks that are there; the field of view is ``NAME_fov.png`` beside ``NAME.png``."""
 
-    def read(self, job: Job) -> tuple[Any, Any]:
+    def read(self, job: Job) -> tuple[Any, None]:
         path = Path(self._path(job.name))
         provenance = read_provenance(path)
         kind = provenance.get("kind", "mask")
@@ -203,11 +179,20 @@ class MaskWork(Work):
         mask = read_label(path)
         fov = path.with_name(f"{path.stem}_fov{path.suffix}")
         inside = read_fov(fov) if exists(fov) else np.ones_like(mask)
-        return (mask, inside), {**provenance, "input_version": self.version(job)}
+        provenance["input_version"] = self.version(job)
+        return _to_result(job, mask, inside, provenance, None), None
 
-    def finish(self, job: Job, provenance: Any, masks: Any, seconds: float) -> Row:
-        row = self.finish_existing(job, provenance, masks, seconds)
-        return {**row, "seconds": round(seconds, 3)}
+    def finish(self, job: Job, _: Any, result: Segmentation, seconds: float) -> Row:
+        return self.describe(job, result, seconds)
+
+
+def _to_result(
+    job: Job, mask: Mask, inside: Mask, provenance: dict[str, Any], photograph: Any
+) -> Segmentation:
+    """A mask from a file as a result, whose probabilities are 0 and 1."""
+    if mask.shape != inside.shape:
+        raise ImageError(f"{job.name!r} and its mask differ in size. Segment it again.")
+    return Segmentation(mask, mask.astype(np.float32), inside, provenance, photograph)
 
 
 def draw_measures(measures: Measures, provenance: Mapping[str, Any], color_by: ColorBy) -> bytes:
