@@ -198,29 +198,25 @@ def find_points(branches: list[Branch], fov: Mask) -> tuple[Points, Points]:
 
 def _merge_nodes(branches: list[Branch]) -> list[Branch]:
     """Make one of branch points that are closer than the vessel is wide there."""
+    from scipy.cluster.hierarchy import DisjointSet
+
     degrees = _count_ends(branches)
-    group: dict[int, int] = {node: node for node in degrees}
-
-    def find(node: int) -> int:
-        while group[node] != node:
-            node = group[node]
-        return node
-
+    group = DisjointSet(degrees)
     long = []
     for branch in branches:
         first, last = branch.nodes
         is_inner = degrees[first] > 2 and degrees[last] > 2
         if is_inner and branch.arc < 2 * branch.radius[[0, -1]].max():
-            group[find(first)] = find(last)
+            group.merge(first, last)
         else:
             long.append(branch)
     places: dict[int, list[Points]] = {}
     for branch in branches:
         for node, point in zip(branch.nodes, branch.points[[0, -1]], strict=True):
-            places.setdefault(find(node), []).append(point)
+            places.setdefault(group[node], []).append(point)
     merged = []
     for branch in long:
-        nodes = (find(branch.nodes[0]), find(branch.nodes[1]))
+        nodes = (group[branch.nodes[0]], group[branch.nodes[1]])
         points, radius = branch.points, branch.radius
         for end, node in zip((0, -1), nodes, strict=True):
             centre = np.unique(places[node], axis=0).mean(axis=0)
@@ -304,10 +300,8 @@ def _smooth(points: Points) -> Points:
     from scipy.ndimage import gaussian_filter1d
 
     count = min(len(points) - 1, int(4 * _SMOOTHING))
-    before = 2 * points[0] - points[count:0:-1]
-    after = 2 * points[-1] - points[-2 : -count - 2 : -1]
-    padded = np.concatenate([before, points, after])
-    line = gaussian_filter1d(padded, _SMOOTHING, axis=0)[len(before) : len(before) + len(points)]
+    padded = np.pad(points, ((count, count), (0, 0)), mode="reflect", reflect_type="odd")
+    line = gaussian_filter1d(padded, _SMOOTHING, axis=0)[count : count + len(points)]
     line[0], line[-1] = points[0], points[-1]
     return np.asarray(line)
 
