@@ -164,10 +164,6 @@ class _Results:
         self.kept.move_to_end(token)
         return self.kept[token]
 
-    def forget(self, token: str) -> None:
-        """Release a result, if it is still there."""
-        self.kept.pop(token, None)
-
 
 class _CancelledError(Exception):
     """Nobody waits for the result any more."""
@@ -248,7 +244,7 @@ def make_app(
 
     async def forget(request: Request) -> Response:
         for token in (await _read_body(request, max_upload)).decode("ascii", "replace").split():
-            results.forget(token)
+            results.kept.pop(token, None)
         return Response(status_code=204)
 
     def rejected(_: Request, error: Exception) -> Response:

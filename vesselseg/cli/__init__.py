@@ -154,10 +154,7 @@ def _main(words: list[str]) -> int:
 
 def _find_command(words: Sequence[str]) -> int | None:
     """The place of the first word that is not a common option, None if there is none."""
-    for position, word in enumerate(words):
-        if not _COMMON.fullmatch(word):
-            return position
-    return None
+    return next((i for i, word in enumerate(words) if not _COMMON.fullmatch(word)), None)
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # not a generic before 3.11
