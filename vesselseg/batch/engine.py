@@ -41,24 +41,14 @@ def run(
 ) -> None:
     """Read, segment and finish photographs; one that fails does not stop the others.
 
-    Parameters
-    ----------
-    jobs : iterable
-        Taken one by one, a few ahead.
-    model : Segmenter or None
-        None leaves out the network: what was read is finished.
-    read : callable
-        Called in a thread with a job; returns the image for the model, and anything that `finish`
-        needs besides.
-    finish : callable
-        Called in a thread with the job, what `read` returned besides, the result, and the seconds
-        since the result before it, so that seconds add up to the run.
-    on_outcome : callable
-        Called in this thread with each job, in order, and what `finish` returned, or what reading,
-        the network or finishing raised. What it raises ends the run, after the results that the
-        network has finished were reported. So does a KeyboardInterrupt.
-    scale, threshold
-        As :meth:`Segmenter.__call__` takes them.
+    Jobs are taken one by one, a few ahead. `read` is called in a thread with a job; it returns the
+    image for the model, and anything that `finish` needs besides. `finish` is called in a thread
+    with the job, what `read` returned besides, the result, and the seconds since the result before
+    it, so that seconds add up to the run. Without a model, what was read is finished.
+
+    `on_outcome` is called in this thread with each job, in order, and what `finish` returned, or
+    what reading, the network or finishing raised. What it raises ends the run, after the results
+    that the network has finished were reported. So does a KeyboardInterrupt.
     """
     in_network: deque[tuple[Job, Any]] = deque()
     finishing: deque[tuple[Job, Future[Outcome]]] = deque()

@@ -15,7 +15,7 @@ from ..files import is_folder
 from ..formats import endings
 from ..result import FORMATS, read_provenance
 from ..result import KINDS as PICTURES
-from .places import identity, is_address, join, names_dicom, open_filesystem, parent, suffix_of
+from .places import identity, is_address, join, open_filesystem, parent, suffix_of
 from .search import (
     CORRECTION,
     HIDDEN,
@@ -81,7 +81,7 @@ def plan_jobs(
         elif len(inputs) > 1:  # without any photograph an error follows
             logger.warning("There are no photographs in %s.", _shown(text))
         found += photographs
-    if "dicom" in kinds or names_dicom(out):
+    if "dicom" in kinds or suffix_of(out) == ".dcm":
         require("highdicom", "dicom")
     if not found:
         hint = "" if recursive else " --recursive also searches subfolders."
@@ -151,7 +151,7 @@ def _names_file(out: str, *, is_single: bool) -> bool:
     A file takes the result of a single photograph, passed by its own name.
     """
     suffix = "" if is_folder(out) else suffix_of(out)
-    is_file = suffix in FORMATS or names_dicom(suffix)
+    is_file = suffix in (*FORMATS, ".dcm")
     if is_file and not is_single:
         raise OptionError(
             f"{_shown(out)} is a file, which takes the result of a single photograph. For folders "
@@ -168,7 +168,7 @@ def _names_file(out: str, *, is_single: bool) -> bool:
 def _name_outputs(mask: str, kinds: Sequence[str]) -> dict[str, str]:
     """The file of each kind, named after that of the mask."""
     stem, suffix = os.path.splitext(mask)  # noqa: PTH122
-    picture_suffix = ".png" if names_dicom(suffix) else suffix
+    picture_suffix = ".png" if suffix.lower() == ".dcm" else suffix
     outputs = {kind: f"{stem}_{kind}{picture_suffix}" for kind in kinds}
     outputs["mask"] = mask
     if "dicom" in kinds:

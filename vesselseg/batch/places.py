@@ -41,11 +41,6 @@ def suffix_of(place: str) -> str:
     return PurePosixPath(place).suffix.lower()
 
 
-def names_dicom(place: str) -> bool:
-    """Whether a place is that of a DICOM file, by its ending."""
-    return place.lower().endswith(".dcm")
-
-
 def identity(place: str) -> str:
     """The same text for all names of a file."""
     if is_address(place) or place == "-":

@@ -15,7 +15,6 @@ from ..files import exists, is_file, is_folder
 from ..formats import endings
 from ..labels import CORRECTIONS
 from ..result import FORMATS, read_provenance
-from .places import names_dicom
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +140,7 @@ def is_photograph(path: Path, left_out: LeftOut, *, or_result: bool = False) -> 
     suffix, reason = path.suffix.lower(), ""
     if path.name.startswith("."):
         reason = HIDDEN
-    elif suffix not in endings() or names_dicom(path.name):
+    elif suffix not in endings() or suffix == ".dcm":
         if not dicom.is_photograph(path):
             reason = "not a photograph by the content" if suffix in endings() else OTHER_ENDING
     elif or_result:

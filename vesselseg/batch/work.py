@@ -33,7 +33,7 @@ from ..result import (
 from ..segmenter import Segmenter
 from ..spec import Scale
 from .jobs import MEASURES_OVERLAY, Job
-from .places import is_address, names_dicom, read_bytes, suffix_of, version_of, write_bytes
+from .places import is_address, read_bytes, suffix_of, version_of, write_bytes
 from .table import Row
 
 _SETTINGS = (
@@ -99,7 +99,7 @@ class Work:
     def read(self, job: Job) -> tuple[Decoded, str | None]:
         """The photograph, and its version."""
         version, source = self.version(job), self._source(job)
-        if any(map(names_dicom, job.outputs.values())):
+        if any(suffix_of(place) == ".dcm" for place in job.outputs.values()):
             read_dicom_source(source)  # an error before any work
         return decode(source, self.max_pixels, self.bits), version
 
@@ -159,7 +159,7 @@ class Work:
             if kind == MEASURES_OVERLAY:
                 continue  # it is drawn from the measures
             suffix, stream = suffix_of(place), io.BytesIO()
-            if names_dicom(suffix):
+            if suffix == ".dcm":
                 result.save_dicom(stream, self._source(job))
             else:
                 result.save(stream, kind, format=FORMATS[suffix], style=self.style)  # type: ignore[arg-type]
