@@ -66,9 +66,7 @@ def add_parsers(commands: Any) -> None:
 
 def _port(text: str) -> int:
     """A port number."""
-    if not (text.isascii() and text.isdecimal()) or len(text) > 5 or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 65535")
-    return int(text)
+    return arguments.to_integer(text, 0, "not an integer from 0 to 65535", most=65535)
 
 
 def _host_name(text: str) -> str:

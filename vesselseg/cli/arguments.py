@@ -153,11 +153,11 @@ def share(text: str) -> float:
 
 def positive(text: str) -> int:
     """A positive integer."""
-    return _to_integer(text, 1, "not a positive integer")
+    return to_integer(text, 1, "not a positive integer")
 
 
 def _count(text: str) -> int:
-    return _to_integer(text, 0, "not a number of pixels, 0 or more")
+    return to_integer(text, 0, "not a number of pixels, 0 or more")
 
 
 def _to_number(text: str, is_allowed: Callable[[float], bool], fault: str) -> float:
@@ -171,10 +171,10 @@ def _to_number(text: str, is_allowed: Callable[[float], bool], fault: str) -> fl
     return value
 
 
-def _to_integer(text: str, least: int, fault: str) -> int:
-    """The integer that a text of digits is; ArgumentTypeError if it is none from `least` on."""
-    is_count = text.isascii() and text.isdecimal() and len(text) <= 18
-    if not is_count or int(text) < least:
+def to_integer(text: str, least: int, fault: str, *, most: int = 10**18 - 1) -> int:
+    """The integer that a text of digits is; ArgumentTypeError if it is not in the range."""
+    is_short = text.isascii() and text.isdecimal() and len(text) <= 18
+    if not (is_short and least <= int(text) <= most):
         raise argparse.ArgumentTypeError(f"{text!r} is {fault}")
     return int(text)
 
