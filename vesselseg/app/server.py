@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import PurePath
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -73,7 +73,6 @@ _FILES = (
     "measures.png", "table.json",
 )  # fmt: skip
 _HEADS = {"fcn": "FCN", "pspnet": "PSPNet", "deeplabv3": "DeepLabV3"}
-_Number = TypeVar("_Number", float, None)
 _MEMORY = 10**9  # bytes of results that are kept
 _QUEUE = 8  # photographs that wait for the network or are being uploaded
 _STALL = 30.0  # seconds without a byte after which an upload is given up
@@ -217,7 +216,9 @@ def make_app(
             )
         async with queue:
             content = await _read_body(request, max_upload)
-            name, bits = request.query_params.get("model", ""), _read_bits(request.query_params)
+            query = request.query_params
+            name = query.get("model", "")
+            bits = _read_number(query, "bits", None, int, "an integer from 8 to 16")
             kept = await _unless_gone(
                 request, network, lambda stop: _run_model(models, name, content, bits, stop)
             )
@@ -450,22 +451,19 @@ async def _read_body(request: Request, max_upload: int) -> bytes:
         raise HTTPException(400, "The upload broke off.") from None
 
 
-def _read_bits(query: QueryParams) -> int | None:
-    """The significant bits of 16-bit values, or None."""
-    text = query.get("bits", "")
-    try:
-        return int(text) if text else None
-    except ValueError:
-        raise OptionError(f"bits is {text!r}; it must be an integer from 8 to 16.") from None
-
-
-def _read_number(query: QueryParams, name: str, default: _Number) -> float | _Number:
+def _read_number(
+    query: QueryParams,
+    name: str,
+    default: float | None,
+    kind: Callable[[str], float] = float,
+    allowed: str = "a number",
+) -> Any:
     """A number; the default where it is not given."""
     text = query.get(name, "")
     try:
-        return float(text) if text else default
+        return kind(text) if text else default
     except ValueError:
-        raise OptionError(f"{name} is {text!r}; it must be a number.") from None
+        raise OptionError(f"{name} is {text!r}; it must be {allowed}.") from None
 
 
 def _read_color(query: QueryParams) -> tuple[int, int, int]:
