@@ -113,9 +113,14 @@ def add_measure_options(add: Any) -> None:
         "(default: %(default)s; 0 removes none)")  # fmt: skip
 
 
+def chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """What the options say, as arguments of these names."""
+    return {name: getattr(options, name) for name in names}
+
+
 def measure_options(options: argparse.Namespace) -> dict[str, Any]:
     """What the options say of measuring, as arguments of :func:`vesselseg.measure`."""
-    return {name: getattr(options, name) for name in ("mm_per_pixel", "fill_holes", "min_size")}
+    return chosen(options, "mm_per_pixel", "fill_holes", "min_size")
 
 
 def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
@@ -123,9 +128,11 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
     from ..api import load_model
 
     limit_threads()
-    names = ("model", "weights", "device", "precision", "backend", "stride", "batch_size",
-             "max_pixels", "progress")  # fmt: skip
-    model = load_model(**{name: getattr(options, name) for name in names} | changes)
+    named = chosen(
+        options, "model", "weights", "device", "precision", "backend", "stride", "batch_size",
+        "max_pixels", "progress",
+    )  # fmt: skip
+    model = load_model(**named | changes)
     logger.info(
         "Model %s on %s in %s, with the backend %s.",
         model.spec.name, model.device, model.precision, model.backend,

@@ -93,27 +93,14 @@ def _train(options: argparse.Namespace) -> int:
     from ..process import limit_threads
 
     limit_threads()
+    chosen = arguments.chosen(
+        options, "recursive", "model", "group", "held_out", "iterations", "evaluate_every",
+        "patience", "rate", "batch_size", "seed", "device", "bits", "name", "restart", "force",
+        "progress",
+    )  # fmt: skip
+    on_evaluation = None if options.quiet else _print_scores
     result = train(
-        options.images,
-        options.labels,
-        options.output,
-        recursive=options.recursive,
-        model=options.model,
-        group=options.group,
-        held_out=options.held_out,
-        iterations=options.iterations,
-        evaluate_every=options.evaluate_every,
-        patience=options.patience,
-        rate=options.rate,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        device=options.device,
-        bits=options.bits,
-        name=options.name,
-        restart=options.restart,
-        force=options.force,
-        progress=options.progress,
-        on_evaluation=None if options.quiet else _print_scores,
+        options.images, options.labels, options.output, on_evaluation=on_evaluation, **chosen
     )
     count = len(result.training)
     print(
