@@ -205,20 +205,16 @@ def draw_measures(measures: Measures, provenance: Mapping[str, Any], color_by: C
 
 
 def _segment_rows(name: str, measures: Measures) -> list[Row]:
-    """A row for each segment; what one does not have is None."""
-    columns = {key: values.tolist() for key, values in measures.segments.items()}
+    """A row for each segment."""
+    columns = measures.segments
     return [
-        {
-            "input": name,
-            **{
-                key: None if math.isnan(value) else to_six_digits(value)
-                for key, value in zip(columns, values, strict=True)
-            },
-        }
-        for values in zip(*columns.values(), strict=True)
+        {"input": name, **dict(zip(columns, map(to_six_digits, values), strict=True))}
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
     ]
 
 
 def to_six_digits(value: float | None) -> float | None:
-    """A number with six significant digits, which is more than any measure has."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    """A number with six significant digits, which is more than any measure has; None for NaN."""
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else float(f"{value:.6g}")

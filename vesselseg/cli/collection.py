@@ -94,12 +94,9 @@ def run(
     def load() -> Segmenter | None:
         return arguments.load_model(options, **changes) if needs_model else None
 
-    def is_logged(_: logging.LogRecord) -> bool:
-        return False  # rows have the warning, with the name of the image
-
     report = _Report(verb, where, options)
-    warnings = logging.getLogger("vesselseg.segmenter")
-    warnings.addFilter(is_logged)
+    log = logging.getLogger("vesselseg.segmenter")
+    was_disabled, log.disabled = log.disabled, True  # rows have its warnings, and name the image
     try:
         run_collection(
             jobs,
@@ -120,7 +117,7 @@ def run(
         print(f"vesselseg: {error}", file=sys.stderr)
         return 1
     finally:
-        warnings.removeFilter(is_logged)
+        log.disabled = was_disabled
         report.end()
     return 1 if report.summary and report.summary.failed else 0
 
