@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from support.drawn import photograph, photographs, pixels, tree
-from support.faults import MOST, faulty_folder
 from support.models import tiny_weights
 
 import vesselseg
 from vesselseg import DeviceError, MissingExtraError, OptionError, Segmenter, load_model
+from vesselseg.batch.folder import run_here
 from vesselseg.batch.table import Table
 from vesselseg.cli import main
 from vesselseg.ray import Summary, segment_dataset
@@ -223,49 +223,32 @@ def test_an_interrupted_run_is_resumed_on_the_ray_of_the_program(ray: Any, here:
         segment_dataset("in/gone.png", here / "left", address="auto", **options)
 
 
-@on_ray
-@pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize(
     ("out", "manifest"),
     [
         ("my eyes", "my eyes/manifest.parquet"),
-        ("local://{here}/my other eyes/a.png", "my other eyes/manifest.parquet"),
+        ("local://{folder}/my other eyes/a.png", "my other eyes/manifest.parquet"),
         ("third/a.tif", "third/manifest.parquet"),
-        ("local://{here}", "manifest.parquet"),  # above the photographs
+        ("local://{folder}", "manifest.parquet"),  # above the photographs
     ],
 )
-def test_the_manifest_is_in_the_folder_of_the_results(here: Path, out: str, manifest: str) -> None:
-    options: dict[str, Any] = {"model": "tiny.pth", "device": "cpu", "workers": 1}
-    (eye,) = photographs(here / "one", ["a.jpg"])
+def test_the_manifest_is_in_the_folder_of_the_results(
+    out: str, manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("ray", "pyarrow"):
+        pytest.importorskip(module, reason="needs the extra ray")
+    monkeypatch.setattr("vesselseg.ray.run_on_cluster", lambda *work, **_: run_here(*work))
+    monkeypatch.chdir(tmp_path)
+    (eye,) = photographs(tmp_path / "one", ["a.jpg"])
     place = f"local://{eye}" if "://" in out else str(eye)
-    summary = segment_dataset(place, out.format(here=here), **options)
+    model = tiny_weights(tmp_path / "tiny.pth")
+    summary = segment_dataset(place, out.format(folder=tmp_path), model=model)
     assert summary.segmented == 1
     assert summary.manifest is not None
-    assert Path(summary.manifest.removeprefix("local://")).resolve() == here / manifest
-    (row,) = rows_of(here / manifest).values()
+    assert Path(summary.manifest.removeprefix("local://")).resolve() == tmp_path / manifest
+    (row,) = rows_of(tmp_path / manifest).values()
     mask = Path(row["mask"].removeprefix("local://"))
-    assert pixels(here / mask).shape == photograph(0).shape[:2]
-
-
-@on_ray
-@pytest.mark.usefixtures("ray")
-def test_every_fault_is_in_its_row_and_the_rest_is_written(here: Path) -> None:
-    failing = faulty_folder(here / "faulty", here / "rest", 60)
-    failing = {k: v for k, v in failing.items() if "network" not in v}
-    options: dict[str, Any] = {
-        "model": "tiny.pth", "device": "cpu", "workers": 2, "max_pixels": MOST,
-    }  # fmt: skip
-    for resume in (False, True):
-        summary = segment_dataset(here / "faulty", here / "rest", resume=resume, **options)
-        assert summary.failed == len(failing)
-        assert summary.skipped == (60 - len(failing) if resume else 0)
-    rows = rows_of(here / "rest" / "manifest.parquet")
-    assert len(rows) == 60
-    for name, row in rows.items():
-        if name in failing:
-            assert failing[name] in row["error"]
-        else:
-            assert row["error"] is None
+    assert pixels(tmp_path / mask).shape == photograph(0).shape[:2]
 
 
 @on_ray
@@ -298,11 +281,8 @@ def test_workers_that_cannot_start_end_the_run(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ["masks"]}, "kinds has 'masks'"),
-        ({"style": "dots"}, "style is"),
         ({"workers": 0}, "workers is 0"),
         ({"scale": -1}, "scale"),
-        ({"threshold": 2}, "threshold is 2"),
     ],
 )
 def test_wrong_options_are_rejected_before_anything_starts(

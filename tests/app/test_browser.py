@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from support import EXAMPLE
+from support import EXAMPLE, wait_for
 from support.dicom import dicom_file
 from support.drawn import twelve_bits
 
@@ -20,7 +20,7 @@ from vesselseg.batch.table import Table
 pytest.importorskip("starlette", reason="the extra app is not installed")
 pytest.importorskip("uvicorn", reason="the extra app is not installed")
 from support.app import served
-from support.page import Page, wait
+from support.page import Page
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -59,10 +59,14 @@ def driver(folder):
         yield driver
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture
 def width(request):
-    """Of the window, in pixels: a desk's, and a phone's, which is touched."""
-    return request.param
+    """Of the window, in pixels."""
+    return getattr(request, "param", 1440)
+
+
+on_desk_and_phone = pytest.mark.parametrize("width", SIZES, indirect=True)
+"""Marks what depends on the size of the window, or on whether it is touched."""
 
 
 @pytest.fixture
@@ -137,6 +141,7 @@ def expected(model, six):
     return {path.name: model(path) for path in six if path.stem != "dora"}
 
 
+@on_desk_and_phone
 def test_the_drop_area_stands_where_the_picture_will_be(page, width, six):
     drop = page.box("drop")
     assert drop["width"] > 0.65 * width
@@ -197,6 +202,7 @@ def test_everything_shown_of_a_photograph_is_its_own(page, six, expected):
         assert page.script("return document.querySelector('#photograph img').naturalWidth") == width
 
 
+@on_desk_and_phone
 def test_no_result_stands_beside_a_photograph_that_has_none(page, six, network):
     """While one waits, is segmented, or was cancelled, nothing of another one is there."""
     page.add(six[2])  # with a warning
@@ -205,7 +211,7 @@ def test_no_result_stands_beside_a_photograph_that_has_none(page, six, network):
     network.go.clear()
     page.add(six[0], six[1])
     page.select("anna.png")
-    wait(lambda: page.text("facts").startswith("Segmenting … "))
+    wait_for(lambda: page.text("facts").startswith("Segmenting … "))
     assert page.text("facts").endswith("s · narrow")
     for name, state in (("bert.png", "Waiting for its turn"), ("anna.png", "Segmenting")):
         page.select(name)
@@ -225,10 +231,10 @@ def test_no_result_stands_beside_a_photograph_that_has_none(page, six, network):
 def test_a_photograph_that_takes_long_is_cancelled_and_the_server_stops(page, six, network):
     network.go.clear()
     page.add(*six[:2])
-    wait(lambda: network.count == 1)
+    wait_for(lambda: network.count == 1)
     page.click("#cancel")
-    wait(lambda: network.stopped == 1)
-    wait(lambda: network.count == 2)  # the next one
+    wait_for(lambda: network.stopped == 1)
+    wait_for(lambda: network.count == 2)  # the next one
     assert [word for _, word in page.list()] == ["cancelled", "segmenting"]
     network.go.set()
     page.click("#again")
@@ -242,7 +248,7 @@ def test_cancelling_another_segmentation_shows_the_earlier_result_again(page, si
     facts = page.text("facts")
     network.go.clear()
     page.choose("model", "Any camera (built in)")
-    wait(lambda: page.text("facts").startswith("Segmenting … "))
+    wait_for(lambda: page.text("facts").startswith("Segmenting … "))
     assert not page.is_shown("vessels")
     page.click("#cancel")
     assert page.text("facts") == facts
@@ -259,7 +265,7 @@ def test_a_photograph_is_removed_here_and_on_the_server(page, six):
     page.click("#remove")
     assert page.text("name") == "bert.png"
     assert [name for name, _ in page.list()] == ["bert.png"]
-    wait(lambda: requests.get(mask, timeout=30).status_code == 404)
+    wait_for(lambda: requests.get(mask, timeout=30).status_code == 404)
     page.click("#remove")
     assert page.is_shown("drop")
 
@@ -285,7 +291,7 @@ def test_a_file_added_twice_is_one_and_the_same_name_of_two_is_told_apart(page, 
 )
 def test_dropped_files_that_are_not_accepted_are_reported(page, content, told):
     page.drop(f"new File([{content}], 'notes.jpg')")
-    wait(lambda: page.text("error").startswith(told))
+    wait_for(lambda: page.text("error").startswith(told))
     assert page.text("name") == "notes.jpg"
 
 
@@ -294,8 +300,8 @@ def test_dropped_text_is_no_photograph(page):
     assert page.text("notice").startswith("There was no file.")
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.52])
-def test_downloads_are_the_librarys_own_files(page, six, model, tmp_path, threshold):
+def test_downloads_are_the_librarys_own_files(page, six, model, tmp_path):
+    threshold = 0.52
     page.add(six[0])
     page.wait_until_done()
     page.set("threshold", threshold)
@@ -355,13 +361,14 @@ def test_mask_probability_and_field_of_view_are_shown(page, six, expected):
     assert abs(np.ptp(columns) - np.ptp(inner_columns)) < 5
 
 
+@on_desk_and_phone
 def test_measures_are_computed_and_shown_on_request(page, six, expected):
     page.add(six[0])
     page.wait_until_done()
     assert not page.is_shown("measures")
     assert not any("measures" in name or "table" in name for name in page.requests())
     page.choose("show", "measures")
-    wait(lambda: page.is_shown("measures"), 180)
+    wait_for(lambda: page.is_shown("measures"), 180)
     measures = expected["anna.png"].measure()
     rows = page.script(
         "return [...document.querySelectorAll('#measures tbody tr')]"
@@ -379,12 +386,12 @@ def test_measures_are_computed_and_shown_on_request(page, six, expected):
     full = page.box("layer")["width"]
     assert full == pytest.approx(max(measures.overlay().width, page.box("frame")["width"]), abs=1)
     page.choose("color-by", "segment")
-    wait(lambda: page.is_shown("measures"))
+    wait_for(lambda: page.is_shown("measures"))
     content = page.download("measures.png", "anna_measures.png")
     with Image.open(io.BytesIO(content)) as saved:
         np.testing.assert_array_equal(saved, measures.overlay(color_by="segment"))
     page.set("mm-per-pixel", "0.01")
-    wait(lambda: "length_mm" in page.text("measures"))
+    wait_for(lambda: "length_mm" in page.text("measures"))
     overflow = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
     assert not page.script(overflow)
     page.choose("show", "mask")
@@ -444,10 +451,10 @@ def test_what_is_changed_while_a_zip_is_collected_is_not_mixed_in(page, six, net
         " return fetch(address, options); }"
     )
     page.click("#zip")
-    wait(lambda: page.script("return Boolean(window.go)"))
+    wait_for(lambda: page.script("return Boolean(window.go)"))
     page.set("threshold", 0.9)
     page.choose("model", "Any camera (built in)")
-    wait(lambda: network.count == 2)
+    wait_for(lambda: network.count == 2)
     page.wait_until_done()
     page.script("window.go()")
     with zipfile.ZipFile(io.BytesIO(page.downloaded("vesselseg.zip"))) as archive:
@@ -487,10 +494,11 @@ def test_collecting_a_zip_can_be_cancelled(page, six):
     assert page.text("zip") == "Collecting 1 of 6 …"
     page.click("#cancel-zip")
     page.script("window.stop(new DOMException('', 'AbortError'))")
-    wait(lambda: page.text("zip") == "Everything as a zip (5)")
+    wait_for(lambda: page.text("zip") == "Everything as a zip (5)")
     assert page.text("notice") == ""
 
 
+@on_desk_and_phone
 def test_zoom_and_divider(page, six):
     page.add(*six[:2])
     page.wait_until_done()
@@ -526,6 +534,7 @@ def test_zoom_and_divider(page, six):
     assert page.box("layer") == fitted
 
 
+@on_desk_and_phone
 def test_pinch_and_pan(page, six, width):
     page.add(six[0])
     page.wait_until_done()
@@ -551,7 +560,7 @@ def test_models_are_called_by_what_they_are_for(page, six):
     page.add(*six[:2])
     page.wait_until_done()
     page.choose("model", "Any camera (built in)")
-    wait(lambda: "Any camera (built in)" in page.text("facts"))
+    wait_for(lambda: "Any camera (built in)" in page.text("facts"))
     page.wait_until_done()
     assert page.chosen("model") == "Any camera (built in)"
     page.select("bert.png")  # it keeps its own
@@ -580,7 +589,7 @@ def test_the_bits_of_a_16_bit_photograph_stand_under_more(page, photograph, tmp_
     page.click("#more summary")
     assert page.chosen("bits") == "12, up to 4095"
     page.choose("bits", "as the file says")
-    wait(lambda: "If they use 12 bits" in page.text("warnings"))
+    wait_for(lambda: "If they use 12 bits" in page.text("warnings"))
 
 
 def test_sliders_send_no_requests(page, six):
@@ -617,7 +626,7 @@ def test_a_server_that_is_gone_is_reported_at_the_photograph(network, open_page,
     with served(network, max_upload=LIMIT) as url:
         page = open_page(url)
     page.add(six[0])
-    wait(lambda: page.text("error").startswith("vesselseg does not answer."))
+    wait_for(lambda: page.text("error").startswith("vesselseg does not answer."))
     assert page.text("name") == "anna.png"
     with served(network, max_upload=LIMIT, port=int(url.rpartition(":")[2])):
         page.click("#again")
@@ -632,9 +641,10 @@ def test_results_are_forgotten_when_the_page_is_left(page, six):
     mask = f"{page.url}/results/{page.token()}/mask.png"
     assert requests.get(mask, timeout=30).status_code == 200
     page.driver.get("about:blank")
-    wait(lambda: requests.get(mask, timeout=30).status_code == 404)
+    wait_for(lambda: requests.get(mask, timeout=30).status_code == 404)
 
 
+@on_desk_and_phone
 def test_nothing_is_wider_than_the_window_and_the_picture_comes_first(page, six, width):
     page.add(*six[:3])
     page.wait_until_done()

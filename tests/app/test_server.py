@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from support import EXAMPLE
+from support import EXAMPLE, wait_for
 from support.app import encoded, served
 from support.dicom import dicom_file
 from support.drawn import twelve_bits
@@ -421,10 +421,7 @@ def test_the_network_stops_when_the_sender_goes_away(model, content):
             connection.sendall(head.encode() + content)
             assert begun.wait(30)
         gone.set()
-        deadline = time.monotonic() + 30
-        while not ended:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: ended)
         assert requests.get(f"{url}/settings", timeout=30).status_code == 200
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support import Terminal
 from support.drawn import photograph, photographs, pixels, tree, twelve_bits
 from support.faults import MOST, FailingBackend, faulty_folder
 from support.models import tiny_weights
@@ -131,18 +131,6 @@ def test_other_formats_are_skipped_if_they_say_their_settings(
     assert (summary.segmented, summary.skipped) == (1 - skipped, skipped)
 
 
-def test_a_bad_photograph_is_recorded_and_the_rest_goes_on(
-    tmp_path: Path, folder: Path, model: Path
-) -> None:
-    (folder / "b.png").write_bytes(b"no image")
-    manifest = tmp_path / "run.jsonl"
-    summary = segment_folder(
-        folder, tmp_path / "out", model=model, recursive=True, manifest=manifest
-    )
-    assert (summary.segmented, summary.failed) == (2, 1)
-    assert "could not be decoded" in Table(str(manifest)).rows[1]["error"]
-
-
 def test_an_error_is_raised_if_asked_for_once_earlier_results_are_written(
     tmp_path: Path, model: Path
 ) -> None:
@@ -187,10 +175,8 @@ class TestEveryFault:
     """Whatever one photograph raises at any stage is its own row's error."""
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("count", [20, 200])
-    def test_is_in_its_row_and_the_rest_is_written(
-        self, count: int, tmp_path: Path, model: Path
-    ) -> None:
+    def test_is_in_its_row_and_the_rest_is_written(self, tmp_path: Path, model: Path) -> None:
+        count = 20
         failing = faulty_folder(tmp_path / "in", tmp_path / "out", count)
         manifest = tmp_path / "run.csv"
         summary = segment_folder(
@@ -228,14 +214,6 @@ class TestEveryFault:
         rows = rows_of(tmp_path / "m.jsonl")
         assert said in rows["b.png"]["error"]
         assert summary.segmented + summary.failed == len(rows) == 2
-
-
-def pixels_equal(path: Path, content: bytes) -> bool:
-    """Whether a file can be read, and its pixels are those of the content."""
-    if path.suffix == ".npy":
-        return bool(path.read_bytes() == content)
-    with Image.open(io.BytesIO(content)) as opened:
-        return bool(np.array_equal(pixels(path), np.asarray(opened)))
 
 
 class TestResuming:
@@ -316,12 +294,9 @@ class TestResuming:
         assert table.read_bytes() == before
 
     @pytest.mark.parametrize("ending", [".png", ".tif", ".npy"])
-    @pytest.mark.parametrize("damage", ["cut", "cut by a byte", "empty", "zeros", "a flipped bit"])
     def test_repeats_what_is_damaged(
-        self, tmp_path: Path, folder: Path, model: Path, ending: str, damage: str
+        self, tmp_path: Path, folder: Path, model: Path, ending: str
     ) -> None:
-        if ending == ".npy" and damage == "a flipped bit":
-            pytest.skip("NPY files have no checksum")
         out = tmp_path / f"vessels{ending}"
         options: dict[str, Any] = {
             "model": vesselseg.load_model(model, device="cpu"), "resume": True,
@@ -330,17 +305,9 @@ class TestResuming:
         segment_folder(folder / "a.png", out, **options)
         whole = out.read_bytes()
         assert segment_folder(folder / "a.png", out, **options).skipped == 1
-        middle = len(whole) // 2
-        out.write_bytes({
-            "cut": whole[:middle],
-            "cut by a byte": whole[:-1],
-            "empty": b"",
-            "zeros": bytes(len(whole)),
-            "a flipped bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
-        }[damage])  # fmt: skip
-        summary = segment_folder(folder / "a.png", out, **options)
-        assert (summary.segmented, summary.skipped) == (1, 0) or pixels_equal(out, whole)
-        assert pixels_equal(out, whole)
+        out.write_bytes(whole[: len(whole) // 2])
+        assert segment_folder(folder / "a.png", out, **options).segmented == 1
+        assert out.read_bytes() == whole
 
     def test_is_not_stopped_by_a_mask_that_cannot_be_described(
         self, tmp_path: Path, folder: Path, model: Path, capsys: pytest.CaptureFixture[str]
@@ -408,10 +375,6 @@ def test_nothing_is_printed_where_there_is_no_terminal(
 def test_the_bar_is_shown_on_a_terminal(
     tmp_path: Path, folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     for progress in (True, False):
         terminal = Terminal()
         monkeypatch.setattr("sys.stderr", terminal)

@@ -11,9 +11,9 @@ import time
 
 import pytest
 import requests
+from support import wait_for
 
 from vesselseg.cli import app, main
-from vesselseg.errors import how_to_install
 
 
 def needs_extra():
@@ -57,11 +57,8 @@ def test_listens_here_alone_opens_the_browser_and_ends_quietly_with_ctrl_c(
     assert settings["max_upload"] == 50_000_000
     assert requests.get(url, headers={"Host": "example.org"}, timeout=30).status_code == 400
     assert "server" not in requests.get(url, timeout=30).headers
-    deadline = time.monotonic() + 30
-    while not ((tmp_path / "opened").exists() and (tmp_path / "opened").read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert (tmp_path / "opened").read_text() == f"{url}\n"
+    opened = tmp_path / "opened"
+    assert wait_for(lambda: opened.exists() and opened.read_text()) == f"{url}\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
@@ -95,9 +92,11 @@ def test_another_address_a_limit_and_a_model_file_can_be_chosen(command, model, 
 
 
 @pytest.mark.slow
-def test_names_and_root_path_of_a_proxy_are_accepted(command):
-    process, url = command("--port", "0", "--allow-host", "Eye.example", "--allow-host",
-                           "eye.local", "--root-path", "/vessels/")  # fmt: skip
+def test_names_and_root_path_of_a_proxy_are_accepted_and_a_quiet_command_warns_of_nothing(command):
+    process, url = command(
+        "--host", "0.0.0.0", "--port", "0", "--allow-host", "Eye.example",
+        "--allow-host", "eye.local", "--root-path", "/vessels/", "--quiet",
+    )  # fmt: skip
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/vessels/", url)
     assert requests.get(url, timeout=30).status_code == 200
     for name in ("eye.example", "eye.local"):
@@ -106,18 +105,6 @@ def test_names_and_root_path_of_a_proxy_are_accepted(command):
     answer = requests.get(url, headers={"Host": "other.example"}, timeout=30)
     assert answer.status_code == 400
     assert "--allow-host other.example" in answer.text
-    process.terminate()
-
-
-@pytest.mark.slow
-def test_others_use_only_the_names_that_are_allowed_and_a_quiet_command_does_not_say_so(command):
-    process, url = command("--host", "0.0.0.0", "--port", "0", "--allow-host", "eye.example",
-                           "--quiet")  # fmt: skip
-    statuses = [
-        requests.get(url, headers={"Host": name}, timeout=30).status_code
-        for name in ("eye.example", "127.0.0.1", "other.example")
-    ]
-    assert statuses == [200, 200, 400]
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[1] == ""
 
@@ -132,21 +119,10 @@ def test_port_in_use_is_reported(capsys):
     assert "--port 0" in told
 
 
-@pytest.mark.parametrize(
-    ("model", "code", "told"), [("no.pth", 2, "no.pth"), ("unet", 2, "There is no model 'unet'")]
-)
-def test_model_that_does_not_exist_is_reported_before_anything_is_served(model, code, told, capsys):
+def test_model_that_does_not_exist_is_reported_before_anything_is_served(capsys):
     needs_extra()
-    assert main(["app", "--port", "0", "--model", model]) == code
-    assert told in capsys.readouterr().err
-
-
-def test_missing_extra_is_reported(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert main(["app"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("vesselseg: This needs uvicorn, which cannot be imported here")
-    assert said.endswith(f"{how_to_install('app')}\n")
+    assert main(["app", "--port", "0", "--model", "unet"]) == 2
+    assert "There is no model 'unet'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

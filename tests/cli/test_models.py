@@ -1,13 +1,12 @@
 """``vesselseg models``, ``download``, ``import`` and ``cache``."""
 
 import dataclasses
-import io
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
+from support import Terminal
 
 import vesselseg
 from vesselseg import Source
@@ -54,13 +53,6 @@ class TestModels:
         assert values["sources"][0]["url"] == spec.sources[0].url
         assert (values["crop"], values["dataset"], values["dice"]) == (64, "test", None)
 
-    def test_is_quick(self):
-        code = (
-            "import sys; from vesselseg.cli import main; main(['models'])\n"
-            "assert not {'torch', 'requests', 'tqdm', 'numpy'} & set(sys.modules)"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-
 
 class TestDownload:
     def test_writes_paths_and_digests(self, capsys, home):
@@ -90,10 +82,6 @@ class TestDownload:
 
     @pytest.mark.parametrize("option", ["--no-progress", "--quiet", "-v"])
     def test_bars_and_the_log_are_as_for_every_command(self, option, monkeypatch, home):
-        class Terminal(io.StringIO):
-            def isatty(self):
-                return True
-
         monkeypatch.setattr("sys.stderr", Terminal())
         assert main(["download", NAME, option]) == 0
         said = sys.stderr.getvalue()

@@ -9,8 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from support import Terminal, wait_for
 from support.dicom import SECRET, dicom_file, secret_file
 from support.drawn import photograph, photographs, pixels, tree, twelve_bits
 from support.models import TINY, tiny_weights
@@ -179,11 +178,6 @@ def test_weights_are_read_with_the_windows_of_the_named_model(
     assert main(["eye.jpg", "-o", "out", "--weights", model]) == 0
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_a_bar_is_drawn_on_a_terminal_only(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     photographs(Path("p"), ["1.png", "2.png"])
     said = {}
@@ -317,18 +311,11 @@ def test_a_pipe_brings_and_takes_a_picture(
         (["a/eye.png", "b/eye.png"], "Several photographs need a folder for their results"),
         (["a/eye.png", "out.png"], "To write 'out.png', pass -o out.png."),
         (["a/*.png"], "Several photographs need a folder for their results"),
-        (["a/eye.png", "-o", "x.jpg"], "'x.jpg' cannot be written: results are .png"),
         (["s3://bucket/a.png", "-o", "out"], "Addresses need Ray: --executor ray"),
-        (["a/eye.png", "b/eye.png", "-o", "out"], "'a/eye.png' and 'b/eye.png' would both write"),
         (["a", "-o", "a"], "'a/eye.png' would be overwritten"),
-        (["a/eye.png", "b/eye.png", "-o", "out.png"], "a single photograph"),
         (["a/eye.png", "b/eye.png", "-o", "-"], "the mask of one image file"),
         (["a/eye.png", "-o", "-", "--overlay"], "the mask alone"),
-        (["a/*.tif", "-o", "out"], "nothing to segment"),
-        (["a", "-o", "out", "--model", "unet_s5-d16_drvie"], "Did you mean 'unet_s5-d16_drive'"),
-        (["a", "-o", "out", "--device", "cdua"], "Did you mean 'cuda'"),
         (["a", "-o", "out", "--scale=fit", "--manifest=m.csv"], "has no size for the scale 'fit'"),
-        (["a", "-o", "out", "--manifest", "m.xlsx"], "must end in .jsonl, .csv, .parquet"),
         (["a", "-o", "out", "--measure"], "--measure needs a table for the measures"),
     ],
 )
@@ -337,8 +324,7 @@ def test_wrong_usage_is_reported(
 ) -> None:
     photographs(Path(), ["a/eye.png", "b/eye.png"])
     before = tree(Path())
-    named = [] if "--model" in words else ["--model", model]
-    assert main(["segment", *words, *named]) == 2
+    assert main(["segment", *words, "--model", model]) == 2
     assert said in capsys.readouterr().err
     assert tree(Path()) == before
 
@@ -422,31 +408,20 @@ def test_resuming_leaves_out_what_is_complete(
     assert tree(Path("out")) == expected
 
 
-@pytest.mark.parametrize("option", ["--threshold=0.1", "--scale=0.9", "--bits=8", "--model=other"])
 def test_resuming_replaces_results_of_other_settings(
-    model: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photographs(Path("p"), ["1.png", "2.png"])
     tiny_weights(tmp_path / "other", seed=5)
-    fresh = ["p", "-o", "fresh", "--model", model, option]
-    assert main(fresh) == 0
+    other = ["--model", "other"]
+    assert main(["p", "-o", "fresh", *other]) == 0
     assert main(["p/1.png", "-o", "out", "--model", model]) == 0
-    assert main(["p/2.png", "-o", "out", "--model", model, option]) == 0
+    assert main(["p/2.png", "-o", "out", *other]) == 0
     capsys.readouterr()
-    assert main(["p", "-o", "out", "--model", model, option, "--resume"]) == 0
+    assert main(["p", "-o", "out", *other, "--resume"]) == 0
     said = capsys.readouterr().err
     assert "1 segmented (1 again, since their settings or files differed), 1 skipped" in said
     assert tree(Path("out")) == tree(Path("fresh"))
-
-
-def test_resuming_replaces_files_that_are_no_results(model: str) -> None:
-    photographs(Path("p"), ["1.png"])
-    command = ["p", "-o", "out", "--model", model]
-    assert main(command) == 0
-    expected = tree(Path("out"))
-    Path("out/1.png").write_bytes(b"damaged")
-    assert main([*command, "--resume"]) == 0
-    assert tree(Path("out")) == expected
 
 
 def test_a_run_that_never_began_has_no_summary(capsys: pytest.CaptureFixture[str]) -> None:
@@ -534,13 +509,6 @@ def start(*words: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

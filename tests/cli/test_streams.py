@@ -62,14 +62,12 @@ def test_every_character_is_printed_or_escaped(
     assert "\\udcff" in printed
 
 
-@pytest.mark.usefixtures("small_window")
-@pytest.mark.parametrize("command", [["models"], ["cache"], ["doctor"]])
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_commands_end_as_usual_when_nobody_reads(
-    command: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, name, Closed())
-    assert main(command) == 0
+    assert main(["models"]) == 0
 
 
 def test_a_full_disk_is_reported(
@@ -127,20 +125,17 @@ def test_an_empty_argument_is_not_the_working_directory(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
-@pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
 def test_a_process_ends_as_usual_behind_head(closed: str) -> None:
     drawn.photographs(Path("in"), ["a.png", "b.png"])
     tiny_weights(Path("tiny.pth"))
     commands = [["models"], ["--help"]]
-    if closed != "stdout":  # to which segmenting into a folder writes nothing
+    if closed == "stderr":  # to standard output, segmenting into a folder writes nothing
         commands.append(["in", "-o", "out", "--model", "tiny.pth"])
     reader, writer = os.pipe()
     os.close(reader)
     for words in commands:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        for name in streams:
-            if closed in (name, "both"):
-                streams[name] = writer
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writer}
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "vesselseg", *words],
             **streams, text=True, check=False,
@@ -149,5 +144,5 @@ def test_a_process_ends_as_usual_behind_head(closed: str) -> None:
         assert not done.stderr or "Traceback" not in done.stderr
         assert not done.stderr or "Exception ignored" not in done.stderr
     os.close(writer)
-    if closed != "stdout":
+    if closed == "stderr":
         assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.png"]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import drawn
+from support import Terminal, drawn
 from support.fine_tuning import NAMES, start_weights
 
 import vesselseg
@@ -55,10 +53,6 @@ def test_train_prints_each_measurement_and_the_files_it_wrote(run, tmp_path):
 
 
 def test_between_measurements_a_bar_or_the_log_says_how_far_it_is(run, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     for option, is_shown in ("--restart", True), ("--no-progress", False), ("--quiet", False):
         with monkeypatch.context() as patch:
             patch.setattr("sys.stderr", Terminal())
@@ -194,22 +188,3 @@ def test_restart_starts_from_the_beginning(run, monkeypatch):
     assert "(restart)" in err
     assert Trainer.step is step
     assert run("--seed", "1", "--restart")[0] == 0
-
-
-def test_help_names_every_option_and_loads_no_torch():
-    code = (
-        "import sys; from vesselseg.cli import main\n"
-        "try: main(['train', '--help'])\n"
-        "except SystemExit: print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
-    )
-
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-
-    options = (
-        "output force restart name model device group held-out iterations evaluate-every patience "
-        "rate batch-size seed corrected"
-    )
-    assert all(f"--{option} " in out for option in options.split())
-    assert out.endswith("set()\n")

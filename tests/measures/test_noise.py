@@ -62,13 +62,10 @@ class TestSteadyMeasures:
         assert pierced.branch_points >= measures.branch_points + 8
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("pepper", [0, 0.01], ids=["salt", "salt and pepper"])
     @pytest.mark.parametrize("shape", ["line", "comb", "tree", "arc", "ring"])
-    def test_one_percent_of_noise_changes_drawn_shapes_by_less_than_one_percent(
-        self, shape, pepper
-    ):
+    def test_one_percent_of_noise_changes_drawn_shapes_by_less_than_one_percent(self, shape):
         mask = getattr(shapes, shape)(23, 9).mask
-        assert_alike(measure(add_salt(mask, 0.01, pepper=pepper)), measure(mask))
+        assert_alike(measure(add_salt(mask, 0.01, pepper=0.01)), measure(mask))
 
     @pytest.mark.slow
     def test_and_a_real_mask(self, example):

@@ -1,17 +1,10 @@
 """The page in a browser, as somebody who uses it sees and touches it."""
 
 import base64
-import time
 
 import numpy as np
 
-
-def wait(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-    return answer
+from . import wait_for
 
 
 class Page:
@@ -31,7 +24,7 @@ class Page:
 
     def open(self):
         self.driver.get(self.url)
-        wait(lambda: self.options("model"))
+        wait_for(lambda: self.options("model"))
 
     # What is done
 
@@ -102,7 +95,7 @@ class Page:
 
     def wait_until_done(self):
         busy = ("waiting", "segmenting")
-        wait(lambda: (all_of := self.list()) and not any(word in busy for _, word in all_of))
+        wait_for(lambda: (all_of := self.list()) and not any(word in busy for _, word in all_of))
 
     def list(self):
         """The names of the photographs, and the word beside each."""
@@ -154,7 +147,7 @@ class Page:
 
     def downloaded(self, name):
         path = self.folder / name
-        wait(lambda: path.exists() and path.stat().st_size, 180)  # measures compile code first
+        wait_for(lambda: path.exists() and path.stat().st_size, 180)  # measures compile code first
         content = path.read_bytes()
         path.unlink()
         return content
