@@ -293,7 +293,7 @@ class TestResuming:
         assert segment_folder(folder, tmp_path / "out", resume=True, **options).skipped == 2
         assert table.read_bytes() == before
 
-    @pytest.mark.parametrize("ending", [".png", ".tif", ".npy"])
+    @pytest.mark.parametrize("ending", [".png", ".npy"])
     def test_repeats_what_is_damaged(
         self, tmp_path: Path, folder: Path, model: Path, ending: str
     ) -> None:
@@ -305,7 +305,9 @@ class TestResuming:
         segment_folder(folder / "a.png", out, **options)
         whole = out.read_bytes()
         assert segment_folder(folder / "a.png", out, **options).skipped == 1
-        out.write_bytes(whole[: len(whole) // 2])
+        damaged = bytearray(whole)
+        damaged[-20] ^= 1  # among the pixels; what is said of them is before
+        out.write_bytes(whole[:-20] if ending == ".npy" else damaged)
         assert segment_folder(folder / "a.png", out, **options).segmented == 1
         assert out.read_bytes() == whole
 
