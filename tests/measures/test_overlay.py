@@ -99,9 +99,9 @@ class TestPicture:
 
     def test_files_and_pil_images_are_photographs(self, measures, tmp_path):
         Image.fromarray(PHOTOGRAPH).save(tmp_path / "eye.png")
-        expected = measures.overlay(PHOTOGRAPH)
-        assert measures.overlay(tmp_path / "eye.png") == expected
-        assert measures.overlay(Image.fromarray(PHOTOGRAPH)) == expected
+        expected = measures.overlay(PHOTOGRAPH, zoom=1)
+        assert measures.overlay(tmp_path / "eye.png", zoom=1) == expected
+        assert measures.overlay(Image.fromarray(PHOTOGRAPH), zoom=1) == expected
 
 
 class TestArguments:

@@ -70,8 +70,6 @@ def find_files(text: str, recursive: bool, left_out: LeftOut) -> list[tuple[Path
                 break
             base /= part
         pattern = path.relative_to(base).parts
-        if not is_folder(base):
-            return []
     if recursive:
         pattern += ("**",)  # what is below a folder that matches
 

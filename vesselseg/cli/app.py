@@ -14,7 +14,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, missing_extra
+from ..errors import OptionError, require
 from . import arguments
 
 _DESCRIPTION = """\
@@ -89,12 +89,10 @@ def _app(options: argparse.Namespace) -> int:
     """Serve the page until it is interrupted."""
     import asyncio  # takes a while
 
-    try:
-        import uvicorn
+    require("starlette", "app")
+    uvicorn = require("uvicorn", "app")
+    from ..app.server import OfferedModels, make_app
 
-        from ..app.server import OfferedModels, make_app
-    except ImportError as error:
-        raise missing_extra(error.name or "a package", "app", error) from error
     host = options.host
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
         try:
