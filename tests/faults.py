@@ -27,12 +27,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from support import LAUNCH, wait_for
 from support.dicom import JPEG_2000, JPEG_LS, NATIVE, RLE, dataset
 from support.dicom import content as dicom_content
 from support.models import NARROW, published_narrow_file, tiny_weights
@@ -42,8 +44,6 @@ import vesselseg
 from vesselseg import Source, VesselsegError, weights
 
 HANG = 120.0  # seconds; nothing here takes a tenth of that
-LAUNCH = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-LAUNCH += "from vesselseg.cli import main; sys.exit(main())"
 
 Lost = list[str]
 
@@ -222,11 +222,11 @@ def downloads(count: int, chance: random.Random, folder: Path) -> Lost:
 
 
 @contextlib.contextmanager
-def process(*arguments: str, launch: str = LAUNCH, **options: Any) -> Iterator[subprocess.Popen]:
+def process(*arguments: str) -> Iterator[subprocess.Popen]:
     """Run the vesselseg command in a new process, which is killed at the end of the block."""
     running = subprocess.Popen(
-        [sys.executable, "-c", launch, *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        [sys.executable, "-c", LAUNCH, *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         yield running
@@ -259,15 +259,9 @@ def folder_runs(count: int, chance: random.Random, folder: Path, stop: signal.Si
             if path.is_file() and path.suffix != ".jsonl"
         }
 
-    def wait_for_a_file(out: Path) -> float:
-        """Wait until a run has written its first file, and return the time."""
-        end = time.monotonic() + HANG
-        while not list(out.rglob("*.png")) and time.monotonic() < end:
-            time.sleep(0.002)
-        return time.monotonic()
-
     with process(*options, "-o", str(folder / "reference")) as running:
-        first = wait_for_a_file(folder / "reference")
+        wait_for(lambda: list((folder / "reference").rglob("*.png")), HANG)
+        first = time.monotonic()
         running.communicate(timeout=HANG)
         length = time.monotonic() - first
     reference = tree(folder / "reference")
@@ -276,7 +270,7 @@ def folder_runs(count: int, chance: random.Random, folder: Path, stop: signal.Si
         out = folder / f"out{number}"
         resume = [*options, "-o", str(out), "--manifest", str(out / "run.jsonl"), "--resume"]
         with process(*resume) as running:
-            wait_for_a_file(out)
+            wait_for(lambda out=out: list(out.rglob("*.png")), HANG)
             time.sleep(chance.uniform(0.0, 1.0) * length)
             running.send_signal(stop)
             try:
@@ -295,16 +289,6 @@ def folder_runs(count: int, chance: random.Random, folder: Path, stop: signal.Si
         if running.returncode or tree(out) != reference:
             lost.append(f"{stop.name} {number}: the run could not be finished: {errors[-300:]!r}")
     return lost
-
-
-def kills(count: int, chance: random.Random, folder: Path) -> Lost:
-    """SIGKILL at a random moment of a run over a folder."""
-    return folder_runs(count, chance, folder, signal.SIGKILL)
-
-
-def interrupts(count: int, chance: random.Random, folder: Path) -> Lost:
-    """Ctrl-C at a random moment of a run over a folder."""
-    return folder_runs(count, chance, folder, signal.SIGINT)
 
 
 def uploads(count: int, chance: random.Random, folder: Path) -> Lost:
@@ -379,8 +363,8 @@ KINDS: dict[str, tuple[Callable[[int, random.Random, Path], Lost], int]] = {
     "images": (images, 3000),
     "weights": (weights_files, 600),
     "downloads": (downloads, 150),
-    "kills": (kills, 20),
-    "interrupts": (interrupts, 20),
+    "kills": (partial(folder_runs, stop=signal.SIGKILL), 20),
+    "interrupts": (partial(folder_runs, stop=signal.SIGINT), 20),
     "uploads": (uploads, 200),
 }
 """Kind -> function that injects its faults, and their number."""

@@ -17,7 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from support import Terminal, wait_for
+from support import LAUNCH, Terminal, wait_for
 from support.dicom import SECRET, dicom_file, secret_file
 from support.drawn import photograph, photographs, pixels, tree, twelve_bits
 from support.models import TINY, tiny_weights
@@ -498,13 +498,8 @@ def test_a_manifest_goes_on_where_results_are_skipped(model: str) -> None:
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    """Start the command. Ctrl-C reaches it even if this process ignores it, as in a background."""
-    launch = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from vesselseg.cli import main; sys.exit(main())"
-    )
     return subprocess.Popen(
-        [sys.executable, "-c", launch, *words],
+        [sys.executable, "-c", LAUNCH, *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,

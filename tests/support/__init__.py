@@ -10,6 +10,16 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "fundus.jpg"
 """The example photograph, 1411 x 1411 pixels."""
 
 
+LAUNCH = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from vesselseg.cli import main
+sys.exit(main())
+"""
+"""The command in Python, which Ctrl-C reaches even if this process ignores it, as in a background.
+"""
+
+
 class Terminal(io.StringIO):
     """A terminal that keeps what is written to it."""
 
