@@ -90,10 +90,10 @@ def segment_dataset(
         Folder for the results, or its address. The layout is that of the inputs.
     model : str, path, ModelSpec, Segmenter or None
         As :func:`vesselseg.segment` takes it. It is loaded here once and sent to the workers.
-    kinds, recursive, keep_endings, scale, threshold, bits, style, progress
+    kinds, recursive, keep_endings, scale, threshold, bits, style, measure, progress : optional
         As :func:`vesselseg.segment_folder` takes them.
-    measure, mm_per_pixel, fill_holes, min_size
-        As :func:`vesselseg.segment_folder` takes them.
+    mm_per_pixel, fill_holes, min_size : optional
+        For the measures, as :func:`vesselseg.measure` takes them.
     resume : bool
         Whether to skip photographs that are done, by the rule of
         :func:`vesselseg.segment_folder`. Results at addresses are not read for it: the manifest

@@ -125,17 +125,14 @@ def segment_folder(
     style : {"tint", "outline"}
         Style of overlays.
     measure : bool
-        Whether to add the measures of the vessels to the rows; see :func:`vesselseg.measure`.
-    mm_per_pixel : float, optional
-        Size of a pixel on the retina, in millimetres, for the measures.
-    fill_holes, min_size : int
-        For the measures: holes of at most this many pixels are filled, and parts of fewer pixels
-        removed.
+        Whether to add the measures of the vessels to the rows.
+    mm_per_pixel, fill_holes, min_size : optional
+        For the measures, as :func:`vesselseg.measure` takes them.
     device, precision, backend, stride, batch_size, max_pixels : optional
         As :func:`vesselseg.load_model` takes them. With a loaded model they must be its own.
     on_error : {"continue", "raise"}
-        What to do about a photograph that fails at any stage: count it in the result, record its
-        error in the manifest, and go on; or raise its error once the results before it are written.
+        What to do about a photograph that fails at any stage: count it, record its error in the
+        manifest, and go on; or raise its error once the results before it are written.
     on_row : callable, optional
         Called with a dict for each photograph that is finished: its row of the manifest.
     progress : bool
@@ -273,14 +270,14 @@ def run_collection(
 
     def finish(job: Job, outcome: Row | Exception) -> None:
         row = record(job, outcome)
-        is_error = isinstance(outcome, Exception)
-        summary.failed += is_error
-        summary.segmented += not is_error
+        error = outcome if isinstance(outcome, Exception) else None
+        summary.failed += error is not None
+        summary.segmented += error is None
         bar.update()
         if on_row is not None:
             on_row(row)
-        if isinstance(outcome, Exception) and on_error == "raise" and summary.failed == 1:
-            raise outcome
+        if error is not None and on_error == "raise" and summary.failed == 1:
+            raise error
 
     def describe(job: Job, outcome: Row | Exception) -> None:
         if isinstance(outcome, Exception):
@@ -332,9 +329,9 @@ def _plan(
     manifest: Table | None,
     segment_table: Table | None,
 ) -> tuple[list[Job], list[Job], int]:
-    """The jobs to do, and how many have results of other settings, to be replaced.
+    """The jobs to do, the jobs to describe, and how many of the first have results of other settings.
 
-    Between both: those that are done, but whose rows are missing or lack measures.
+    A job is to be described if it is done, but its row is missing or lacks measures.
     """
     rows = [] if manifest is None else manifest.rows
     row_of = {(row["input"], row.get("mask")): row for row in rows}
