@@ -329,7 +329,7 @@ def _plan(
     manifest: Table | None,
     segment_table: Table | None,
 ) -> tuple[list[Job], list[Job], int]:
-    """The jobs to do, the jobs to describe, and how many of the first have results of other settings.
+    """The jobs to do, those to describe, and how many of the first have results of other settings.
 
     A job is to be described if it is done, but its row is missing or lacks measures.
     """
