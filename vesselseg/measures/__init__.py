@@ -284,14 +284,14 @@ def measure_photograph(
     fill_holes, min_size = options["fill_holes"], options["min_size"]
     require_skan()
     vessels = clean(vessels & inside, inside, fill_holes=fill_holes, min_size=min_size)
-    turned, turned_inside, orientation = canonical(vessels, inside)
+    turned, turned_inside, undo = canonical(vessels, inside)
     branches = find_branches(turned)
     branch_positions, end_positions = find_points(branches, turned_inside)
     lengths = np.array([branch.arc + branch.extension for branch in branches])
     tortuosity = np.array([branch.tortuosity for branch in branches])
     is_curve = np.isfinite(tortuosity)
     medians = [weighted_quantiles(*branch.widths, (0.5,))[0] for branch in branches]
-    ends = [orientation.undo(branch.points[[0, -1]]).ravel() for branch in branches]
+    ends = [undo(branch.points[[0, -1]]).ravel() for branch in branches]
     rows, columns, end_rows, end_columns = np.array(ends).reshape(-1, 4).T
     area = int(inside.sum())
     diameter = float(2 * np.sqrt(area / np.pi))
@@ -328,9 +328,9 @@ def measure_photograph(
             "end_row_px": end_rows,
             "end_column_px": end_columns,
         },
-        centrelines=[orientation.undo(branch.line) for branch in branches],
-        branch_positions=orientation.undo(branch_positions),
-        end_positions=orientation.undo(end_positions),
+        centrelines=[undo(branch.line) for branch in branches],
+        branch_positions=undo(branch_positions),
+        end_positions=undo(end_positions),
         mask=vessels,
         field_of_view=inside,
         _photograph=photograph,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
@@ -30,41 +30,29 @@ _CANVAS = 1500  # pixels; the diameter of the field of view where the dimension 
 _REACH = np.geomspace(1 / 180, 1 / 20, 17)  # of the dilations, in diameters of the field of view
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """How a mask was mirrored and turned: transposed or not, then flipped along its axes."""
+def canonical(mask: Mask, fov: Mask) -> tuple[Mask, Mask, Callable[[Points], Points]]:
+    """Of the eight orientations of mask and field of view, the one whose bytes come first.
 
-    transposed: bool
-    flipped: tuple[bool, bool]
-    shape: tuple[int, int]  # of the result
+    The function tells where points of the result are in the mask as it was.
+    """
 
-    def apply(self, mask: Mask) -> Mask:
-        """The mask in this orientation."""
-        turned = mask.T if self.transposed else mask
-        rows, columns = (slice(None, None, -1 if flipped else 1) for flipped in self.flipped)
+    def turn(image: Mask, transposed: bool, *flipped: bool) -> Mask:
+        turned = image.T if transposed else image
+        rows, columns = (slice(None, None, -1 if is_flipped else 1) for is_flipped in flipped)
         return np.ascontiguousarray(turned[rows, columns])
 
-    def undo(self, points: Points) -> Points:
-        """Where points of the result are in the mask as it was."""
-        last = np.array(self.shape) - 1
-        original = np.where(self.flipped, last - points, points)
-        return original[:, ::-1] if self.transposed else original
+    def content(orientation: tuple[bool, ...]) -> tuple[tuple[int, ...], bytes, bytes]:
+        vessels, inside = turn(mask, *orientation), turn(fov, *orientation)
+        return vessels.shape, np.packbits(vessels).tobytes(), np.packbits(inside).tobytes()
 
+    transposed, *flipped = first = min(itertools.product((False, True), repeat=3), key=content)
+    turned = turn(mask, *first)
 
-def canonical(mask: Mask, fov: Mask) -> tuple[Mask, Mask, Orientation]:
-    """Of the eight orientations of mask and field of view, the one whose bytes come first."""
+    def undo(points: Points) -> Points:
+        original = np.where(flipped, np.array(turned.shape) - 1 - points, points)
+        return original[:, ::-1] if transposed else original
 
-    def content(orientation: Orientation) -> tuple[tuple[int, int], bytes, bytes]:
-        vessels, inside = orientation.apply(mask), orientation.apply(fov)
-        return orientation.shape, np.packbits(vessels).tobytes(), np.packbits(inside).tobytes()
-
-    height, width = mask.shape
-    orientations = [
-        Orientation(transposed, (down, across), (width, height) if transposed else (height, width))
-        for transposed, down, across in itertools.product((False, True), repeat=3)
-    ]
-    first = min(orientations, key=content)
-    return first.apply(mask), first.apply(fov), first
+    return turned, turn(fov, *first), undo
 
 
 @dataclass(eq=False)
