@@ -69,7 +69,13 @@ class Branch:
     @cached_property
     def line(self) -> Points:
         """The smoothed centreline, its ends held."""
-        return _smooth(self.points)
+        from scipy.ndimage import gaussian_filter1d
+
+        count = min(len(self.points) - 1, int(4 * _SMOOTHING))
+        padded = np.pad(self.points, ((count, count), (0, 0)), "reflect", reflect_type="odd")
+        line = gaussian_filter1d(padded, _SMOOTHING, axis=0)[count : count + len(self.points)]
+        line[0], line[-1] = self.points[0], self.points[-1]
+        return np.asarray(line)
 
     @cached_property
     def along(self) -> NDArray[np.float64]:
@@ -281,17 +287,6 @@ def _extension(branch: Branch, vessels: Mask) -> float:
 def _interpolate(branch: Branch, places: NDArray[np.float64]) -> Points:
     """Points at distances along the smoothed centreline."""
     return np.stack([np.interp(places, branch.along, axis) for axis in branch.line.T], axis=1)
-
-
-def _smooth(points: Points) -> Points:
-    """Smooth a line through points; its ends are held."""
-    from scipy.ndimage import gaussian_filter1d
-
-    count = min(len(points) - 1, int(4 * _SMOOTHING))
-    padded = np.pad(points, ((count, count), (0, 0)), mode="reflect", reflect_type="odd")
-    line = gaussian_filter1d(padded, _SMOOTHING, axis=0)[count : count + len(points)]
-    line[0], line[-1] = points[0], points[-1]
-    return np.asarray(line)
 
 
 def box_dimension(branches: list[Branch], diameter: float) -> float | None:

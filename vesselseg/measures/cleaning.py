@@ -15,13 +15,9 @@ _AT_ONCE = 20_000  # windows
 
 
 def clean(vessels: Mask, fov: Mask, *, fill_holes: int, min_size: int) -> Mask:
-    """Fill pinholes and remove specks; turns and mirrors of a mask are treated alike.
+    """Fill pinholes and remove specks, as the notes on :func:`vesselseg.measure` say.
 
-    Holes of at most `fill_holes` pixels and parts of fewer than `min_size` pixels are noise. A
-    hole is background that vessels enclose, without the help of the frame or of the border of the
-    field of view; its pixels touch by their sides. The pixels of a part touch by their sides or
-    corners. A single pixel that sticks out of a wall is a speck as well, and one that is missing
-    in a wall, or in a line, is a pinhole.
+    Turns and mirrors of a mask are treated alike.
     """
     from scipy.ndimage import label
 
