@@ -249,7 +249,8 @@ def make_app(
         return Response(status_code=204)
 
     def rejected(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(_name_file(str(error)), 400)
+        given = "the [0-9]+ bytes given|what was given"  # to the library, which got no file
+        return PlainTextResponse(re.sub(given, "The file", str(error), flags=re.IGNORECASE), 400)
 
     def unexpected(_: Request, error: Exception) -> Response:
         # Starlette raises the error again after this response, so that the server logs it.
@@ -382,11 +383,6 @@ def _run_model(
     seconds = time.perf_counter() - start
     result.provenance["input_version"] = hashlib.sha256(content).hexdigest()
     return _Kept(result, seconds, content if is_dicom(content[:132]) else b"")
-
-
-def _name_file(text: str) -> str:
-    """A message of the library, which got the bytes of a file, about the file."""
-    return re.sub("the [0-9]+ bytes given|what was given", "The file", text, flags=re.IGNORECASE)
 
 
 def _encode(kept: _Kept, file: str, query: QueryParams) -> bytes:

@@ -60,14 +60,12 @@ def plan_jobs(
 
     Inputs are files, folders, patterns, addresses of files and folders, or ``-``. From folders and
     patterns, files with one of the `endings` and DICOM photographs of any name are taken, but no
-    hidden ones and none that vesselseg wrote, so that results beside the photographs are not
-    segmented again.
+    hidden ones and none that vesselseg wrote.
 
     `out` is a folder; or, for a single photograph, a file in one of `FORMATS` or a DICOM file.
     Results of files go to `out` itself; those of a folder or pattern keep their place below the
-    folder, or below the part of the pattern without wildcards. The mask is always among the
-    `kinds`; the others are added to the file's name. With `keep_endings` results are named after
-    the whole file name, ``eye.jpg.png``.
+    folder, or below the part of the pattern without wildcards. The mask is always written; other
+    `kinds` are added to its name.
     """
     kinds = _check_kinds(kinds)
     if not all((*inputs, out)):

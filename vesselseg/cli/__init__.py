@@ -78,10 +78,9 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+    """Run the command line and return its exit code, which its help explains.
 
-    0: all done; 1: some photographs or models failed; 2: nothing was done; 130: interrupted; 143:
-    ended by SIGTERM. A message says why. Wrong usage raises SystemExit with 2, as argparse does.
+    Wrong usage raises SystemExit with 2, as argparse does.
     """
     with lasting_streams(), _interrupted_by_signals():
         try:
