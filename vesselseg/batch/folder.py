@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import torch
+
+from ..api import Model, PathLike, load_or_check
+from ..choices import BackendName, Precision
 from ..errors import OptionError
 from ..files import exists, make_folder, remove_abandoned
 from ..measures import check_options
@@ -21,12 +25,6 @@ from .jobs import KINDS, MEASURES_OVERLAY, Job, plan_jobs, results_folder
 from .places import is_address, parent, suffix_of
 from .table import Row, Table
 from .work import SEGMENTS, Work
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..api import Model, PathLike
-    from ..choices import BackendName, Precision
 
 OnOutcome: TypeAlias = "Callable[[Job, Row | Exception], None]"
 OnError: TypeAlias = Literal["continue", "raise"]
@@ -161,8 +159,6 @@ def segment_folder(
     >>> vesselseg.segment_folder("photographs", "vessels", resume=True)
     Summary(segmented=0, repeated=0, skipped=2, failed=0, manifest=None)
     """
-    from ..api import load_or_check
-
     places = to_places(inputs)
     refuse_addresses([os.fspath(out), *places])
     measuring = check_options(mm_per_pixel=mm_per_pixel, fill_holes=fill_holes, min_size=min_size)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from PIL import Image
 
 from ..errors import MissingExtraError, OptionError, require
 from ..images import RGB, ImageLike, to_rgb
@@ -32,9 +33,6 @@ from .cleaning import clean
 from .columns import COLUMNS, MM_COLUMNS, SEGMENT_COLUMNS, Column
 from .drawing import ColorBy as ColorBy
 from .drawing import Geometry, draw
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 __all__ = ["COLUMNS", "MM_COLUMNS", "SEGMENT_COLUMNS", "Column", "Measures", "measure"]
 
