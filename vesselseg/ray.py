@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from . import dicom
-from .api import Model, load_or_check
+from .api import Model, PathLike, load_or_check
 from .backends import find_backend
 from .batch.folder import OnError, OnOutcome, Summary, run_collection, run_here, to_places
 from .batch.jobs import Job, plan_jobs, results_folder
@@ -46,15 +46,15 @@ _DIED = "Every worker that had this photograph died, out of memory or in a crash
 
 
 def segment_dataset(
-    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
+    inputs: PathLike | Sequence[PathLike],
+    out: PathLike,
     *,
     model: Model | Segmenter | None = None,
     kinds: Sequence[str] = ("mask",),
     recursive: bool = False,
     keep_endings: bool = False,
     resume: bool = False,
-    manifest: str | os.PathLike[str] | None = None,
+    manifest: PathLike | None = None,
     scale: Scale | None = None,
     threshold: float = 0.5,
     bits: int | None = None,
