@@ -34,6 +34,10 @@ examples:
 behind a proxy that serves the page as https://eye.example/vessels/:
   vesselseg app --allow-host eye.example --root-path /vessels"""
 
+_port = functools.partial(
+    arguments.to_integer, least=0, most=65535, fault="not an integer from 0 to 65535"
+)
+
 
 def add_parsers(commands: Any) -> None:
     """Add the parser of ``app``."""
@@ -62,11 +66,6 @@ def add_parsers(commands: Any) -> None:
         help="largest file that is accepted, in megabytes (default: %(default)s)")  # fmt: skip
     arguments.add_model_options(parser, max_pixels=50_000_000)
     parser.set_defaults(run=_app)
-
-
-def _port(text: str) -> int:
-    """A port number."""
-    return arguments.to_integer(text, 0, "not an integer from 0 to 65535", most=65535)
 
 
 def _host_name(text: str) -> str:

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..choices import BACKENDS, DEVICES, PRECISIONS, canonical_device, canonical_precision
@@ -17,6 +18,37 @@ if TYPE_CHECKING:
     from ..segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
+
+
+def _to_number(text: str, *, is_allowed: Callable[[float], bool], fault: str) -> float:
+    """The number that a text is; ArgumentTypeError if it is none that is allowed."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not is_allowed(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is {fault}")
+    return value
+
+
+def to_integer(text: str, *, least: int, most: int = 10**18 - 1, fault: str) -> int:
+    """The integer that a text of digits is; ArgumentTypeError if it is not in the range."""
+    is_short = text.isascii() and text.isdecimal() and len(text) <= 18
+    if not (is_short and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is {fault}")
+    return int(text)
+
+
+# Types of options.
+positive = partial(to_integer, least=1, fault="not a positive integer")
+_count = partial(to_integer, least=0, fault="not a number of pixels, 0 or more")
+_factor = partial(_to_number, is_allowed=is_factor, fault="not a positive number")
+_threshold = partial(
+    _to_number, is_allowed=lambda value: 0 <= value <= 1, fault="not a number from 0 to 1"
+)
+share = partial(
+    _to_number, is_allowed=lambda value: 0 < value < 1, fault="not a number between 0 and 1"
+)
 
 
 def add_model_options(
@@ -142,48 +174,7 @@ def load_model(options: argparse.Namespace, **changes: Any) -> Segmenter:
 
 def _scale(text: str) -> str | float:
     fault = f"neither {', '.join(SCALES)} nor a positive factor"
-    return text if text in SCALES else _to_number(text, is_factor, fault)
-
-
-def _factor(text: str) -> float:
-    return _to_number(text, is_factor, "not a positive number")
-
-
-def _threshold(text: str) -> float:
-    return _to_number(text, lambda value: 0 <= value <= 1, "not a number from 0 to 1")
-
-
-def share(text: str) -> float:
-    """A number between 0 and 1, which are not allowed themselves."""
-    return _to_number(text, lambda value: 0 < value < 1, "not a number between 0 and 1")
-
-
-def positive(text: str) -> int:
-    """A positive integer."""
-    return to_integer(text, 1, "not a positive integer")
-
-
-def _count(text: str) -> int:
-    return to_integer(text, 0, "not a number of pixels, 0 or more")
-
-
-def _to_number(text: str, is_allowed: Callable[[float], bool], fault: str) -> float:
-    """The number that a text is; ArgumentTypeError if it is none that is allowed."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not is_allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is {fault}")
-    return value
-
-
-def to_integer(text: str, least: int, fault: str, *, most: int = 10**18 - 1) -> int:
-    """The integer that a text of digits is; ArgumentTypeError if it is not in the range."""
-    is_short = text.isascii() and text.isdecimal() and len(text) <= 18
-    if not (is_short and least <= int(text) <= most):
-        raise argparse.ArgumentTypeError(f"{text!r} is {fault}")
-    return int(text)
+    return text if text in SCALES else _to_number(text, is_allowed=is_factor, fault=fault)
 
 
 def read_standard_input() -> bytes:
