@@ -17,6 +17,7 @@ PAGE = (DOCS / "explanation" / "measures.md").read_text()
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("windows_once")
 def test_the_script_draws_every_figure(tmp_path):
     spec = importlib.util.spec_from_file_location("figures", DOCS / "measures_figures.py")
     script = importlib.util.module_from_spec(spec)

@@ -5,10 +5,10 @@ import itertools
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support import EXAMPLE
 from support import shapes as drawn_shapes
 from support.drawn import vessels
 
@@ -140,8 +140,9 @@ class TestTurning:
             assert measure(other[0], fov=other[1]).to_dict() == expected
 
     @pytest.mark.slow
+    @pytest.mark.usefixtures("windows_once")
     def test_other_angles_change_the_measures_of_a_real_mask_only_little(self):
-        result = vesselseg.segment(Path(vesselseg.__file__).parent / "embedded" / "fundus.jpg")
+        result = vesselseg.segment(EXAMPLE, device="cpu")
         before = result.measure()
         turn = drawn_shapes.turn
         for angle in (17, 45):
