@@ -89,11 +89,14 @@ def segment_dataset(
     out : path
         Folder for the results, or its address. The layout is that of the inputs.
     model : str, path, ModelSpec, Segmenter or None
-        As :func:`vesselseg.segment` takes it. It is loaded here once and sent to the workers.
-    kinds, recursive, keep_endings, scale, threshold, bits, style, measure, progress : optional
-        As :func:`vesselseg.segment_folder` takes them.
-    mm_per_pixel, fill_holes, min_size : optional
-        For the measures, as :func:`vesselseg.measure` takes them.
+        A name (:func:`vesselseg.list_models`), a model spec, a model file, a loaded model, or
+        None for the model in the package. It is loaded here once and sent to the workers.
+    kinds : sequence of {"mask", "probability", "overlay", "fov", "dicom"}
+        Files to write for each photograph, as :func:`vesselseg.segment_folder` takes them.
+    recursive : bool
+        Whether to search subfolders.
+    keep_endings : bool
+        Whether to name results after the whole file name, ``eye.jpg.png`` instead of ``eye.png``.
     resume : bool
         Whether to skip photographs that are done, by the rule of
         :func:`vesselseg.segment_folder`. Results at addresses are not read for it: the manifest
@@ -101,6 +104,21 @@ def segment_dataset(
     manifest : path, optional
         Table with a row for each photograph, or its address, ending in ``.parquet``, ``.csv`` or
         ``.jsonl``. None means ``manifest.parquet`` in the folder of the results.
+    scale : {"fit", "native", "fov"}, float or None
+        How to bring photographs to the network's scale; None uses the model's own rule.
+    threshold : float
+        Pixels with a higher probability are vessel, in [0, 1].
+    bits : int, optional
+        Significant bits in 16-bit images, for example 12 if values run from 0 to 4095.
+    style : {"tint", "outline"}
+        Style of overlays.
+    measure : bool
+        Whether to add the measures of the vessels to the rows; see :func:`vesselseg.measure`.
+    mm_per_pixel : float, optional
+        Size of a pixel on the retina, in millimetres, for the measures.
+    fill_holes, min_size : int
+        For the measures: holes of at most this many pixels are filled, and parts of fewer pixels
+        removed.
     device, precision : str, optional
         Of the workers. None means "auto" and the model's default, or those of a loaded model.
     backend, stride, batch_size, max_pixels : optional
@@ -110,6 +128,8 @@ def segment_dataset(
         raise its error.
     on_row : callable, optional
         Called with the manifest's row of each photograph when it is finished, in any order.
+    progress : bool
+        Whether to show a bar if standard error is a terminal.
     workers : int, optional
         Processes with a model and a CPU each. None means one for each GPU of the cluster or, if
         there is none or `device` is not CUDA, one for each CPU.

@@ -123,9 +123,12 @@ def segment_folder(
     style : {"tint", "outline"}
         Style of overlays.
     measure : bool
-        Whether to add the measures of the vessels to the rows.
-    mm_per_pixel, fill_holes, min_size : optional
-        For the measures, as :func:`vesselseg.measure` takes them.
+        Whether to add the measures of the vessels to the rows; see :func:`vesselseg.measure`.
+    mm_per_pixel : float, optional
+        Size of a pixel on the retina, in millimetres, for the measures.
+    fill_holes, min_size : int
+        For the measures: holes of at most this many pixels are filled, and parts of fewer pixels
+        removed.
     device, precision, backend, stride, batch_size, max_pixels : optional
         As :func:`vesselseg.load_model` takes them. With a loaded model they must be its own.
     on_error : {"continue", "raise"}
