@@ -231,14 +231,14 @@ def run_on_cluster(
         size = min(_BATCH, math.ceil(len(jobs) / (4 * count)))
         queue = deque(jobs[start : start + size] for start in range(0, len(jobs), size))
         actor = ray.remote(num_cpus=1, num_gpus=int(use_gpu), max_restarts=-1)(_Worker)
-        reference = ray.put(model)
+        reference = [ray.put(model)]  # in a list, Ray sends it as it is
         idle: list[Any] = []
         busy: dict[Any, tuple[Any, Sequence[Job]]] = {}  # by the reference to the outcomes
         deaths: Counter[str] = Counter()
 
         def wait_until_ready(worker: Any) -> None:
             """Give it nothing to do until it has started, again after its death."""
-            busy[worker.run.options(max_task_retries=-1).remote([])] = worker, []
+            busy[worker.run.options(max_task_retries=-1).remote([], reference)] = worker, []
 
         def repeat(batch: Sequence[Job], error: Exception) -> None:
             """Queue the jobs of a batch that failed again; a single one may be given up."""
@@ -254,7 +254,7 @@ def run_on_cluster(
                 queue.append(batch)
 
         for _ in range(min(count, len(queue))):
-            worker = actor.remote(reference, device, precision, work)
+            worker = actor.remote(device, precision, work)
             at_end.callback(ray.kill, worker)
             wait_until_ready(worker)
         while queue or any(batch for _, batch in busy.values()):
@@ -274,7 +274,7 @@ def run_on_cluster(
                 idle.append(worker)
             while idle and queue:
                 worker, batch = idle.pop(), queue.popleft()
-                busy[worker.run.remote(batch)] = worker, batch
+                busy[worker.run.remote(batch, reference)] = worker, batch
 
 
 def _uses_gpu(device: str, resources: Mapping[str, float]) -> bool:
@@ -318,21 +318,25 @@ def _connect(address: str | None) -> Iterator[None]:
 
 
 class _Worker:
-    """A model in a process of Ray; a device or precision of None is the model's."""
+    """A model in a process of Ray; a device or precision of None is the model's.
 
-    def __init__(
-        self,
-        model: Segmenter | None,
-        device: str | None,
-        precision: Precision | None,
-        work: Work,
-    ) -> None:
+    The model comes with the first call, not when the worker is made: what a worker is made of could
+    be lost before Ray makes it again after its death.
+    """
+
+    def __init__(self, device: str | None, precision: Precision | None, work: Work) -> None:
         dicom.silence()
-        if model is not None and (device or precision):
-            model = model.to(device, precision)
-        self.model, self.work = model, work
+        self.device, self.precision, self.work = device, precision, work
+        self.models: list[Segmenter | None] = []  # one, when it has come
 
-    def run(self, jobs: Sequence[Job]) -> list[tuple[Job, Row | Exception]]:
+    def run(self, jobs: Sequence[Job], reference: list[Any]) -> list[tuple[Job, Row | Exception]]:
+        import ray
+
+        if not self.models:
+            (model,) = ray.get(reference)
+            if model is not None and (self.device or self.precision):
+                model = model.to(self.device, self.precision)
+            self.models = [model]
         outcomes: list[tuple[Job, Row | Exception]] = []
 
         def keep(job: Job, outcome: Row | Exception) -> None:
@@ -340,5 +344,5 @@ class _Worker:
                 outcome = VesselsegError(repr(outcome))  # not every exception can be sent
             outcomes.append((job, outcome))
 
-        run_here(jobs, self.model, self.work, keep)
+        run_here(jobs, self.models[0], self.work, keep)
         return outcomes
