@@ -10,6 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean
@@ -59,13 +60,13 @@ class _Cell(NamedTuple):
     interval: str = ""
 
 
+@dataclass
 class _Table:
     """A heading, the names of the columns, and rows of cells, each with its name."""
 
-    def __init__(self, heading: str, columns: Sequence[str]) -> None:
-        self.heading = heading
-        self.columns = list(columns)
-        self.rows: list[tuple[str, list[_Cell]]] = []
+    heading: str
+    columns: Sequence[str]
+    rows: list[tuple[str, list[_Cell]]] = field(default_factory=list)
 
     def __str__(self) -> str:
         rows = [["", *self.columns]]
