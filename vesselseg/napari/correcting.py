@@ -107,10 +107,8 @@ class Session:
 
     def next_to_correct(self) -> Path | None:
         """The first photograph after the one that is shown, round the list, that is not done."""
-        for photograph in self._from_shown()[1:]:
-            if self.state(photograph) != "done":
-                return photograph
-        return None
+        others = self._from_shown()[1:]
+        return next((path for path in others if self.state(path) != "done"), None)
 
     def load(self, photograph: Path) -> Painting | None:
         """What was painted on a photograph, or what the model found; None before it has looked.
@@ -170,10 +168,8 @@ class Session:
             yield photograph
 
     def _next_to_segment(self, proposals: Mapping[Path, Any]) -> Path | None:
-        for photograph in self._from_shown():
-            if photograph not in proposals and not self.state(photograph):
-                return photograph
-        return None
+        missing = (path for path in self._from_shown() if path not in proposals)
+        return next((path for path in missing if not self.state(path)), None)
 
     def _save_draft(self, photograph: Path, painting: Painting) -> None:
         values = _to_values(painting.labels)
