@@ -92,19 +92,9 @@ class _Picture(NamedTuple):
 
 
 class Pictures:
-    """The pictures of the page, written into its folder ``pictures`` as they come.
+    """The pictures of the page, written below its folder, which is made if needed, as they come.
 
-    A page that is in the folder already is removed, since its pictures are overwritten.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder of the page, which is created if necessary.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be created.
+    A page that is there already is removed, since its pictures are overwritten.
     """
 
     def __init__(self, folder: Path) -> None:
