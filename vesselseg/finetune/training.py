@@ -295,9 +295,7 @@ class _Run:
         options: dict[str, Any],
     ) -> None:
         assert spec.fov_range is not None
-        self.spec = spec
-        self.batch_size: int = options["batch_size"]
-        self.patience: int = options["patience"]
+        self.spec, self.options = spec, options
         self.device = torch.device(options["device"])
         self.held_out = [read_labelled(sample, spec) for sample in held_out]
         if not any(photograph.label.any() for photograph in self.held_out):
@@ -335,19 +333,20 @@ class _Run:
         """Whether all iterations are done, or the last `patience` measurements are not the best."""
         since = len(self.history) - 1 - self.history.index(self.best)
         last = self.trainer.iteration == self.trainer.iterations
-        return last or since >= self.patience
+        return bool(last or since >= self.options["patience"])
 
     def step(self) -> Tensor:
         """Train on one batch of windows and return the loss."""
+        size = self.options["batch_size"]
         try:
-            with torch.autocast(self.trainer.device.type, enabled=False):  # the host's
-                return self.trainer.step(self.windows.batch(self.batch_size))
+            with torch.autocast(self.device.type, enabled=False):  # the host's
+                return self.trainer.step(self.windows.batch(size))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise ResourceError(
-                f"{self.batch_size} windows at once do not fit into the memory of "
-                f"{self.device}. Choose a smaller batch size, or the device 'cpu'."
+                f"{size} windows at once do not fit into the memory of {self.device}. Choose a "
+                f"smaller batch size, or the device 'cpu'."
             ) from error
 
     def evaluate(self) -> HeldOutScores:
