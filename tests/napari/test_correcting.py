@@ -143,7 +143,7 @@ class TestOrder:
     def test_what_is_most_worth_correcting_comes_first(self, session, model):
         list(session.propose(lambda: model))
         for path, familiarity in zip(session.photographs, (0.9, 0.8, 0.7), strict=True):
-            session.proposals[path].row["familiarity"] = familiarity
+            session.proposals[path].provenance["familiarity"] = familiarity
         session.sort()
         assert names(session) == ["c.png", "b.png", "a.png"]
 

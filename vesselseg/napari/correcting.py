@@ -47,10 +47,9 @@ class Painting(NamedTuple):
 class Proposal:
     """What a model found in a photograph. The mask is kept compressed."""
 
-    def __init__(self, photograph: Path, result: Segmentation) -> None:
+    def __init__(self, result: Segmentation) -> None:
         self.shape = result.shape
         self.provenance = result.provenance
-        self.row = {**result.provenance, "input": str(photograph)}  # as in a manifest
         self._packed = zlib.compress(np.packbits(result.mask).tobytes(), 1)
 
     def to_painting(self) -> Painting:
@@ -88,15 +87,18 @@ class Session:
 
     def sort(self) -> None:
         """Sort the photographs by what is known of them now."""
-        proposals = list(self.proposals.values())  # a thread may add to them
-        rows = [each.row for each in proposals if isinstance(each, Proposal)]
+        proposals = list(self.proposals.items())  # a thread may add to them
+        rows = [
+            {**each.provenance, "input": photograph}  # as in a manifest
+            for photograph, each in proposals
+            if isinstance(each, Proposal)
+        ]
         worth = [row["input"] for row in worth_correcting(rows)]
         groups = ("draft", "", "done")
 
         def order(photograph: Path) -> tuple[int, int, str]:
-            name = str(photograph)
-            place = worth.index(name) if name in worth else len(worth)
-            return groups.index(self.state(photograph)), place, name
+            place = worth.index(photograph) if photograph in worth else len(worth)
+            return groups.index(self.state(photograph)), place, str(photograph)
 
         self.photographs = sorted(self.photographs, key=order)
 
@@ -162,7 +164,7 @@ class Session:
         while (photograph := self._next_to_segment(proposals)) is not None:
             segment = segment or load()
             try:
-                proposals[photograph] = Proposal(photograph, segment(photograph))
+                proposals[photograph] = Proposal(segment(photograph))
             except (VesselsegError, FileNotFoundError) as error:
                 proposals[photograph] = str(error)
             yield photograph
