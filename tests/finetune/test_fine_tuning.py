@@ -20,7 +20,6 @@ from vesselseg import (
     OptionError,
     OutputError,
     ResourceError,
-    finetune,
     metrics,
 )
 from vesselseg.finetune import trainer, training
@@ -431,16 +430,6 @@ def test_the_loss_includes_the_bias_of_each_window():
     assert torch.allclose(loss, both)
 
 
-def test_windows_carry_the_bias_of_their_photograph():
-    photograph = LabelledPhotograph(drawn.photograph(1), drawn.vessels(1), 40.0, bias=2.0)
-    windows = Windows(
-        [photograph], Sizes((40, 80), (0.7, 1.4)), 0,
-        rgb_mean=None, augmentation=Augmentation(0, local=False),
-    )  # fmt: skip
-    batch = windows.batch(2)
-    assert batch.biases.tolist() == [2.0, 2.0]
-
-
 @pytest.mark.parametrize("native", [["float32", "bfloat16"], ["float32"]])
 def test_activations_are_in_bfloat16_only_if_the_device_computes_it_natively(monkeypatch, native):
     monkeypatch.setattr(trainer, "native_precisions", lambda _device: native)
@@ -483,12 +472,6 @@ def test_importing_vesselseg_does_not_load_the_package():
     code = "import sys, vesselseg, vesselseg.cli; print('vesselseg.finetune' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "False\n"
-
-
-def test_the_public_names():
-    assert set(finetune.__all__) == {"HeldOutScores", "TrainingResult", "train"}
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        HeldOutScores(0, ()).iteration = 1
 
 
 @pytest.mark.slow
