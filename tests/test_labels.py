@@ -106,7 +106,7 @@ def test_one_colour_on_black_or_on_a_transparent_background_is_vessel(tmp_path, 
     assert np.array_equal(read_label(tmp_path / "label.png"), LABEL)
 
 
-@pytest.mark.parametrize("quality", [30, 100])
+@pytest.mark.parametrize("quality", [30, 60, 100])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("ending", ["jpg", "webp", "png"])  # the last: JPEG that was saved again
 def test_compressed_labels_are_read_without_a_word(tmp_path, quality, mode, ending, caplog):
@@ -123,6 +123,15 @@ def test_compressed_labels_are_read_without_a_word(tmp_path, quality, mode, endi
 
     assert (label != (np.asarray(large.convert("L")) > 0)).mean() < 0.001
     assert not caplog.text
+
+
+@pytest.mark.parametrize("channels", [[3, 3, 3], [3, 7, 3]], ids=["grey", "tinted"])
+def test_a_few_values_near_black_and_white_are_what_compression_leaves(tmp_path, channels):
+    values = np.repeat(np.asarray(WHITE)[..., None], 3, axis=2)
+    values[::2] ^= np.array(channels, np.uint8)
+    drawn.write(tmp_path / "label.png", values)
+
+    assert np.array_equal(read_label(tmp_path / "label.png"), LABEL)
 
 
 ARTERIES = np.zeros((*LABEL.shape, 3), np.uint8)
