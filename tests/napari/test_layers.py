@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.drawn import photograph
-from support.models import tiny_model
 
 import vesselseg
 from vesselseg import ImageError, MissingExtraError, Segmentation
@@ -18,14 +17,8 @@ from napari.layers import Image, Layer
 from vesselseg.napari import measures_to_layers, segment_to_layers
 from vesselseg.napari.layers import fundus_sample
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PHOTOGRAPH = photograph(0)
 MISSING = "Measures need scikit-image."
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 def test_layers_are_a_probability_with_a_mask_on_top(model):
