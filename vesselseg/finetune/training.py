@@ -104,24 +104,23 @@ def train(
     ----------
     images, labels : path
         Folders of photographs and of labels. A label has the file name of its photograph,
-        optionally followed by ``_`` and more, with any ending. It has the same size, with white
-        vessels on black; beside 0 and 255, 128 marks pixels that are not known, which are left
-        out of the loss and of the scores. If `labels` is None, only photographs with a correction
-        are used, and their corrections are the labels (:mod:`vesselseg.corrections`).
+        optionally followed by ``_`` and more, with any ending, and its size. Vessels are white on
+        black; beside 0 and 255, 128 marks pixels that are not known, which are left out of loss
+        and scores. If `labels` is None, they are the corrections beside the photographs
+        (:mod:`vesselseg.corrections`), and photographs without one are not used.
     output : path
         The model file to write, ending in ``.pth``. A model card is written beside it, ending in
         ``.md``. Until the training is done, its state is kept in ``output`` + ``.state``.
     recursive : bool
         Also use the corrections in subfolders of `images`, where `labels` is None.
     model : str, path, ModelSpec or None
-        The model to start from: a file saved by vesselseg, or None for the embedded model. It must
-        have the scale rule "fov".
+        The model to start from, of the scale rule "fov". None is the embedded model.
     group : str, optional
         A regular expression for file names, after the names of subfolders. Its first group, or the
-        whole match if it has none, names the subject. All photographs of a subject are either
-        trained on or held out. If None, every photograph counts as a subject of its own.
+        whole match if it has none, names the subject, whose photographs are all trained on or all
+        held out. If None, every photograph counts as a subject of its own.
     held_out : float
-        Share of the subjects to hold out for measuring, in (0, 1). At least one is held out.
+        Share of the subjects, at least one, to hold out for measuring, in (0, 1).
     iterations : int
         Maximum number of iterations.
     evaluate_every : int
@@ -176,9 +175,8 @@ def train(
     frames at a threshold of 0.5. If no measurement is better than the first, these are the weights
     of the starting model.
 
-    To resume an interrupted training, call the function again with the same arguments. It continues
-    from the last measurement. On a CPU the result is bit for bit the same as without the
-    interruption.
+    To resume an interrupted training from its last measurement, call the function again with the
+    same arguments. On a CPU the result is the same, bit for bit, as without the interruption.
 
     Each photograph is kept in memory, those to train on in several sizes, which takes about 30 MB
     for 2000 x 2000 pixels.

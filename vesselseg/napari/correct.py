@@ -29,7 +29,7 @@ from .correcting import Painting, Session
 from .fields import Cancelled, download_model, model_fields, row
 from .fine_tuning import FineTuning
 from .learning import Start
-from .measuring import MeasuresButton, Shown
+from .measuring import MeasuresButton, Shown, remove_layers
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -195,8 +195,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             return
         self.session.shown = photograph
         self.measures_button.remove_layers()
-        self.remove(self.vessels_layer)
-        self.remove(self.photograph_layer)
+        remove_layers(self.viewer, (self.vessels_layer, self.photograph_layer))
         self.vessels_layer = self.photograph_layer = None
         try:
             rgb = decode(photograph, bits=self.bits.value).rgb
@@ -218,7 +217,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             return
         if painting is None or self.photograph_layer is None:
             return
-        self.remove(self.vessels_layer)
+        remove_layers(self.viewer, (self.vessels_layer,))
         self.provenance, self.saved = painting.provenance, painting.labels.copy()
         self.vessels_layer = self.viewer.add_labels(
             painting.labels,
@@ -228,11 +227,6 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         )
         self.vessels_layer.brush_size = 5
         self.vessels_layer.mode = "paint"
-
-    def remove(self, layer: Any) -> None:
-        """Remove a layer, unless the user has removed it."""
-        if layer in self.viewer.layers:
-            self.viewer.layers.remove(layer)
 
     def is_painted(self) -> bool:
         """Whether there is painting that is not saved."""
