@@ -102,7 +102,14 @@ def test_images_come_worst_first_with_their_figures(made):
     assert page.texts["h1"] == ["Vessels of 3 pairs"]
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Pages without figures, which take most of the time."""
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_an_image_without_defined_dice_comes_last(tmp_path):
     drawn.pairs(tmp_path)
     corner = np.zeros_like(drawn.disc())
@@ -239,7 +246,8 @@ def test_figures_of_a_single_empty_mask_and_an_odd_name(tmp_path):
 
 
 @pytest.mark.slow
-def test_names_of_files_are_text_and_those_alike_in_addresses_keep_their_own_pictures(tmp_path):
+@pytest.mark.usefixtures("no_figures")
+def test_names_are_text_and_those_alike_in_addresses_keep_their_own_pictures(tmp_path):
     names = ("a b", "a&b", "a_b", "<img src=x>", '"c"')
 
     _, page, _ = make(tmp_path, pairs(tmp_path, names=names))
