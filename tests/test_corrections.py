@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import normalize
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +13,7 @@ from support.dicom import dicom_file
 import vesselseg
 from vesselseg import DatasetError, OptionError, OutputError
 from vesselseg.batch.jobs import plan_jobs
+from vesselseg.batch.search import is_correction
 from vesselseg.corrections import (
     find_corrections,
     read_correction,
@@ -112,7 +115,16 @@ class TestNames:
 
     def test_may_end_in_capitals(self, folder):
         drawn.write(folder / "corrections" / "a.PNG", LABEL)
+        save_correction(folder / "a.png", LABEL)
         assert names(folder) == [("a.png", "a.PNG")]
+
+    def test_are_the_same_in_every_form_of_unicode(self, folder):
+        image, label = (normalize(form, "é.png") for form in ("NFC", "NFD"))
+        drawn.write(folder / image, drawn.photograph(4))
+        drawn.write(folder / "corrections" / label, LABEL)
+        save_correction(folder / image, LABEL)
+        assert names(folder) == [(image, label)]
+        assert is_correction(folder / "corrections" / label)
 
     def test_of_masks_beside_photographs_do_not_count(self, folder, model):
         model(drawn.photograph(1)).save(folder / "b.png")

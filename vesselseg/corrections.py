@@ -281,10 +281,14 @@ def worth_correcting(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 def _name_correction(photograph: Path) -> Path:
     """The file of a photograph's correction: an existing one, or one to be written."""
     folder = photograph.parent / CORRECTIONS
-    whole = folder / f"{photograph.name}.png"
+    others = folder.iterdir() if is_folder(folder) else ()
+    existing = {stem_of(path): path for path in others if path.suffix.lower() == ".png"}
+    names = [photograph.name]
     of_stem = _photographs(photograph.parent, {stem_of(photograph)})
-    is_alone = all(path.name == photograph.name for path in of_stem)
-    return folder / f"{photograph.stem}.png" if is_alone and not is_file(whole) else whole
+    if all(path.name == photograph.name for path in of_stem):
+        names.append(photograph.stem)
+    found = [existing[name] for name in (normalize("NFC", x) for x in names) if name in existing]
+    return found[0] if found else folder / f"{names[-1]}.png"
 
 
 def _photographs(folder: Path, names: set[str]) -> list[Path]:
