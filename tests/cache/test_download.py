@@ -106,6 +106,17 @@ class TestCached:
         monkeypatch.setattr("vesselseg.weights.read", None)
         assert vesselseg.find_cached(spec) == home / name
 
+    def test_a_file_put_there_by_hand_with_other_digits_is_warned_of_once(
+        self, spec, home, content, caplog
+    ):
+        home.mkdir()
+        (home / "current.pth").write_bytes(content)
+        for _ in range(2):
+            vesselseg.download(only_current(spec, digits="0badc0de"))
+        (warning,) = caplog.messages
+        assert "(by hand)" in warning
+        assert "does not begin with the digits in its name, 0badc0de" in warning
+
     def test_a_wrong_file_put_there_by_hand_is_not_used(self, spec, home, content, monkeypatch):
         home.mkdir()
         other_network = {"state_dict": seeded_state(narrow_shapes("pspnet", 8), 1)}

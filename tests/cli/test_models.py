@@ -151,12 +151,12 @@ class TestImport:
 class TestCache:
     def test_shows_where_and_how_large(self, capsys, home, spec):
         assert main(["cache"]) == 0
-        assert capsys.readouterr().out == f"{home}: 0 files, 0.0 MB\n"
+        assert capsys.readouterr().out == f"{home}: 0.0 MB\n"
         vesselseg.download(spec)
         (home / "current.pth.0123456789ab.part").write_bytes(bytes(1 << 18))
         assert main(["cache"]) == 0
         assert capsys.readouterr().out.splitlines() == [
-            f"{home}: 2 files, 2.1 MB",
+            f"{home}: 2.1 MB",
             "  current.pth: 1.9 MB",
             "  current.pth.0123456789ab.part: 0.3 MB, part of a download that can be resumed",
         ]
@@ -178,7 +178,7 @@ class TestCache:
         (home / "current.pth.0123456789ab.part").write_bytes(bytes(1 << 20))
         (home / "notes.txt").write_text("not ours")
         assert main(["cache"]) == 0
-        assert capsys.readouterr().out.startswith(f"{home}: 2 files, 2.9 MB\n")
+        assert capsys.readouterr().out.startswith(f"{home}: 2.9 MB\n")
         found = models.describe_cache()
         assert found == {"folder": str(home), "files": 2, "megabytes": 2.9}
 
@@ -186,7 +186,7 @@ class TestCache:
     def test_clear_removes_files(self, names, capsys, home, spec):
         vesselseg.download(spec)
         assert main(["cache", "--clear", *names]) == 0
-        assert capsys.readouterr().out == f"2 files removed from {home}\n"
+        assert capsys.readouterr().out == f"2 removed from {home}\n"
         assert vesselseg.find_cached(spec) is None
 
     def test_clear_suggests_a_name(self, capsys, spec):

@@ -442,21 +442,13 @@ def _bring(
         may_repeat = joined and not is_last
         try:
             digest, content = _check_new(part, source, spec, verify, location)
-            matches = source.matches(digest)
-            if matches or not may_repeat:
+            if source.matches(digest) or not may_repeat:
                 break
         except SourceError:
             if not may_repeat:
                 transfer.discard(part)
                 raise
         transfer.discard(part)
-    if not matches:
-        logger.warning(
-            "The SHA-256 of %s from %s is %s, which does not begin with the digits in its name, "
-            "%s. The file is used, since it holds all weights of %s. Its digest is recorded; a "
-            "later file with a different one will be rejected.",
-            source.filename, origin, digest, source.digits, spec.name,
-        )  # fmt: skip
     # The sidecar comes first, so that nobody finds a file without one.
     _new_sidecar(digest, origin, source, spec).write(target, part)
     replace(part, target)
@@ -468,7 +460,13 @@ def _bring(
 
 
 def _new_sidecar(digest: str, obtained_from: str, source: Source, spec: ModelSpec) -> Sidecar:
-    """A sidecar with today's date."""
+    """A sidecar with today's date; what its digest does not agree with is warned of."""
+    if not source.matches(digest):
+        logger.warning(
+            "The SHA-256 of %s (%s) is %s, which does not begin with the digits in its name, %s. "
+            "The file is used, since it holds all weights of %s; results are marked as unverified.",
+            source.filename, obtained_from, digest, source.digits, spec.name,
+        )  # fmt: skip
     return Sidecar(
         sha256=digest,
         model=spec.name,

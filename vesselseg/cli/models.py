@@ -216,10 +216,9 @@ def _show_cache(options: argparse.Namespace) -> None:
     if options.clear is not None:
         specs: list[ModelSpec | None] = [find_spec(name) for name in options.clear]
         removed = [path for spec in specs or [None] for path in cache.clear(spec)]
-        print(f"{len(removed)} files removed from {folder}")
+        print(f"{len(removed)} removed from {folder}")
         return
-    found = describe_cache()
-    print(f"{folder}: {found['files']} files, {found['megabytes']:.1f} MB")
+    print(f"{folder}: {describe_cache()['megabytes']:.1f} MB")
     rejected = [spec for spec in list_models() if _describe(spec)["state"] == "rejected"]
     notes = {path: ", rejected" for spec in rejected for path in cache.contents(spec)}
     for path in cache.contents():
