@@ -114,7 +114,8 @@ def train(
     recursive : bool
         Also use the corrections in subfolders of `images`, where `labels` is None.
     model : str, path, ModelSpec or None
-        The model to start from, of the scale rule "fov". None is the embedded model.
+        The model to start from, with the scale rule "fov": a file saved by vesselseg, or None for
+        the embedded model.
     group : str, optional
         A regular expression for file names, after the names of subfolders. Its first group, or the
         whole match if it has none, names the subject, whose photographs are all trained on or all
