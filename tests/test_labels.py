@@ -106,7 +106,7 @@ def test_one_colour_on_black_or_on_a_transparent_background_is_vessel(tmp_path, 
     assert np.array_equal(read_label(tmp_path / "label.png"), LABEL)
 
 
-@pytest.mark.parametrize("quality", [30, 60, 90, 100])
+@pytest.mark.parametrize("quality", [30, 60, 100])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("ending", ["jpg", "webp", "png"])  # the last: JPEG that was saved again
 def test_compressed_labels_are_read_without_a_word(tmp_path, quality, mode, ending, caplog):
@@ -123,6 +123,15 @@ def test_compressed_labels_are_read_without_a_word(tmp_path, quality, mode, endi
 
     assert (label != (np.asarray(large.convert("L")) > 0)).mean() < 0.001
     assert not caplog.text
+
+
+@pytest.mark.parametrize("channels", [[3, 3, 3], [3, 7, 3]], ids=["grey", "tinted"])
+def test_a_few_values_near_black_and_white_are_what_compression_leaves(tmp_path, channels):
+    values = np.repeat(np.asarray(WHITE)[..., None], 3, axis=2)
+    values[::2] ^= np.array(channels, np.uint8)
+    drawn.write(tmp_path / "label.png", values)
+
+    assert np.array_equal(read_label(tmp_path / "label.png"), LABEL)
 
 
 ARTERIES = np.zeros((*LABEL.shape, 3), np.uint8)
@@ -215,8 +224,14 @@ class TestKnownInPart:
     VALUES = np.where(LABEL, 255, 0).astype(np.uint8)
     VALUES[:15] = 128
 
-    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
-    @pytest.mark.parametrize("levels", [{0, 128, 255}, {0, 128}, {128, 255}])
+    @pytest.mark.parametrize(
+        ("mode", "levels"),
+        [
+            *((mode, {0, 128, 255}) for mode in ("L", "RGB", "RGBA", "P")),
+            ("L", {0, 128}),
+            ("L", {128, 255}),
+        ],
+    )
     def test_in_any_form(self, tmp_path, mode, levels, caplog):
         values = np.where(np.isin(self.VALUES, list(levels)), self.VALUES, 128).astype(np.uint8)
         Image.fromarray(values).convert(mode).save(tmp_path / "label.png")
@@ -264,8 +279,10 @@ class TestKnownInPart:
 class TestOrientation:
     """Label and photograph are turned alike, or it is said that they are not."""
 
-    @pytest.mark.parametrize("orientation", range(1, 9))
-    @pytest.mark.parametrize("ending", [".png", ".jpg", ".tif", ".webp"])
+    @pytest.mark.parametrize(
+        ("orientation", "ending"),
+        [*((number, ".png") for number in range(1, 9)), (6, ".jpg"), (6, ".tif"), (6, ".webp")],
+    )
     def test_is_applied_to_both(self, tmp_path, orientation, ending, caplog):
         options = {"quality": 100} if ending == ".jpg" else {}
         exif = Image.Exif()
@@ -282,7 +299,7 @@ class TestOrientation:
         assert (label.vessels != expected).mean() < 0.01
         assert not caplog.text
 
-    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("orientation", [1, 3, 6])
     def test_of_the_photograph_alone_is_said(self, tmp_path, orientation, caplog):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -43,46 +44,34 @@ def chase_db1(folder: Path) -> list[Source]:
 
 
 def hrf(folder: Path) -> list[Source]:
-    """HRF as images/01_dr.JPG and labels/01_dr.tif; each photograph is of another subject."""
-    return [
-        Source(f"hrf/{path.stem}", f"hrf/{path.stem}", path,
-               folder / "labels" / f"{path.stem}.tif", 3263)
-        for path in sorted((folder / "images").iterdir())
-    ]  # fmt: skip
+    """HRF as images/01_dr.JPG and labels/01_dr.tif."""
+    return _of_different_subjects("hrf", folder, "*", ".tif", 3263)
 
 
 def fives(folder: Path) -> list[Source]:
-    """FIVES as images/10_A.png and labels/10_A.png; each photograph is of another subject."""
-    return [
-        Source(
-            f"fives/{path.stem}", f"fives/{path.stem}", path, folder / "labels" / path.name, 2014
-        )
-        for path in sorted((folder / "images").glob("*.png"))
-    ]  # fmt: skip
+    """FIVES as images/10_A.png and labels/10_A.png."""
+    return _of_different_subjects("fives", folder, "*.png", ".png", 2014)
 
 
 def idrid(folder: Path) -> list[Source]:
     """IDRiD as images/IDRiD_01.jpg and labels/IDRiD_01.png, which pseudo_label.py writes."""
+    return _of_different_subjects("idrid", folder, "*.jpg", ".png", 2055)
+
+
+def _of_different_subjects(
+    dataset: str, folder: Path, pattern: str, label_ending: str, diameter: float
+) -> list[Source]:
+    names = ((path, f"{dataset}/{path.stem}") for path in sorted((folder / "images").glob(pattern)))
     return [
-        Source(
-            f"idrid/{path.stem}", f"idrid/{path.stem}", path,
-            folder / "labels" / f"{path.stem}.png", 2055,
-        )
-        for path in sorted((folder / "images").glob("*.jpg"))
-    ]  # fmt: skip
+        Source(name, name, path, folder / "labels" / f"{path.stem}{label_ending}", diameter)
+        for path, name in names
+    ]
 
 
 def photographs(options: argparse.Namespace) -> list[Source]:
     """All photographs of the folders in the options of :func:`add_folders`."""
-    sources: list[Source] = []
-    for read, folder in (
-        (chase_db1, options.chase_db1),
-        (hrf, options.hrf),
-        (fives, options.fives),
-    ):
-        if folder:
-            sources += read(folder)
-    return sources
+    folders = (chase_db1, options.chase_db1), (hrf, options.hrf), (fives, options.fives)
+    return [source for find, folder in folders if folder for source in find(folder)]
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +105,7 @@ def windows(
     balance: bool,
     augmentation: Augmentation,
     biases: Mapping[str, float],
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] = MappingProxyType({}),
     device: torch.device | str = "cpu",
 ) -> Windows:
     """Windows of `sources`; `balance` brings their colours to :data:`FOV_MEAN`.
@@ -124,14 +113,11 @@ def windows(
     `biases` are added to the vessel logits of a data set's windows. Windows are drawn from its
     photographs in proportion to `weights`, 1 by default.
     """
-    given = weights or {}
-
-    def photographs() -> Iterator[LabelledPhotograph]:
-        for source in sources:
-            name = source.dataset
-            yield read(source, biases.get(name, 0.0), given.get(name, 1.0))
-
+    photographs = (
+        read(source, biases.get(source.dataset, 0.0), weights.get(source.dataset, 1.0))
+        for source in sources
+    )
     rgb_mean = FOV_MEAN if balance else None
     return Windows(
-        photographs(), sizes, seed, rgb_mean=rgb_mean, augmentation=augmentation, device=device
+        photographs, sizes, seed, rgb_mean=rgb_mean, augmentation=augmentation, device=device
     )

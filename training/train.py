@@ -18,6 +18,7 @@ import torch
 from data import FOV_MEAN, add_folders, idrid, of_groups, photographs, windows
 from torch import Tensor
 
+from vesselseg.files import whole_file
 from vesselseg.finetune.augmentation import Augmentation
 from vesselseg.finetune.trainer import Trainer
 from vesselseg.finetune.training import load_start
@@ -122,12 +123,14 @@ def train(options: argparse.Namespace, sources: list) -> None:
             print(json.dumps({"iteration": done, "loss": round(loss, 4), "s": round(speed, 4)}),
                   flush=True)  # fmt: skip
             total.zero_()
-            save(state_file, {
+            state = {
                 **trainer.state_dict(), "generator": drawn.generator.get_state(),
                 "width": options.width, "depth": options.depth, "diameter": list(options.diameter),
                 "fov_rgb_mean": FOV_MEAN if options.balance == "yes" else None,
                 "small_fov_bias": small_bias,
-            })  # fmt: skip
+            }  # fmt: skip
+            with whole_file(state_file) as part:
+                torch.save(state, part)
 
 
 def starting_network(options: argparse.Namespace) -> UNet:
@@ -172,12 +175,6 @@ def captured_step(trainer: Trainer, drawn: Windows, size: int) -> Callable[[], T
         return loss
 
     return replay
-
-
-def save(path: Path, state: dict) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from ._version import __version__
 from .batch.places import write_bytes
 from .batch.search import LeftOut, is_photograph, walk
 from .errors import DatasetError, OptionError
-from .evaluation.datasets import read_partial_label
+from .evaluation.datasets import read_partial_label, stem_of
 from .files import StrPath, is_file, is_folder
 from .formats import endings
 from .images import decode
@@ -194,12 +194,12 @@ def _find_beside(folder: Path) -> list[Correction]:
                 f"value of 0, {UNKNOWN} or {VESSEL} for each pixel, or move it away."
             )
     owners: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in _photographs(folder, {_stem(label) for label in labels}):
-        for name in {normalize("NFC", path.name), _stem(path)}:
+    for path in _photographs(folder, {stem_of(label) for label in labels}):
+        for name in _names(path):
             owners[name].append(path)
     label_of: dict[Path, Path] = {}
     for label in labels:
-        photographs = owners[_stem(label)]
+        photographs = owners[stem_of(label)]
         if not photographs:
             raise DatasetError(
                 f"The correction {str(label)!r} belongs to no photograph in {str(folder)!r}. Its "
@@ -281,22 +281,24 @@ def worth_correcting(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 def _name_correction(photograph: Path) -> Path:
     """The file of a photograph's correction: an existing one, or one to be written."""
     folder = photograph.parent / CORRECTIONS
-    whole = folder / f"{photograph.name}.png"
-    of_stem = _photographs(photograph.parent, {_stem(photograph)})
-    is_alone = all(path.name == photograph.name for path in of_stem)
-    return folder / f"{photograph.stem}.png" if is_alone and not is_file(whole) else whole
+    others = folder.iterdir() if is_folder(folder) else ()
+    existing = {stem_of(path): path for path in others if path.suffix.lower() == ".png"}
+    names = [photograph.name]
+    of_stem = _photographs(photograph.parent, {stem_of(photograph)})
+    if all(path.name == photograph.name for path in of_stem):
+        names.append(photograph.stem)
+    found = [existing[name] for name in (normalize("NFC", x) for x in names) if name in existing]
+    return found[0] if found else folder / f"{names[-1]}.png"
 
 
 def _photographs(folder: Path, names: set[str]) -> list[Path]:
     """The photographs in a folder whose stem or whole name is one of these, sorted."""
     return sorted(
         path for path in folder.iterdir()
-        if not names.isdisjoint((_stem(path), normalize("NFC", path.name)))
-        and is_file(path)
-        and is_photograph(path, LeftOut())
+        if names & _names(path) and is_file(path) and is_photograph(path, LeftOut())
     )  # fmt: skip
 
 
-def _stem(path: Path) -> str:
-    """The name of a file without its ending, in the one of its forms that Unicode calls NFC."""
-    return normalize("NFC", path.stem)
+def _names(path: Path) -> set[str]:
+    """The stem and the whole name of a file, either of which its correction may have."""
+    return {stem_of(path), normalize("NFC", path.name)}

@@ -70,7 +70,7 @@ def test_training_images_are_evaluated_only_when_asked_for_and_called_so(tmp_pat
     assert out.count("training images, not a test") == 7  # and in the heading of each table
     assert json.loads((tmp_path / "figures.json").read_text())["training_images"] is True
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Training images, not a test." in html
+    assert '<p class="warning">Training images, not a test.</p>' in html
 
 
 def test_labels_of_the_second_observer_that_cannot_be_read_are_found_before_a_model_runs(

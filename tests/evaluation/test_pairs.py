@@ -43,23 +43,29 @@ def test_a_label_may_say_more_after_the_stem(tmp_path):
     assert second_eye.fov == tmp_path / "masks" / "eye_2_mask.tif"
 
 
-@pytest.mark.parametrize("more", ["_vessels", ".ah", "-mask", " (2)", "_1stHO", "__x", ".label.v2"])
 @pytest.mark.parametrize("in_one_folder", [False, True])
-def test_more_begins_with_a_character_that_is_no_letter_or_digit(tmp_path, more, in_one_folder):
-    for name in ("eye", "eye1", "eye10"):
+def test_more_begins_with_a_character_that_is_no_letter_or_digit(tmp_path, in_one_folder):
+    folder = "images" if in_one_folder else "labels"
+    more = {
+        "eye": "_vessels", "eye1": ".ah", "eye10": "-mask", "a": " (2)", "ab": "_1stHO",
+        "abc": "__x", "abc1": ".label.v2",
+    }  # fmt: skip
+    for name, ending in more.items():
         drawn.write(tmp_path / "images" / f"{name}.png", drawn.photograph(0))
-        folder = "images" if in_one_folder else "labels"
-        drawn.write(tmp_path / folder / f"{name}{more}.png", drawn.vessels(0))
+        drawn.write(tmp_path / folder / f"{name}{ending}.png", drawn.vessels(0))
 
     dataset = read_pairs(tmp_path / "images", tmp_path / folder)
 
     found = {sample.name: sample.label.name for sample in dataset.samples}
-    assert found == {name: f"{name}{more}.png" for name in ("eye", "eye1", "eye10")}
+    assert found == {name: f"{name}{ending}.png" for name, ending in more.items()}
     assert all(sample.image.stem == sample.name for sample in dataset.samples)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("in_one_folder", [False, True])
+@pytest.mark.parametrize(
+    ("name", "in_one_folder"),
+    # In one folder, labels of HRF would have the names of its photographs.
+    [*((name, False) for name in LAYOUTS), ("drive", True), ("stare", True), ("chase_db1", True)],
+)
 def test_the_names_of_published_data_sets_go_together(tmp_path, name, in_one_folder):
     layout = LAYOUTS[name]
     stems = (layout.test[0], layout.train[-1])
@@ -69,12 +75,9 @@ def test_the_names_of_published_data_sets_go_together(tmp_path, name, in_one_fol
             ("labels", layout.label), ("labels", layout.second), ("masks", layout.fov),
         ]:  # fmt: skip
             partner = pattern.format(stem).rpartition(".")[0]
-            if partner and not (in_one_folder and partner == stem):
+            if partner:
                 place = "images" if in_one_folder else folder
                 drawn.write(tmp_path / place / f"{partner}.png", drawn.vessels(0))
-    if in_one_folder and name == "hrf":
-        return  # its labels have the names of its photographs
-
     masks = {False: tmp_path / "masks", True: tmp_path / "images"}[in_one_folder]
     samples = read_pairs(
         tmp_path / "images",

@@ -102,7 +102,14 @@ def test_images_come_worst_first_with_their_figures(made):
     assert page.texts["h1"] == ["Vessels of 3 pairs"]
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Pages without figures, which take most of the time."""
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_an_image_without_defined_dice_comes_last(tmp_path):
     drawn.pairs(tmp_path)
     corner = np.zeros_like(drawn.disc())
@@ -200,18 +207,6 @@ def test_the_data_are_beside_the_page(made):
     assert written["run"]["data_sha256"] == evaluation.data_digest
 
 
-@pytest.mark.slow
-def test_training_images_are_called_so_in_large_letters(tmp_path):
-    dataset = read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1", split="train")
-
-    _, page, _ = make(tmp_path, dataset)
-
-    title = "Vessels of CHASE_DB1, training images, not a test: 20 of 20 images"
-    assert page.texts["h1"] == [title]
-    assert ("p", {"class": "warning"}) in page.tags
-    assert "Training images, not a test." in page.texts["p"]
-
-
 def test_the_page_needs_its_folder_alone(made):
     path, page, _ = made
 
@@ -236,14 +231,6 @@ def test_pictures_are_loaded_when_they_are_scrolled_to(made):
         assert (int(values["width"]), int(values["height"])) == (drawn.WIDTH, drawn.HEIGHT)
 
 
-@pytest.mark.slow
-def test_names_of_files_are_text_not_html(tmp_path):
-    _, page, _ = make(tmp_path, pairs(tmp_path, names=("<img src=x>", "a&b", '"c"')))
-
-    assert set(page.texts["h3"]) == {"<img src=x>", "a&b", '"c"'}
-    assert len(page.pictures) == 9
-
-
 def test_figures_of_a_single_empty_mask_and_an_odd_name(tmp_path):
     dataset = pairs(tmp_path, names=("a",))
     evaluation = evaluate(models.tiny_model(tmp_path), dataset.samples, threshold=1)
@@ -259,10 +246,14 @@ def test_figures_of_a_single_empty_mask_and_an_odd_name(tmp_path):
 
 
 @pytest.mark.slow
-def test_names_that_are_alike_in_addresses_keep_their_own_pictures(tmp_path):
-    _, page, _ = make(tmp_path, pairs(tmp_path, names=("a b", "a&b", "a_b")))
+@pytest.mark.usefixtures("no_figures")
+def test_names_are_text_and_those_alike_in_addresses_keep_their_own_pictures(tmp_path):
+    names = ("a b", "a&b", "a_b", "<img src=x>", '"c"')
 
-    for seed, name in enumerate(("a b", "a&b", "a_b")):
+    _, page, _ = make(tmp_path, pairs(tmp_path, names=names))
+
+    assert set(page.texts["h3"]) == set(names)
+    for seed, name in enumerate(names):
         shown = page.pictures[f"{name}: Photograph"].astype(int)
         assert abs(shown - drawn.photograph(seed)).mean() < 6
 
@@ -332,13 +323,12 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
         report.Pictures(tmp_path / "file" / "report")
 
 
-@pytest.mark.slow
 def test_a_page_whose_pictures_are_being_replaced_is_removed(tmp_path):
-    path, _, _ = make(tmp_path, pairs(tmp_path))
+    (tmp_path / "index.html").touch()
 
-    report.Pictures(path.parent)
+    report.Pictures(tmp_path)
 
-    assert not path.exists()
+    assert not (tmp_path / "index.html").exists()
 
 
 def browse(page, profile, *flags):
@@ -375,8 +365,8 @@ def test_chromium_shows_figures_and_pictures(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
-def test_a_click_on_a_heading_sorts_the_photographs(tmp_path):
-    path, _, _ = make(tmp_path, pairs(tmp_path))
+def test_a_click_on_a_heading_sorts_the_photographs(made, tmp_path):
+    path = shutil.copytree(made[0].parent, tmp_path / "page") / "index.html"
     click = "document.querySelectorAll('.sortable button')[0].click();"
     html = path.read_text(encoding="utf-8")
     script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]

@@ -20,7 +20,6 @@ from vesselseg import (
     OptionError,
     OutputError,
     ResourceError,
-    finetune,
     metrics,
 )
 from vesselseg.finetune import trainer, training
@@ -179,7 +178,6 @@ def interrupted(train, tmp_path, monkeypatch):
         ("labels", "was started with other labels"),
         ("model", "was started with model '[0-9a-f]{64}' instead of"),
         ({"rate": 0.01}, r"was started with rate 0\.0005 instead of 0\.01"),
-        ({"seed": 1}, "was started with seed 0 instead of 1"),
         ({"name": "other"}, "name 'model' instead of 'other'"),
     ],
 )
@@ -208,7 +206,7 @@ class Evil:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", [b"", b"no state", {"format": "x"}, Evil(), "incomplete"])
+@pytest.mark.parametrize("content", [b"no state", {"format": "x"}, Evil(), "incomplete"])
 def test_a_damaged_state_raises_an_error_and_executes_nothing(train, interrupted, content, capsys):
     state = interrupted.with_name("model.pth.state")
     if isinstance(content, bytes):
@@ -385,7 +383,6 @@ def test_outputs_that_cannot_be_written_are_rejected_at_once(train, tmp_path):
     ("error", "raised"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), ResourceError),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ResourceError),
         (RuntimeError("of another kind"), RuntimeError),
     ],
 )
@@ -431,16 +428,6 @@ def test_the_loss_includes_the_bias_of_each_window():
     assert torch.allclose(loss, both)
 
 
-def test_windows_carry_the_bias_of_their_photograph():
-    photograph = LabelledPhotograph(drawn.photograph(1), drawn.vessels(1), 40.0, bias=2.0)
-    windows = Windows(
-        [photograph], Sizes((40, 80), (0.7, 1.4)), 0,
-        rgb_mean=None, augmentation=Augmentation(0, local=False),
-    )  # fmt: skip
-    batch = windows.batch(2)
-    assert batch.biases.tolist() == [2.0, 2.0]
-
-
 @pytest.mark.parametrize("native", [["float32", "bfloat16"], ["float32"]])
 def test_activations_are_in_bfloat16_only_if_the_device_computes_it_natively(monkeypatch, native):
     monkeypatch.setattr(trainer, "native_precisions", lambda _device: native)
@@ -483,12 +470,6 @@ def test_importing_vesselseg_does_not_load_the_package():
     code = "import sys, vesselseg, vesselseg.cli; print('vesselseg.finetune' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "False\n"
-
-
-def test_the_public_names():
-    assert set(finetune.__all__) == {"HeldOutScores", "TrainingResult", "train"}
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        HeldOutScores(0, ()).iteration = 1
 
 
 @pytest.mark.slow

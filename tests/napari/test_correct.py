@@ -4,8 +4,6 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
-from support.drawn import photograph
 from support.models import tiny_weights
 
 import vesselseg
@@ -14,33 +12,12 @@ from vesselseg.corrections import find_corrections, read_correction
 pytest.importorskip("napari.layers", reason="needs the extra napari")
 pytest.importorskip("pytestqt", reason="needs the extra napari-test")
 
-from napari.components import ViewerModel
 from napari.utils.notifications import notification_manager
 from qtpy.compat import isalive
 from superqt.utils import WorkerBase
 
 from vesselseg.napari import fine_tuning
 from vesselseg.napari.correct import CorrectVessels
-
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("model") / "tiny.pth")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for number, name in enumerate("abc"):
-        Image.fromarray(photograph(number)).save(tmp_path / f"{name}.png")
-    return tmp_path
-
-
-@pytest.fixture
-def viewer():
-    """A viewer without a window, which would need OpenGL."""
-    return ViewerModel()
 
 
 @pytest.fixture

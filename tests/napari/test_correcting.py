@@ -2,29 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
-from support.drawn import photograph
-from support.models import tiny_model
 
 from vesselseg import DatasetError, ImageError
 from vesselseg.corrections import find_corrections, read_correction
 from vesselseg.napari.correcting import Painting, Session
-
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Photographs a.png, b.png and c.png, and a file that is none."""
-    for number, name in enumerate("abc"):
-        Image.fromarray(photograph(number)).save(tmp_path / f"{name}.png")
-    (tmp_path / "notes.txt").write_text("no photograph")
-    return tmp_path
 
 
 @pytest.fixture
@@ -143,7 +124,7 @@ class TestOrder:
     def test_what_is_most_worth_correcting_comes_first(self, session, model):
         list(session.propose(lambda: model))
         for path, familiarity in zip(session.photographs, (0.9, 0.8, 0.7), strict=True):
-            session.proposals[path].row["familiarity"] = familiarity
+            session.proposals[path].provenance["familiarity"] = familiarity
         session.sort()
         assert names(session) == ["c.png", "b.png", "a.png"]
 

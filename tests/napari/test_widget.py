@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.drawn import photograph
-from support.models import tiny_weights
 
 import vesselseg
 from vesselseg import DeviceError, DownloadError, Segmentation, api
@@ -16,7 +15,6 @@ from vesselseg import DeviceError, DownloadError, Segmentation, api
 pytest.importorskip("napari.layers", reason="needs the extra napari")
 pytest.importorskip("pytestqt", reason="needs the extra napari-test")
 
-from napari.components import ViewerModel
 from napari.layers import Image
 from napari.utils.notifications import notification_manager
 from npe2 import PluginManifest
@@ -25,19 +23,7 @@ from superqt.utils import WorkerBase
 
 from vesselseg.napari.widget import SegmentVessels, find_vessels
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PHOTOGRAPH = photograph(0)
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("model") / "tiny.pth")
-
-
-@pytest.fixture
-def viewer():
-    """A viewer without a window, which would need OpenGL."""
-    return ViewerModel()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
+from unicodedata import normalize
 
 from .. import dicom
 from ..errors import ImageError
@@ -160,4 +161,5 @@ def is_correction(path: PurePath, above: Iterable[PurePath] | None = None) -> bo
     if path.parent.name != CORRECTIONS or path.suffix.lower() != ".png":
         return False
     others = Path(path).parents[1].iterdir() if above is None else above
-    return any(path.stem in (other.name, other.stem) for other in others)
+    names = (name for other in others for name in (other.name, other.stem))
+    return normalize("NFC", path.stem) in (normalize("NFC", name) for name in names)

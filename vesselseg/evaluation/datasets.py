@@ -178,7 +178,7 @@ def read_dataset(
         raise OptionError(f"split is {split!r}; allowed are {', '.join(splits)}.")
     if observer not in (1, 2):
         raise OptionError(f"observer is {observer!r}; allowed are 1 and 2.")
-    folder, names, limit = Path(folder), splits[split], _check_limit(limit)
+    folder, names, limit, bits = Path(folder), splits[split], _check_limit(limit), check_bits(bits)
     if observer == 2 and not layout.second:
         raise OptionError(f"{layout.title} has the labels of one observer only.")
     label, second = layout.label, layout.second
@@ -210,17 +210,17 @@ def read_dataset(
     for name in present:
         half = "test" if name in layout.test else "train"
         paths = images[name], labels[name], seconds.get(name), fovs.get(name)
-        subject = find_subject(name, layout.subject)
-        samples.append(Sample(name, half, *paths, check_bits(bits), subject))
+        samples.append(Sample(name, half, *paths, bits, find_subject(name, layout.subject)))
     missing = tuple(name for name in names if name not in present)
     return Dataset(dataset, layout.title, split, tuple(samples), missing, observer)
 
 
 def _check_limit(limit: int | None) -> int | None:
     """Return the limit; raise OptionError if it is not a positive integer or None."""
-    if limit is not None and not is_integer(plain(limit), 1, 10**9):
+    limit = plain(limit)
+    if limit is not None and not is_integer(limit, 1, 10**9):
         raise OptionError(f"limit is {limit!r}; it must be a positive integer, or None.")
-    return plain(limit)  # type: ignore[no-any-return]
+    return limit
 
 
 def _list_files(folder: Path) -> Mapping[str, list[Path]]:
@@ -307,19 +307,20 @@ def read_pairs(
     not match every file name.
     """
     images, labels, masks = Path(images), Path(labels), None if masks is None else Path(masks)
-    limit, left_out = _check_limit(limit), LeftOut()
-    photographs = [path for path in _list_folder(images, left_out) if is_photograph(path, left_out)]
+    limit, bits, left_out = _check_limit(limit), check_bits(bits), LeftOut()
+    found = walk(images, left_out, lambda _: False)
+    photographs = [path for path in found if is_photograph(path, left_out)]
     if any(is_folder(other) and images.samefile(other) for other in (labels, masks or labels)):
-        names = {_stem(path) for path in photographs}
+        names = {stem_of(path) for path in photographs}
         photographs = [
             path
-            for path in photographs
-            if not any(_find_owner(_stem(path), names - {_stem(path)}, kind) for kind in _PARTNERS)
+            for path, stem in ((path, stem_of(path)) for path in photographs)
+            if not any(_find_owner(stem, names - {stem}, what) for what in _PARTNERS)
         ]
     left_out.log(str(images))
     if not photographs:
         raise DatasetError(f"{str(images)!r} holds no image ({', '.join(endings())}).")
-    stems = [_stem(path) for path in photographs]
+    stems = [stem_of(path) for path in photographs]
     stem, number = Counter(stems).most_common(1)[0]
     if number > 1:
         raise DatasetError(
@@ -333,7 +334,7 @@ def read_pairs(
     training = {name: layout.title for layout in LAYOUTS.values() for name in layout.train}
     samples = []
     for path in chosen:
-        stem = _stem(path)
+        stem = stem_of(path)
         half = "train" if stem in training else ""
         paths = path, label_of[stem], None, fov_of.get(stem)
         files = [str(file) for file in paths if file]
@@ -343,7 +344,7 @@ def read_pairs(
                 f"{', '.join(files)}."
             )
         subject = stem if group is None else find_subject(path.name, group)
-        samples.append(Sample(stem, half, *paths, check_bits(bits), subject))
+        samples.append(Sample(stem, half, *paths, bits, subject))
     titles = sorted({training[sample.name] for sample in samples if sample.split})
     title, missing = " and ".join(titles) or "pairs", tuple(stems[len(chosen) :])
     return Dataset("pairs", title, "all", tuple(samples), missing)
@@ -369,12 +370,7 @@ def find_subject(filename: str, group: str | None) -> str:
     return subject
 
 
-def _list_folder(folder: Path, left_out: LeftOut) -> list[Path]:
-    """The files in a folder, not in those below it, sorted by name."""
-    return sorted(walk(folder, left_out, lambda _: False))
-
-
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
     """The name of a file without its ending, in the one of its forms that Unicode calls NFC."""
     return normalize("NFC", path.stem)
 
@@ -417,21 +413,21 @@ def _find_partners(
     photographs: list[Path], chosen: list[Path], folder: Path, what: str
 ) -> dict[str, Path]:
     """Stem of each chosen photograph -> the file in `folder` that belongs to it."""
-    names = {_stem(path) for path in photographs}
+    names = {stem_of(path) for path in photographs}
     files = {identity(str(path)) for path in photographs}
     left_out = LeftOut()
     candidates: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)
-    for path in _list_folder(folder, left_out):
+    for path in walk(folder, left_out, lambda _: False):
         if identity(str(path)) in files or not is_photograph(path, left_out, or_result=True):
             continue
-        owner = _find_owner(_stem(path), names, what)
+        owner = _find_owner(stem_of(path), names, what)
         if owner is None:
             left_out.add(path, "of no photograph by the name")
         else:
             candidates[owner[0]].append((owner[1], path))
     if not photographs[0].parent.samefile(folder):
         left_out.log(str(folder))
-    without = [path.name for path in chosen if _stem(path) not in candidates]
+    without = [path.name for path in chosen if stem_of(path) not in candidates]
     if without:
         raise DatasetError(
             f"{len(without)} of {len(chosen)} images of {str(chosen[0].parent)!r} have no {what} "
@@ -440,14 +436,14 @@ def _find_partners(
         )
     partners = {}
     for path in chosen:
-        fitting = candidates[_stem(path)]
+        fitting = candidates[stem_of(path)]
         best = [partner for order, partner in fitting if order == min(fitting)[0]]
         if len(best) > 1:
             raise DatasetError(
                 f"{path.name!r} has {len(best)} files that could be its {what}: "
                 f"{', '.join(partner.name for partner in best)}. Keep one."
             )
-        partners[_stem(path)] = best[0]
+        partners[stem_of(path)] = best[0]
     return partners
 
 

@@ -24,6 +24,16 @@ _COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vPX"
 _WIDTH = 3.4  # inches, a column of a journal
+_CURVE = (
+    "At every threshold, all pixels inside the field of view together. Markers: the threshold in "
+    "use, or the observer."
+)
+_DICES = "All pixels inside the field of view together. Markers: the threshold in use."
+_BINS = "Share of vessels among pixels of similar probability, in ten bins. The grey line is ideal."
+_DIFFERENCES = (
+    "Bland-Altman plot, a point for each photograph. Lines: the mean difference, and the 95 % "
+    "limits of agreement."
+)
 _STYLE = {
     "font.size": 8, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4.5,
     "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
@@ -48,43 +58,27 @@ def draw_figures(
 
     drawings = []
 
-    def write(figure: Figure, *description: str) -> None:
-        drawing = Drawing(*description)
+    def write(figure: Figure, name: str, title: str, caption: str) -> None:
         for ending in formats:
-            with whole_file(folder / f"{drawing.name}.{ending}") as part:
+            with whole_file(folder / f"{name}.{ending}") as part:
                 date = {"svg": "Date", "pdf": "CreationDate"}[ending]
                 figure.savefig(part, format=ending, metadata={date: None})
-        drawings.append(drawing)
+        drawings.append(Drawing(name, title, caption))
 
     with rc_context(_STYLE):  # restored afterwards
         if any(evaluation.total.tally.curve for evaluation in evaluations):
-            caption = (
-                "At every threshold, all pixels inside the field of view together. Markers: the "
-                "threshold in use, or the observer."
-            )
             recall, precision = metrics.sensitivity, metrics.precision
             figure = _draw_curves(evaluations, recall, precision, ("recall", "precision"))
-            write(figure, "precision-recall", "Precision and recall", caption)
-            figure = _draw_curves(
-                evaluations, _false_positives, recall, ("1 - specificity", "sensitivity")
-            )
-            write(figure, "roc", "Receiver operating characteristic", caption)
-            caption = "All pixels inside the field of view together. Markers: the threshold in use."
-            figure = _draw_thresholds(evaluations)
-            write(figure, "threshold", "Dice over the threshold", caption)
-            caption = (
-                "Share of vessels among pixels of similar probability, in ten bins. The grey line "
-                "is ideal."
-            )
-            write(_draw_reliability(evaluations), "reliability", "Reliability", caption)
-        caption = (
-            "Bland-Altman plot, a point for each photograph. Lines: the mean difference, and the "
-            "95 % limits of agreement."
-        )
+            write(figure, "precision-recall", "Precision and recall", _CURVE)
+            axes = "1 - specificity", "sensitivity"
+            figure = _draw_curves(evaluations, _false_positives, recall, axes)
+            write(figure, "roc", "Receiver operating characteristic", _CURVE)
+            write(_draw_thresholds(evaluations), "threshold", "Dice over the threshold", _DICES)
+            write(_draw_reliability(evaluations), "reliability", "Reliability", _BINS)
         figure = _draw_agreement(evaluations, "density", "", lambda image: image.densities)
-        write(figure, "agreement-density", "Density: agreement of mask and label", caption)
+        write(figure, "agreement-density", "Density: agreement of mask and label", _DIFFERENCES)
         figure = _draw_agreement(evaluations, "width", ", pixels", lambda image: image.widths)
-        write(figure, "agreement-width", "Mean width: agreement of mask and label", caption)
+        write(figure, "agreement-width", "Mean width: agreement of mask and label", _DIFFERENCES)
     return drawings
 
 

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean
@@ -59,13 +60,13 @@ class _Cell(NamedTuple):
     interval: str = ""
 
 
+@dataclass
 class _Table:
     """A heading, the names of the columns, and rows of cells, each with its name."""
 
-    def __init__(self, heading: str, columns: Sequence[str]) -> None:
-        self.heading = heading
-        self.columns = list(columns)
-        self.rows: list[tuple[str, list[_Cell]]] = []
+    heading: str
+    columns: Sequence[str]
+    rows: list[tuple[str, list[_Cell]]] = field(default_factory=list)
 
     def __str__(self) -> str:
         rows = [["", *self.columns]]
@@ -91,19 +92,9 @@ class _Picture(NamedTuple):
 
 
 class Pictures:
-    """The pictures of the page, written into its folder ``pictures`` as they come.
+    """The pictures of the page, written below its folder, which is made if needed, as they come.
 
-    A page that is in the folder already is removed, since its pictures are overwritten.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder of the page, which is created if necessary.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be created.
+    A page that is there already is removed, since its pictures are overwritten.
     """
 
     def __init__(self, folder: Path) -> None:

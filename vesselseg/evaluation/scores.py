@@ -47,7 +47,6 @@ __all__ = [
     "evaluate_other_observer",
 ]
 
-Scores: TypeAlias = NDArray[np.float32]
 _Scored: TypeAlias = "tuple[Case, Result, dict[str, Any]]"  # the last one is its provenance
 
 THRESHOLDS = np.linspace(0, 1, 101, dtype=np.float32)
@@ -106,7 +105,7 @@ class Tally:
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(_RELIABILITY_PLACES)))
 
     @classmethod
-    def count(cls, vessel: Scores, background: Scores) -> Tally:
+    def count(cls, vessel: NDArray[np.float32], background: NDArray[np.float32]) -> Tally:
         """Count the probabilities of the pixels that the label calls vessel, and of the others."""
         counts = np.zeros((2, len(_EDGES)), np.int64)
         sums = np.zeros(len(_EDGES))
@@ -217,11 +216,10 @@ class Result:
     def best_threshold(self) -> tuple[float, float]:
         """Of `THRESHOLDS`, that of the highest Dice inside the field of view, and this Dice."""
         dices = [metrics.dice(counts) for counts in self.tally.curve]
-        defined = [(value, -place) for place, value in enumerate(dices) if not math.isnan(value)]
-        if not defined:
+        if all(map(math.isnan, dices)):
             return math.nan, math.nan
-        best, place = max(defined)
-        return round(float(THRESHOLDS[-place]), 2), best
+        best = int(np.nanargmax(dices))
+        return round(float(THRESHOLDS[best]), 2), dices[best]
 
     @property
     def calibration_error(self) -> float:
@@ -311,14 +309,16 @@ class Evaluation:
         """95 % confidence intervals of :meth:`summary`: the percentile bootstrap over subjects.
 
         Each resample draws as many subjects as there are, with replacement, and computes every
-        figure from their photographs in the way that :meth:`summary` does.
+        figure from their photographs as :meth:`summary` does. Intervals of fewer than
+        ``RELIABLE_SUBJECTS`` subjects are too narrow. :mod:`vesselseg.evaluation.statistics` names
+        the sources.
 
         Parameters
         ----------
         resamples : int
             How often subjects are drawn.
         seed : int
-            Of the random numbers. The same seed gives the same intervals.
+            Of the random numbers: the same seed gives the same intervals.
 
         Returns
         -------
@@ -329,11 +329,6 @@ class Evaluation:
         ------
         OptionError
             If `resamples` is not a positive integer, or `seed` is negative.
-
-        Notes
-        -----
-        See :mod:`vesselseg.evaluation.statistics` for sources. With fewer than
-        ``RELIABLE_SUBJECTS`` subjects these intervals are too narrow.
         """
         subjects = [image.subject for image in self.images]
         return bootstrap(_NAMES, partial(_summarise, self.images), subjects, resamples, seed)
@@ -361,8 +356,8 @@ class Evaluation:
         Raises
         ------
         OptionError
-            If the evaluations share no photograph, or have different files of one, or another
-            argument is outside what is described in :meth:`intervals`.
+            If the evaluations share no photograph or have different files of one, or as in
+            :meth:`intervals`.
 
         Examples
         --------

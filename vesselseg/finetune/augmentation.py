@@ -16,6 +16,7 @@ from .jpeg import compress
 from .resampling import apply, enlargement, gaussian, reduction
 
 LEAST_KNOWN = 1 / 512  # share of a pixel: less than that is rounding
+_COVERAGE = (0.1, 0.3)  # least covered share of a small camera's pixel that is vessel: range
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,6 @@ class Augmentation:
         again, and their labels are drawn no thinner than a pixel of the small camera.
     small_diameter : tuple of float
         Smallest and largest field of view of a small camera, in pixels.
-    small_coverage : tuple of float
-        A reduced pixel is vessel if at least this share of it is covered: lowest and highest.
     small_bias : tuple of float, optional
         `small_fov_bias` of the model spec, added to these windows as to small photographs in use.
     least : float
@@ -51,7 +50,6 @@ class Augmentation:
     blur: float = 0.25
     small: float = 0.0
     small_diameter: tuple[float, float] = (450.0, 900.0)
-    small_coverage: tuple[float, float] = (0.1, 0.3)
     small_bias: tuple[float, float] | None = None
     least: float = 1000.0
 
@@ -151,7 +149,7 @@ def simulate_camera(
     labels, known = labels[:, None], known[:, None]
     seen = apply(reducing, known)
     covered = coverage_of_known(apply(reducing, labels * known), seen)
-    drawn = (covered >= draws.uniform(*augmentation.small_coverage)).float()
+    drawn = (covered >= draws.uniform(*_COVERAGE)).float()
     seen_enlarged = apply(enlarging, seen)
     drawn = coverage_of_known(apply(enlarging, drawn * seen), seen_enlarged)
     labels = torch.where(is_small, drawn, labels)[:, 0]

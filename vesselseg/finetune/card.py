@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -34,22 +34,13 @@ def write_card(**facts: Any) -> str:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    functions = {
-        "count": _count,
-        "percent": _percent,
-        "subjects": _subjects,
-        "name": name_in_folder,
-    }
-    return environment.get_template("card.md", globals=functions).render(versions=versions, **facts)
+    return environment.get_template("card.md").render(
+        versions=versions, percent=_percent, subjects=_subjects, name=name_in_folder, **facts
+    )
 
 
 def _subjects(samples: Iterable[Sample], group: str | None) -> set[str]:
     return {find_subject(name_in_folder(sample), group) for sample in samples}
-
-
-def _count(things: Sized, noun: str) -> str:
-    """Return a number with its noun, for example "1 subject" or "3 photographs"."""
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _percent(value: float) -> str:

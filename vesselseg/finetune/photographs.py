@@ -39,13 +39,11 @@ def split_by_subject(
             f"out to measure on. Add photographs of other subjects, or change group ({group!r})."
         )
     number = min(max(round(held_out * len(names)), 1), len(names) - 1)
-    chosen = np.random.default_rng(seed).permutation(len(names))[:number]
-    training, measured = [], []
-    for place, name in enumerate(names):
-        if place in chosen:
-            measured += samples_of[name]
-        else:
-            training += samples_of[name]
+    order = np.random.default_rng(seed).permutation(len(names))
+    training, measured = (
+        [sample for place in sorted(places) for sample in samples_of[names[place]]]
+        for places in (order[number:], order[:number])
+    )
     return training, measured
 
 

@@ -104,24 +104,24 @@ def train(
     ----------
     images, labels : path
         Folders of photographs and of labels. A label has the file name of its photograph,
-        optionally followed by ``_`` and more, with any ending. It has the same size, with white
-        vessels on black; beside 0 and 255, 128 marks pixels that are not known, which are left
-        out of the loss and of the scores. If `labels` is None, only photographs with a correction
-        are used, and their corrections are the labels (:mod:`vesselseg.corrections`).
+        optionally followed by ``_`` and more, with any ending, and its size. Vessels are white on
+        black; beside 0 and 255, 128 marks pixels that are not known, which are left out of loss
+        and scores. If `labels` is None, they are the corrections beside the photographs
+        (:mod:`vesselseg.corrections`), and photographs without one are not used.
     output : path
         The model file to write, ending in ``.pth``. A model card is written beside it, ending in
         ``.md``. Until the training is done, its state is kept in ``output`` + ``.state``.
     recursive : bool
         Also use the corrections in subfolders of `images`, where `labels` is None.
     model : str, path, ModelSpec or None
-        The model to start from: a file saved by vesselseg, or None for the embedded model. It must
-        have the scale rule "fov".
+        The model to start from, with the scale rule "fov": a file saved by vesselseg, or None for
+        the embedded model.
     group : str, optional
         A regular expression for file names, after the names of subfolders. Its first group, or the
-        whole match if it has none, names the subject. All photographs of a subject are either
-        trained on or held out. If None, every photograph counts as a subject of its own.
+        whole match if it has none, names the subject, whose photographs are all trained on or all
+        held out. If None, every photograph counts as a subject of its own.
     held_out : float
-        Share of the subjects to hold out for measuring, in (0, 1). At least one is held out.
+        Share of the subjects, at least one, to hold out for measuring, in (0, 1).
     iterations : int
         Maximum number of iterations.
     evaluate_every : int
@@ -176,9 +176,8 @@ def train(
     frames at a threshold of 0.5. If no measurement is better than the first, these are the weights
     of the starting model.
 
-    To resume an interrupted training, call the function again with the same arguments. It continues
-    from the last measurement. On a CPU the result is bit for bit the same as without the
-    interruption.
+    To resume an interrupted training from its last measurement, call the function again with the
+    same arguments. On a CPU the result is the same, bit for bit, as without the interruption.
 
     Each photograph is kept in memory, those to train on in several sizes, which takes about 30 MB
     for 2000 x 2000 pixels.
@@ -295,9 +294,7 @@ class _Run:
         options: dict[str, Any],
     ) -> None:
         assert spec.fov_range is not None
-        self.spec = spec
-        self.batch_size: int = options["batch_size"]
-        self.patience: int = options["patience"]
+        self.spec, self.options = spec, options
         self.device = torch.device(options["device"])
         self.held_out = [read_labelled(sample, spec) for sample in held_out]
         if not any(photograph.label.any() for photograph in self.held_out):
@@ -335,19 +332,20 @@ class _Run:
         """Whether all iterations are done, or the last `patience` measurements are not the best."""
         since = len(self.history) - 1 - self.history.index(self.best)
         last = self.trainer.iteration == self.trainer.iterations
-        return last or since >= self.patience
+        return bool(last or since >= self.options["patience"])
 
     def step(self) -> Tensor:
         """Train on one batch of windows and return the loss."""
+        size = self.options["batch_size"]
         try:
-            with torch.autocast(self.trainer.device.type, enabled=False):  # the host's
-                return self.trainer.step(self.windows.batch(self.batch_size))
+            with torch.autocast(self.device.type, enabled=False):  # the host's
+                return self.trainer.step(self.windows.batch(size))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise ResourceError(
-                f"{self.batch_size} windows at once do not fit into the memory of "
-                f"{self.device}. Choose a smaller batch size, or the device 'cpu'."
+                f"{size} windows at once do not fit into the memory of {self.device}. Choose a "
+                f"smaller batch size, or the device 'cpu'."
             ) from error
 
     def evaluate(self) -> HeldOutScores:

@@ -29,7 +29,7 @@ from .correcting import Painting, Session
 from .fields import Cancelled, download_model, model_fields, row
 from .fine_tuning import FineTuning
 from .learning import Start
-from .measuring import MeasuresButton, Shown
+from .measuring import MeasuresButton, Shown, remove_layers
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -80,12 +80,13 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             text="Not done", tooltip="Make a draft of this correction again"
         )
         self.measures_button = MeasuresButton(napari_viewer, self.find_shown)
-        fields = [self.folder, self.model, self.model_file, self.bits, self.device]
         self.fine_tuning = FineTuning(self.find_start, self.use_model)
         self.starts: dict[Path, str | Path] = {}  # model file -> what it was fine-tuned from
         self.parts = Container(
             widgets=[
-                Container(widgets=fields),
+                Container(
+                    widgets=[self.folder, self.model, self.model_file, self.bits, self.device]
+                ),
                 self.status,
                 row(self.previous_button, self.next_button),
                 row(self.done_button, self.not_done_button),
@@ -122,11 +123,11 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         self.timer = QTimer(self.native)
         self.timer.timeout.connect(self.save)
         self.timer.start(_SAVE_EVERY)
-        self.scrolling = _Scrolling()
+        self.wheel_filter = _EventFilter(_pass_wheel_on)
         for field in (self.model, self.bits, self.device, self.fine_tuning.iterations):
-            field.native.installEventFilter(self.scrolling)
-        self.watch = _Watch(self.save_or_close)
-        self.native.installEventFilter(self.watch)
+            field.native.installEventFilter(self.wheel_filter)
+        self.hide_filter = _EventFilter(self.save_or_close)
+        self.native.installEventFilter(self.hide_filter)
         QApplication.instance().aboutToQuit.connect(self.close_session)
         self.refresh()
 
@@ -194,8 +195,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             return
         self.session.shown = photograph
         self.measures_button.remove_layers()
-        self.remove(self.vessels_layer)
-        self.remove(self.photograph_layer)
+        remove_layers(self.viewer, (self.vessels_layer, self.photograph_layer))
         self.vessels_layer = self.photograph_layer = None
         try:
             rgb = decode(photograph, bits=self.bits.value).rgb
@@ -217,7 +217,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             return
         if painting is None or self.photograph_layer is None:
             return
-        self.remove(self.vessels_layer)
+        remove_layers(self.viewer, (self.vessels_layer,))
         self.provenance, self.saved = painting.provenance, painting.labels.copy()
         self.vessels_layer = self.viewer.add_labels(
             painting.labels,
@@ -227,11 +227,6 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         )
         self.vessels_layer.brush_size = 5
         self.vessels_layer.mode = "paint"
-
-    def remove(self, layer: Any) -> None:
-        """Remove a layer, unless the user has removed it."""
-        if layer in self.viewer.layers:
-            self.viewer.layers.remove(layer)
 
     def is_painted(self) -> bool:
         """Whether there is painting that is not saved."""
@@ -355,10 +350,11 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
         text = f"{states.count('done')} of {len(states)} done"
         self.status.value = f"{text}; {to_do} still to be segmented" if to_do else text
 
-    def save_or_close(self) -> None:
+    def save_or_close(self, event: QEvent) -> bool:
         """Save when the widget is hidden; end the session if its dock was closed for good."""
-        if self.session is None:
-            return
+        is_hidden = event.type() in (QEvent.Type.Hide, QEvent.Type.ParentChange)
+        if self.session is None or not is_hidden:
+            return False
         parent = self.native.parent() if isalive(self.native) else None
         while parent is not None and not isinstance(parent, QDockWidget):
             parent = parent.parent()
@@ -366,6 +362,7 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.close_session()
         else:
             self.save()
+        return False
 
     def close_session(self) -> None:
         """Save what was painted, and let nobody paint what would not be saved."""
@@ -380,29 +377,23 @@ class CorrectVessels(Container):  # type: ignore[misc] # magicgui has no types w
             self.viewer.bind_key(key, None, overwrite=True)
 
 
-class _Watch(QObject):  # type: ignore[misc] # as above
-    """Calls a function when a widget is hidden or taken out of its dock."""
+class _EventFilter(QObject):  # type: ignore[misc] # as above
+    """Calls a function with each event of a widget, which ends there if the function says so."""
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[QEvent], bool]) -> None:
         super().__init__()
         self.function = function
 
-    def eventFilter(self, _: Any, event: Any) -> bool:  # noqa: N802 # Qt's name
-        """Pass every event on."""
-        if event.type() in (QEvent.Type.Hide, QEvent.Type.ParentChange):
-            self.function()
-        return False
+    def eventFilter(self, _: Any, event: QEvent) -> bool:  # noqa: N802 # Qt's name
+        return self.function(event)
 
 
-class _Scrolling(QObject):  # type: ignore[misc] # as above
-    """Lets the mouse wheel scroll the widget instead of changing the field under the pointer."""
-
-    def eventFilter(self, _: Any, event: Any) -> bool:  # noqa: N802 # Qt's name
-        """Pass every event on, those of the wheel to what holds the field."""
-        if event.type() == QEvent.Type.Wheel:
-            event.ignore()
-            return True
-        return False
+def _pass_wheel_on(event: QEvent) -> bool:
+    """Let the mouse wheel scroll the widget instead of changing the field under the pointer."""
+    is_wheel: bool = event.type() == QEvent.Type.Wheel
+    if is_wheel:
+        event.ignore()
+    return is_wheel
 
 
 class _Scrollable(QScrollArea):  # type: ignore[misc] # as above
@@ -416,7 +407,7 @@ class _Scrollable(QScrollArea):  # type: ignore[misc] # as above
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802 # Qt's name
-        """As wide as what it holds, with room for the bar."""
+        """As wide as what it holds with napari's style, and room for the bar."""
         width = self.widget().minimumSizeHint().width()
         bar = self.verticalScrollBar().sizeHint().width()
         return QSize(width + bar, super().minimumSizeHint().height())

@@ -47,10 +47,9 @@ class Painting(NamedTuple):
 class Proposal:
     """What a model found in a photograph. The mask is kept compressed."""
 
-    def __init__(self, photograph: Path, result: Segmentation) -> None:
+    def __init__(self, result: Segmentation) -> None:
         self.shape = result.shape
         self.provenance = result.provenance
-        self.row = {**result.provenance, "input": str(photograph)}  # as in a manifest
         self._packed = zlib.compress(np.packbits(result.mask).tobytes(), 1)
 
     def to_painting(self) -> Painting:
@@ -88,15 +87,18 @@ class Session:
 
     def sort(self) -> None:
         """Sort the photographs by what is known of them now."""
-        proposals = list(self.proposals.values())  # a thread may add to them
-        rows = [each.row for each in proposals if isinstance(each, Proposal)]
+        proposals = list(self.proposals.items())  # a thread may add to them
+        rows = [
+            {**each.provenance, "input": photograph}  # as in a manifest
+            for photograph, each in proposals
+            if isinstance(each, Proposal)
+        ]
         worth = [row["input"] for row in worth_correcting(rows)]
         groups = ("draft", "", "done")
 
         def order(photograph: Path) -> tuple[int, int, str]:
-            name = str(photograph)
-            place = worth.index(name) if name in worth else len(worth)
-            return groups.index(self.state(photograph)), place, name
+            place = worth.index(photograph) if photograph in worth else len(worth)
+            return groups.index(self.state(photograph)), place, str(photograph)
 
         self.photographs = sorted(self.photographs, key=order)
 
@@ -107,10 +109,8 @@ class Session:
 
     def next_to_correct(self) -> Path | None:
         """The first photograph after the one that is shown, round the list, that is not done."""
-        for photograph in self._from_shown()[1:]:
-            if self.state(photograph) != "done":
-                return photograph
-        return None
+        others = self._from_shown()[1:]
+        return next((path for path in others if self.state(path) != "done"), None)
 
     def load(self, photograph: Path) -> Painting | None:
         """What was painted on a photograph, or what the model found; None before it has looked.
@@ -164,16 +164,14 @@ class Session:
         while (photograph := self._next_to_segment(proposals)) is not None:
             segment = segment or load()
             try:
-                proposals[photograph] = Proposal(photograph, segment(photograph))
+                proposals[photograph] = Proposal(segment(photograph))
             except (VesselsegError, FileNotFoundError) as error:
                 proposals[photograph] = str(error)
             yield photograph
 
     def _next_to_segment(self, proposals: Mapping[Path, Any]) -> Path | None:
-        for photograph in self._from_shown():
-            if photograph not in proposals and not self.state(photograph):
-                return photograph
-        return None
+        missing = (path for path in self._from_shown() if path not in proposals)
+        return next((path for path in missing if not self.state(path)), None)
 
     def _save_draft(self, photograph: Path, painting: Painting) -> None:
         values = _to_values(painting.labels)

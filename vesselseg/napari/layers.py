@@ -213,13 +213,10 @@ def _placement(layer: Image) -> dict[str, Any]:
 
 
 def measure_features(result: Segmentation) -> Any:
-    """The measures of a result, as the features of its Labels layer.
+    """The features of a mask's Labels layer: one row, for the label 1, as a pandas.DataFrame.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row, for the label 1. ``vessel_fraction`` is the share of the field of view that is
-        vessel, None if there is no field of view; the extra ``measure`` adds the other columns.
+    ``vessel_fraction`` is the share of the field of view that is vessel, None if there is no field
+    of view; the extra ``measure`` adds the other columns.
     """
     import pandas
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,11 +78,16 @@ class MeasuresButton(PushButton):  # type: ignore[misc] # magicgui has no types 
         self.viewer.layers.selection.active = active  # painting goes on
 
     def remove_layers(self) -> None:
-        """Remove the layers that the button added, as far as the user has left them."""
-        for layer in self.layers:
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        """Remove the layers that the button added."""
+        remove_layers(self.viewer, self.layers)
         self.layers = []
+
+
+def remove_layers(viewer: Viewer, layers: Iterable[Any]) -> None:
+    """Remove layers, as far as the user has left them."""
+    for layer in layers:
+        if layer in viewer.layers:
+            viewer.layers.remove(layer)
 
 
 def _measure(vessels: Mask, inside: Mask | None, photograph: Image) -> list[LayerData] | str:
