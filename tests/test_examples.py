@@ -42,7 +42,8 @@ def run(tmp_path):
             [sys.executable, "-W", warnings, str(EXAMPLES / name), *map(str, arguments)],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert finished.returncode == 0, finished.stderr
+        print(finished.stderr, file=sys.stderr)
+        assert finished.returncode == 0
         return finished.stdout
 
     return run
@@ -136,13 +137,16 @@ class TestOnnxSliding:
 
 
 @pytest.mark.cluster
-def test_ray_collection_writes_a_mask(run, tmp_path, monkeypatch):
+def test_ray_collection_writes_a_mask_and_ray_complains_of_nothing(
+    run, tmp_path, monkeypatch, capsys
+):
     pytest.importorskip("ray.data", reason="needs the extra ray")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes to it
     output = run("ray_collection.py", EXAMPLES, tmp_path / "out", warnings="default")  # Ray's own
     assert "fundus.jpg: done" in output
     assert "1 segmented, 0 skipped, 0 failed" in output
     mask_of(tmp_path / "out" / "fundus.png")
+    assert not re.search(r"^\[.{23} [EW] ", capsys.readouterr().err, re.MULTILINE)  # of its logs
 
 
 def test_every_example_is_listed_and_tested():
