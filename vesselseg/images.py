@@ -335,11 +335,10 @@ def _read_with_tifffile(stream: IO[bytes], layout: tiff.Layout, reading: Reading
     values = tiff.read(stream, layout, reading.label, reading.max_pixels)
     if layout.is_composite:
         reading.warn("is an ImageJ file of 3 channels, which were read as red, green and blue.")
-    image = Image.fromarray(from_array(values, reading))
-    reading.bits = None
-    image.info.update(layout.color_profile())
-    image.getexif()[_ORIENTATION] = layout.orientation
-    return from_pil(_turn_upright(image, reading), reading)
+    rgb = from_array(values, reading)
+    if layout.orientation in _TURNS:
+        rgb = np.array(Image.fromarray(rgb).transpose(_TURNS[layout.orientation]))
+    return to_srgb(rgb, layout.color_profile, reading)
 
 
 def _read_dicom(stream: IO[bytes], reading: Reading) -> RGB:
