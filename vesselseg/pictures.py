@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 import numpy as np
 import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .formats import MAX_PIXELS, READABLE, describe_unknown
 from .pixels import check_size
@@ -51,19 +52,16 @@ def open_picture(
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
         check_size(opened.width, opened.height, label, max_pixels)
-        if name == "TIFF" and Image.MAX_IMAGE_PIXELS is not None:
-            _reserve_pixels(opened)
+        limit = Image.MAX_IMAGE_PIXELS
+        is_large = limit is not None and opened.width * opened.height > limit
+        if is_large and isinstance(opened, TiffImageFile):
+            # The pixels of a large file, for which Pillow would apply its own limit.
+            opened.im = Image.new(opened.mode, (opened.tag_v2[256], opened.tag_v2[257])).im
         return opened
     stream.seek(0)
     missing = [name for name in READABLE if name not in Image.OPEN]
     note = f" (this Pillow, {PIL.__version__}, lacks {', '.join(missing)})" if missing else ""
     raise UnidentifiedImageError(describe_unknown(stream.read(512), note))
-
-
-def _reserve_pixels(opened: Any) -> None:
-    """Give a large TIFF file its pixels, for which Pillow would apply its own limit."""
-    if opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-        opened.im = Image.new(opened.mode, (opened.tag_v2[256], opened.tag_v2[257])).im
 
 
 def load_whole(opened: ImageFile.ImageFile, stream: IO[bytes]) -> None:
@@ -112,7 +110,10 @@ class _Complaints(logging.Filter):
             said.append(record.getMessage())
         return said is None
 
-    def begin(self) -> list[str]:
+    @contextmanager
+    def collect(self) -> Iterator[list[str]]:
+        """Collect what decoders warn of in this thread, instead of letting it through."""
+        thread = threading.get_ident()
         with self.lock:
             if not self.said:
                 self.caught = warnings.catch_warnings()
@@ -130,29 +131,20 @@ class _Complaints(logging.Filter):
                 warnings.showwarning = show_others
                 for name in _LOGGERS:
                     logging.getLogger(name).addFilter(self)
-            return self.said.setdefault(threading.get_ident(), [])
-
-    def end(self) -> None:
-        with self.lock:
-            del self.said[threading.get_ident()]
-            if not self.said:
-                self.caught.__exit__(None, None, None)
-                for name in _LOGGERS:
-                    logging.getLogger(name).removeFilter(self)
+            said = self.said.setdefault(thread, [])
+        try:
+            yield said
+        finally:
+            with self.lock:
+                del self.said[thread]
+                if not self.said:
+                    self.caught.__exit__(None, None, None)
+                    for name in _LOGGERS:
+                        logging.getLogger(name).removeFilter(self)
 
 
 _LOGGERS = ("PIL.TiffImagePlugin", "tifffile")
-_complaints = _Complaints()
-
-
-@contextmanager
-def collect_complaints() -> Iterator[list[str]]:
-    """Collect what decoders warn of in this thread, instead of letting it through."""
-    said = _complaints.begin()
-    try:
-        yield said
-    finally:
-        _complaints.end()
+collect_complaints = _Complaints().collect
 
 
 def without_metadata(stream: IO[bytes], most: float) -> bytes | None:
