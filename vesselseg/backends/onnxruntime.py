@@ -62,9 +62,7 @@ class OnnxBackend(Backend):
                 f"without them."
             )
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.spec = onnx_file.read_spec(metadata, label)
-        of_file = metadata.get("precision", "float32")
-        onnx_file.check_precision(precision, of_file, label)
+        self.spec, of_file = onnx_file.read_metadata(metadata, precision, label)
         if of_file == "int8":
             raise DeviceError(
                 f"{label!r} is an int8 file, which ONNX Runtime computes no faster than float32. "

@@ -54,9 +54,7 @@ class OpenVinoBackend(Backend):
             model = _read_network(source, spec)
         else:
             model, metadata = _read_file(source)
-            self.spec = onnx_file.read_spec(metadata, source.label)
-            self.precision = metadata.get("precision", "float32")
-            onnx_file.check_precision(precision, self.precision, source.label)
+            self.spec, self.precision = onnx_file.read_metadata(metadata, precision, source.label)
             if self.precision != "int8":
                 self.precision = _choose_precision(precision)
         # In int8 the layers that stay float run in bfloat16 where the CPU computes it natively.
