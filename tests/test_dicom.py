@@ -16,6 +16,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from PIL import ImageFile
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.pixels import convert_color_space
@@ -260,6 +261,19 @@ def test_deflated_and_truncated_files_and_segmentation_objects_are_rejected(
             to_rgb(file[:length])
     with pytest.raises(ImageError, match="is a DICOM file with a segmentation"):
         to_rgb(segmentation(result, file))
+
+
+@pytest.mark.parametrize("is_allowed", [False, True])
+def test_truncated_frames_are_rejected_even_if_a_program_lets_pillow_load_them(
+    is_allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", is_allowed)
+    frame = encode(RGB, "JPEG")
+    source = encapsulate(dataset(RGB, photometric="YBR_FULL_422"), BASELINE, frame)
+    assert to_rgb(content(source)).shape == RGB.shape
+    encapsulate(source, BASELINE, frame[:-200])
+    with pytest.raises(ImageError, match="pixels cannot be decoded"):
+        to_rgb(content(source))
 
 
 def test_the_size_is_checked_before_pixels_are_decoded() -> None:

@@ -66,7 +66,7 @@ def open_picture(
 
 def load_whole(opened: ImageFile.ImageFile, stream: IO[bytes]) -> None:
     """Decode a file; EOFError if it is truncated, whatever ImageFile.LOAD_TRUNCATED_IMAGES is."""
-    if ImageFile.LOAD_TRUNCATED_IMAGES and opened.format != "TIFF" and opened.fp is not None:
+    if ImageFile.LOAD_TRUNCATED_IMAGES and opened.fp is not None:
         opened.fp = cast("IO[bytes]", _Strict(stream))
     opened.load()
 
