@@ -254,17 +254,6 @@ def pointwise() -> Segmenter:
     return Segmenter(Pointwise(), NARROW, sha256="")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(1, 150), st.integers(1, 150))
-def test_stitched_windows_of_a_pointwise_network_equal_the_whole_image(pointwise, height, width):
-    image = np.random.default_rng(height * 1000 + width).integers(
-        0, 256, (height, width, 3), dtype=np.uint8
-    )
-    red = image[..., 0].astype(np.float64) / 255
-    expected = 1 / (1 + np.exp(2 - 4 * red))
-    np.testing.assert_allclose(pointwise(image).probability, expected, atol=1e-6)
-
-
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.integers(1, 150), st.integers(1, 150), st.integers(0, 3), st.booleans(),
