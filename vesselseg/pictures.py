@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import struct
 import threading
@@ -71,23 +70,20 @@ def load_whole(opened: ImageFile.ImageFile, stream: IO[bytes]) -> None:
     opened.load()
 
 
-class _Strict(io.BufferedIOBase):
+class _Strict:
     """A stream that raises EOFError where others return nothing."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        content = self._stream.read(-1 if size is None else size)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
         if not content and size:
             raise EOFError("the file is truncated")
         return content
-
-    def seek(self, position: int, whence: int = 0, /) -> int:
-        return self._stream.seek(position, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
 
 
 class _Complaints(logging.Filter):

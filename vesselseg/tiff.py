@@ -48,11 +48,11 @@ class Layout:
         self.extra = tuple(tags.get(_EXTRA, ()))
         self.orientation = tags.get(_ORIENTATION)  # as EXIF has it
         self.color_profile: bytes | None = tags.get(_PROFILE)
-        description = str(tags.get(_DESCRIPTION, ""))
-        self.is_imagej = description.startswith("ImageJ=")
-        numbers = dict(re.findall(r"^(images|channels)=(\d{1,9})\s*$", description, re.MULTILINE))
-        self.images = int(numbers.get("images", 1)) if self.is_imagej else 1
-        self.channels = int(numbers.get("channels", 1)) if self.is_imagej else 1
+        description, numbers = str(tags.get(_DESCRIPTION, "")), {}
+        if description.startswith("ImageJ="):
+            pairs = re.findall(r"^(images|channels)=(\d{1,9})\s*$", description, re.MULTILINE)
+            numbers = dict(pairs)
+        self.images, self.channels = (int(numbers.get(key, 1)) for key in ("images", "channels"))
 
     @property
     def is_negative(self) -> bool:
