@@ -67,9 +67,7 @@ class Decoded(NamedTuple):
     """The name of the image in messages."""
 
 
-def to_rgb(
-    image: ImageLike | Decoded, max_pixels: int = MAX_PIXELS, bits: int | None = None
-) -> RGB:
+def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = None) -> RGB:
     """Decode an image as :func:`decode` does, and log its warnings."""
     decoded = decode(image, max_pixels, bits)
     for warning in decoded.warnings:
