@@ -25,7 +25,7 @@ from table import Column
 from torch import Tensor, nn
 
 import vesselseg
-from vesselseg import Segmentation, Segmenter, segmenter, sliding
+from vesselseg import Segmentation, Segmenter, familiarity, segmenter, sliding
 from vesselseg.backends.onednn import PackedUnit
 from vesselseg.backends.pytorch import TorchBackend, native_precisions
 from vesselseg.unet import UNet
@@ -42,7 +42,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "network": (TorchBackend, "__call__"),
     "average logits": (sliding.Stitcher, "average"),
     "logits at the photograph's size": (segmenter, "restore"),
-    "sharpness": (segmenter, "measure_sharpness"),
+    "sharpness": (familiarity, "measure_sharpness"),
     "familiarity": (segmenter, "familiarity"),
     "write the PNG file": (Segmentation, "save"),
 }

@@ -191,7 +191,7 @@ DAMAGE = (zeros, grey, repeated, block, strip, tile, row)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("turns", [0, 1])
 def test_content_that_is_gone_is_warned_of(damage, turns):
     image = np.rot90(fundus(584), turns).copy()
     damage(image)

@@ -208,8 +208,10 @@ def montage(eye, rows, columns, gap):
     return np.tile(np.pad(eye, gaps), (rows, columns, 1))
 
 
-@pytest.mark.parametrize("gap", [0, 10, 120])
-@pytest.mark.parametrize("layout", [(1, 2), (2, 1), (1, 3), (2, 2), (3, 3)])
+@pytest.mark.parametrize(
+    ("layout", "gap"),
+    [((1, 2), 0), ((1, 2), 120), *(((rows, 3), 10) for rows in (1, 3)), ((2, 1), 10), ((2, 2), 10)],
+)
 def test_every_eye_of_a_montage_is_inside_at_the_scale_of_one(layout, gap, example):
     eye = resized(example, 300)
     one = find_field_of_view(eye)

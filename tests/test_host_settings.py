@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.host import SETTINGS
+from support.host import AT_ONCE, SETTINGS
 from support.models import NARROW
 
 import vesselseg
@@ -103,10 +103,9 @@ def rounded_before(load, image, tmp_path_factory):
     return written(load("bfloat16"), image, tmp_path_factory.mktemp("rounded"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_so_they_are_in_bfloat16(name, load, rounded_before, image, tmp_path):
-    with SETTINGS[name]():
+    with AT_ONCE[name]():
         assert written(load("bfloat16"), image, tmp_path) == rounded_before
 
 
@@ -127,10 +126,10 @@ def exported_before(load_exported, image):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_so_they_are_with_other_backends(name, load_exported, exported_before, image):
     early, expected = exported_before
-    with SETTINGS[name]():
+    with AT_ONCE[name]():
         settings = state()
         within = load_exported()
         copy = pickle.loads(pickle.dumps(within))

@@ -40,26 +40,6 @@ NOISE = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
 CONTENT = {format_: encoded(format_, NOISE) for format_ in FORMATS}
 
 
-def rgb_tiff(values):
-    """An uncompressed TIFF file of three channels."""
-    bits, kind = 8 * values.itemsize, 3 if values.dtype.kind == "f" else 1
-    content = values.astype(values.dtype.newbyteorder("<")).tobytes()
-    height, width, _ = values.shape
-    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 2), (273, 8), (277, 3),
-            (278, height), (279, len(content)), (339, kind)]  # fmt: skip
-    offset = 8 + len(content)
-    three = {}
-    for tag, value in ((258, bits), (339, kind)):
-        three[tag] = offset
-        content += struct.pack("<3H", *3 * [value])
-        offset += 6
-    directory = struct.pack("<H", len(tags))
-    for tag, value in tags:
-        count, type_ = (3, 3) if tag in three else (1, 4)
-        directory += struct.pack("<HHII", tag, type_, count, three.get(tag, value))
-    return struct.pack("<2sHI", b"II", 42, offset) + content + directory + bytes(4)
-
-
 def decoded_or_rejected(content):
     with warnings.catch_warnings():  # Pillow warns of some damage that it can read past
         warnings.simplefilter("ignore")
@@ -78,13 +58,6 @@ def test_files_with_flipped_bits_are_decoded_or_rejected(format_, data):
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     decoded_or_rejected(bytes(content))
-
-
-@pytest.mark.parametrize("format_", FORMATS)
-def test_truncated_files_are_decoded_or_rejected(format_):
-    content = CONTENT[format_]
-    for length in range(0, len(content), max(1, len(content) // 40)):
-        decoded_or_rejected(content[:length])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -164,7 +137,7 @@ class TestTooLarge:
         with pytest.raises(ImageError, match="at most 1 are accepted"):
             limited(photograph)
 
-    @pytest.mark.parametrize("limit", [0, -1, 1.5, True, None])
+    @pytest.mark.parametrize("limit", [0, 1.5, None])
     def test_invalid_limits_are_rejected(self, limit, published_file):
         with pytest.raises(OptionError, match="max_pixels is"):
             vesselseg.load_model(NARROW, weights=published_file, max_pixels=limit)
@@ -193,11 +166,6 @@ class TestWhatADecoderOrCallerRaises:
         file = io.BytesIO(CONTENT[format_][:-200])
         with Image.open(file) as image, pytest.raises(ImageError):
             to_rgb(image)
-
-    def test_the_error_for_tiff_files_that_pillow_cannot_read_suggests_tifffile(self):
-        file = io.BytesIO(rgb_tiff(np.zeros((4, 4, 3), np.int32)))
-        with pytest.raises(ImageError, match="read it with tifffile, and pass the array"):
-            to_rgb(file)
 
     @pytest.mark.slow
     def test_nested_tensors_are_rejected(self):
@@ -286,17 +254,6 @@ def pointwise() -> Segmenter:
     return Segmenter(Pointwise(), NARROW, sha256="")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(1, 150), st.integers(1, 150))
-def test_stitched_windows_of_a_pointwise_network_equal_the_whole_image(pointwise, height, width):
-    image = np.random.default_rng(height * 1000 + width).integers(
-        0, 256, (height, width, 3), dtype=np.uint8
-    )
-    red = image[..., 0].astype(np.float64) / 255
-    expected = 1 / (1 + np.exp(2 - 4 * red))
-    np.testing.assert_allclose(pointwise(image).probability, expected, atol=1e-6)
-
-
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.integers(1, 150), st.integers(1, 150), st.integers(0, 3), st.booleans(),
@@ -313,12 +270,3 @@ def test_flipped_and_turned_images_give_flipped_and_turned_results(
     moved = pointwise(move(image), scale=scale)
     # Pillow resamples rows first and rounds in between: one step of 255 at most.
     np.testing.assert_allclose(moved.probability, move(straight.probability), atol=0.02)
-
-
-def test_the_same_pixels_in_any_format_give_the_same_mask(model, photograph):
-    expected = model(photograph).mask
-    assert expected.any()
-    for format_ in ("PNG", "TIFF", "BMP"):
-        assert np.array_equal(model(encoded(format_, photograph)).mask, expected)
-    tensor = torch.from_numpy(photograph.copy()).permute(2, 0, 1)
-    assert np.array_equal(model(tensor).mask, expected)

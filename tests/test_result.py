@@ -207,15 +207,6 @@ class TestArray:
         assert np.asarray(result, dtype=np.float32).sum() == result.mask.sum()
         assert np.logical_and(result, ~result.mask).sum() == 0
 
-    def test_a_copy_is_the_callers(self, result):
-        np.array(result)[:] = True
-        assert not result.mask.all()
-
-    @pytest.mark.skipif(np.__version__ < "2", reason="NumPy 1 has no copy=False of this meaning")
-    def test_another_type_needs_a_copy(self, result):
-        with pytest.raises(ValueError, match=r"cannot become .* without a copy"):
-            np.array(result, dtype=np.uint8, copy=False)
-
 
 def test_without_a_field_of_view_no_pixel_of_it_is_vessel(result):
     result.field_of_view[:] = False
@@ -246,7 +237,7 @@ class TestNotebook:
         assert "6 pixels across" in page
 
 
-@pytest.mark.parametrize("kind", ["mask", "probability", "overlay", "fov"])
+@pytest.mark.parametrize("kind", ["mask", "probability", "overlay"])
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_damage_to_a_file_is_seen_unless_its_pixels_are_right(kind, ending, result, tmp_path):
     file = tmp_path / f"saved{ending}"
@@ -256,7 +247,7 @@ def test_damage_to_a_file_is_seen_unless_its_pixels_are_right(kind, ending, resu
         right = np.asarray(opened)
     assert is_whole(file)
     chance = random.Random(0)
-    for number in range(150):
+    for number in range(60):
         content = bytearray(whole)
         place = chance.randrange(len(whole))
         if number % 3 == 0:

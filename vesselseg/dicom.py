@@ -209,10 +209,11 @@ def decode(photograph: _Photograph, label: str) -> tuple[NDArray[Any], int]:
 def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
     """The first frame, grey or RGB. A frame that unpacks to another size is an error before."""
     import numpy as np
+    from PIL import ImageFile
     from pydicom.encaps import get_frame
     from pydicom.pixels import pixel_array
 
-    from .pictures import open_picture  # the command looks here before it needs Pillow
+    from .pictures import load_whole, open_picture  # the command looks here before it needs Pillow
 
     header = photograph.header
     header.file_meta.TransferSyntaxUID = photograph.transfer_syntax
@@ -231,10 +232,13 @@ def _decode_frame(photograph: _Photograph, decoder: str) -> Any:
         height, width = struct.unpack(">HH", frame[start + 5 : start + 9])
         size = (width, height)
     else:
-        opened = open_picture(io.BytesIO(frame), ("JPEG", "JPEG2000"))
+        stream = io.BytesIO(frame)
+        opened = open_picture(stream, ("JPEG", "JPEG2000"))
         size = opened.size
     if size != (photograph.width, photograph.height):
         raise ValueError("The frame has another size than the header says.")
+    if decoder == "pillow" and ImageFile.LOAD_TRUNCATED_IMAGES:
+        load_whole(opened, stream)  # pydicom would take a truncated frame
     if photograph.transfer_syntax in _LOSSLESS_JPEG:
         return np.asarray(opened)
     return pixel_array(header, index=0, decoding_plugin=decoder)

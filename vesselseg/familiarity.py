@@ -23,34 +23,17 @@ _WHITE = 0xFFFFFF
 
 
 def familiarity(
-    probability: NDArray[np.float32],
-    fov: NDArray[np.bool_],
-    sharpness: float | None,
-    spec: ModelSpec,
+    probability: NDArray[np.float32], scaled: RGB, fov: NDArray[np.bool_], spec: ModelSpec
 ) -> float | None:
-    """Return how similar a photograph is to the training photographs of a model.
+    """Return how similar a photograph is to the training photographs of a model, from 0 to 1.
 
-    Parameters
-    ----------
-    probability : ndarray (H, W)
-        The vessel probability of each pixel.
-    fov : ndarray (H, W)
-        The mask of the field of view.
-    sharpness : float or None
-        The sharpness of the photograph at the network's scale, from :func:`measure_sharpness`.
-    spec : ModelSpec
-        The model spec, whose statistics of the training photographs are compared with.
-
-    Returns
-    -------
-    float or None
-        From 0 to 1, the value of `Segmentation.familiarity`; None if the spec has no statistics.
+    None if the spec has no statistics of them. `scaled` is the photograph at the network's scale.
     """
     if spec.expected_dice is None:
         return None
     value = min(expected_dice(probability, fov) / spec.expected_dice, 1.0)
-    if sharpness is not None and spec.least_sharpness is not None:
-        value *= min(sharpness / spec.least_sharpness, 1.0)
+    if spec.least_sharpness is not None:
+        value *= min(measure_sharpness(scaled, fov) / spec.least_sharpness, 1.0)
     return value
 
 

@@ -14,12 +14,12 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from . import tiff
-from .errors import ImageError, MissingExtraError, OptionError
-from .files import windows_hint
+from .errors import ImageError, OptionError, VesselsegError
+from .files import is_folder, windows_hint
 from .formats import MAX_PIXELS as MAX_PIXELS
 from .formats import READABLE, formats_with_endings, is_dicom, is_tiff
 from .fov import find_field_of_view
@@ -44,7 +44,6 @@ ImageSource: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memory
 
 ImageLike: TypeAlias = Union[ImageSource, Image.Image, "NDArray[Any]", "Tensor"]
 
-_ORIENTATION, _INTEROPERABILITY = 0x0112, 0xA005  # EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -68,9 +67,7 @@ class Decoded(NamedTuple):
     """The name of the image in messages."""
 
 
-def to_rgb(
-    image: ImageLike | Decoded, max_pixels: int = MAX_PIXELS, bits: int | None = None
-) -> RGB:
+def to_rgb(image: ImageLike, max_pixels: int = MAX_PIXELS, bits: int | None = None) -> RGB:
     """Decode an image as :func:`decode` does, and log its warnings."""
     decoded = decode(image, max_pixels, bits)
     for warning in decoded.warnings:
@@ -119,9 +116,8 @@ def decode(
 
 def is_source(image: Any) -> bool:
     """Whether an image is a file: a path, its content, or a file object."""
-    if isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview)):
-        return True
-    return hasattr(image, "read")
+    is_path_or_content = isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview))
+    return is_path_or_content or hasattr(image, "read")
 
 
 def is_single(images: Any) -> bool:
@@ -197,9 +193,7 @@ def open_source(source: Any) -> Iterator[tuple[IO[bytes], str]]:
             yield stream, repr(name)
     else:
         name = getattr(source, "name", None)
-        label = "the file object given"
-        if isinstance(name, str):
-            label = f"the file object {name!r}"
+        label = f"the file object {name!r}" if isinstance(name, str) else "the file object given"
         try:
             content = source.read()
         except Exception as error:  # a caller's object can raise anything
@@ -216,13 +210,13 @@ def _open_path(name: str) -> IO[bytes]:
         raise ImageError(
             f"{name!r} is an address. Addresses are not read here; download the image first."
         )
+    if is_folder(name):
+        raise ImageError(
+            f"{name!r} is a folder; an image file is needed. For all images of a folder: "
+            f"model.segment_many(sorted(Path({name!r}).glob('*.jpg')))."
+        )
     path = Path(name)
     try:
-        if path.is_dir():
-            raise ImageError(
-                f"{name!r} is a folder; an image file is needed. For all images of a folder: "
-                f"model.segment_many(sorted(Path({name!r}).glob('*.jpg')))."
-            )
         stream = path.open("rb")
         if stream.seekable():
             return stream
@@ -230,8 +224,6 @@ def _open_path(name: str) -> IO[bytes]:
             return io.BytesIO(stream.read())
     except FileNotFoundError as error:
         raise FileNotFoundError(f"There is no image {name!r}.{windows_hint(path)}") from error
-    except ImageError:
-        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{name!r} cannot be opened: {reason}.") from error
@@ -257,7 +249,7 @@ def _read_file(stream: IO[bytes], reading: Reading) -> RGB:
                 return _read_dicom(stream, reading)
             try:
                 return _read_picture(stream, reading)
-            except (ImageError, MissingExtraError):
+            except VesselsegError:
                 raise
             except Exception:  # bytes from outside can make a decoder raise anything
                 plain_content = without_metadata(stream, 16 * reading.max_pixels)
@@ -272,7 +264,7 @@ def _read_file(stream: IO[bytes], reading: Reading) -> RGB:
                     )
                     return rgb
                 raise
-    except (ImageError, MissingExtraError):
+    except VesselsegError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{reading.label} could not be decoded: {error}.") from error
@@ -335,11 +327,10 @@ def _read_with_tifffile(stream: IO[bytes], layout: tiff.Layout, reading: Reading
     values = tiff.read(stream, layout, reading.label, reading.max_pixels)
     if layout.is_composite:
         reading.warn("is an ImageJ file of 3 channels, which were read as red, green and blue.")
-    image = Image.fromarray(from_array(values, reading))
-    reading.bits = None
-    image.info.update(layout.color_profile())
-    image.getexif()[_ORIENTATION] = layout.orientation
-    return from_pil(_turn_upright(image, reading), reading)
+    rgb = from_array(values, reading)
+    if layout.orientation in _TURNS:
+        rgb = np.array(Image.fromarray(rgb).transpose(_TURNS[layout.orientation]))
+    return to_srgb(rgb, layout.color_profile, reading)
 
 
 def _read_dicom(stream: IO[bytes], reading: Reading) -> RGB:
@@ -369,8 +360,8 @@ def _turn_upright(image: Image.Image, reading: Reading) -> Image.Image:
     """Turn an image by its EXIF orientation."""
     try:
         exif = image.getexif()
-        orientation = exif.get(_ORIENTATION)
-        is_adobe_rgb = exif.get_ifd(_INTEROPERABILITY).get(1) == "R03"
+        orientation = exif.get(ExifTags.Base.Orientation)
+        is_adobe_rgb = exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
     except Exception:  # metadata from outside can make Pillow raise anything
         reading.warn("has damaged EXIF data: it is not turned upright.")
         return image

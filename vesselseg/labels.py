@@ -19,7 +19,7 @@ from .errors import DatasetError
 from .files import StrPath
 from .formats import MAX_PIXELS
 from .metrics import Mask
-from .pictures import collect_complaints, open_picture
+from .pictures import collect_complaints, load_whole, open_picture
 from .result import read_provenance
 
 logger = logging.getLogger(__name__)
@@ -125,9 +125,10 @@ def _read_values(path: Path, kinds: tuple[str, ...]) -> tuple[Label, bool]:
             f"{str(path)!r} cannot be used as a {kinds[0]}: vesselseg wrote it as {ours['kind']}."
         )
     try:
-        with collect_complaints() as complaints, open_picture(io.BytesIO(content)) as opened:
+        stream = io.BytesIO(content)
+        with collect_complaints() as complaints, open_picture(stream) as opened:
             pages, is_lossy = getattr(opened, "n_frames", 1), opened.format in _LOSSY
-            opened.load()
+            load_whole(opened, stream)
             upright = opened
             if _orientation(opened) != 1:
                 upright = ImageOps.exif_transpose(opened)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import struct
 import threading
@@ -14,6 +13,7 @@ from typing import IO, Any, cast
 import numpy as np
 import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .formats import MAX_PIXELS, READABLE, describe_unknown
 from .pixels import check_size
@@ -51,8 +51,11 @@ def open_picture(
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
         check_size(opened.width, opened.height, label, max_pixels)
-        if name == "TIFF" and Image.MAX_IMAGE_PIXELS is not None:
-            _reserve_pixels(opened)
+        limit = Image.MAX_IMAGE_PIXELS
+        is_large = limit is not None and opened.width * opened.height > limit
+        if is_large and isinstance(opened, TiffImageFile):
+            # The pixels of a large file, for which Pillow would apply its own limit.
+            opened.im = Image.new(opened.mode, (opened.tag_v2[256], opened.tag_v2[257])).im
         return opened
     stream.seek(0)
     missing = [name for name in READABLE if name not in Image.OPEN]
@@ -60,36 +63,27 @@ def open_picture(
     raise UnidentifiedImageError(describe_unknown(stream.read(512), note))
 
 
-def _reserve_pixels(opened: Any) -> None:
-    """Give a large TIFF file its pixels, for which Pillow would apply its own limit."""
-    if opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
-        opened.im = Image.new(opened.mode, (opened.tag_v2[256], opened.tag_v2[257])).im
-
-
 def load_whole(opened: ImageFile.ImageFile, stream: IO[bytes]) -> None:
     """Decode a file; EOFError if it is truncated, whatever ImageFile.LOAD_TRUNCATED_IMAGES is."""
-    if ImageFile.LOAD_TRUNCATED_IMAGES and opened.format != "TIFF" and opened.fp is not None:
+    if ImageFile.LOAD_TRUNCATED_IMAGES and opened.fp is not None:
         opened.fp = cast("IO[bytes]", _Strict(stream))
     opened.load()
 
 
-class _Strict(io.BufferedIOBase):
+class _Strict:
     """A stream that raises EOFError where others return nothing."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        content = self._stream.read(-1 if size is None else size)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
         if not content and size:
             raise EOFError("the file is truncated")
         return content
-
-    def seek(self, position: int, whence: int = 0, /) -> int:
-        return self._stream.seek(position, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
 
 
 class _Complaints(logging.Filter):
@@ -112,7 +106,10 @@ class _Complaints(logging.Filter):
             said.append(record.getMessage())
         return said is None
 
-    def begin(self) -> list[str]:
+    @contextmanager
+    def collect(self) -> Iterator[list[str]]:
+        """Collect what decoders warn of in this thread, instead of letting it through."""
+        thread = threading.get_ident()
         with self.lock:
             if not self.said:
                 self.caught = warnings.catch_warnings()
@@ -130,29 +127,20 @@ class _Complaints(logging.Filter):
                 warnings.showwarning = show_others
                 for name in _LOGGERS:
                     logging.getLogger(name).addFilter(self)
-            return self.said.setdefault(threading.get_ident(), [])
-
-    def end(self) -> None:
-        with self.lock:
-            del self.said[threading.get_ident()]
-            if not self.said:
-                self.caught.__exit__(None, None, None)
-                for name in _LOGGERS:
-                    logging.getLogger(name).removeFilter(self)
+            said = self.said.setdefault(thread, [])
+        try:
+            yield said
+        finally:
+            with self.lock:
+                del self.said[thread]
+                if not self.said:
+                    self.caught.__exit__(None, None, None)
+                    for name in _LOGGERS:
+                        logging.getLogger(name).removeFilter(self)
 
 
 _LOGGERS = ("PIL.TiffImagePlugin", "tifffile")
-_complaints = _Complaints()
-
-
-@contextmanager
-def collect_complaints() -> Iterator[list[str]]:
-    """Collect what decoders warn of in this thread, instead of letting it through."""
-    said = _complaints.begin()
-    try:
-        yield said
-    finally:
-        _complaints.end()
+collect_complaints = _Complaints().collect
 
 
 def without_metadata(stream: IO[bytes], most: float) -> bytes | None:

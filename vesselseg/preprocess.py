@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,18 +17,9 @@ from .images import MAX_PIXELS, RGB
 from .sliding import Placement, Window
 from .spec import SCALES, ModelSpec, Scale, is_factor, plain
 
-# Without a field of view to go by, tiny images are not enlarged further than this.
-_LARGEST_GUESS = 4.0
-
-# Beyond these gains, a channel holds more noise than fundus.
-_GAIN_RANGE = (0.25, 8.0)
-
-# Pixels at the network's scale beside the field of view that are computed with it.
-_MARGIN = 10
-
-# Source pixels of each target pixel, and their weights.
-_Taps = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]
-
+_LARGEST_GUESS = 4.0  # to which tiny images are enlarged without a field of view to go by
+_GAIN_RANGE = (0.25, 8.0)  # beyond it, a channel holds more noise than fundus
+_MARGIN = 10  # pixels at the network's scale that are computed beside the field of view
 _SAMPLES = 256  # rows and columns, about, that channel means are taken over
 
 
@@ -132,7 +123,7 @@ def resize_like_opencv(image: RGB, size: tuple[int, int]) -> RGB:
     return ((rows + 2) >> 2).astype(np.uint8)
 
 
-def _taps(length: int, size: int, *, clamp: bool) -> _Taps:
+def _taps(length: int, size: int, *, clamp: bool) -> tuple[NDArray[Any], ...]:
     """The two source pixels of each target pixel, and their weights in units of 1/2048.
 
     Beyond the border both are the outermost pixel. Along rows OpenCV then gives the first one

@@ -161,13 +161,7 @@ def list_models() -> list[ModelSpec]:
 
 
 def find_spec(name: str) -> ModelSpec:
-    """Look up a model by name.
-
-    Raises
-    ------
-    UnknownModelError
-        If there is no such model; the message suggests similar names.
-    """
+    """Look up a model by name; UnknownModelError, which suggests similar ones, if it is unknown."""
     if name not in REGISTRY:
         raise UnknownModelError(
             f"There is no model {name!r}.{did_you_mean(name, REGISTRY)} "

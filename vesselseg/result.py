@@ -189,9 +189,7 @@ class Segmentation:
             )
         if kind not in KINDS:
             raise OptionError(f"kind is {kind!r}; allowed are {', '.join(map(repr, KINDS))}.")
-        drawn = {}
-        if kind == "overlay":
-            drawn = {"style": style, "color": color, "opacity": opacity}
+        drawn = {"style": style, "color": color, "opacity": opacity} if kind == "overlay" else {}
         _write(target, self._encode(kind, format, drawn))
 
     def save_dicom(self, target: Target, source: ImageSource) -> None:

@@ -19,13 +19,7 @@ from ._version import __version__
 from .backends import Backend, check_batch_size
 from .choices import Precision, canonical_device, canonical_precision
 from .errors import OptionError
-from .familiarity import (
-    FAMILIARITY_LIMIT,
-    familiarity,
-    find_faults,
-    measure_sharpness,
-    undecided_fraction,
-)
+from .familiarity import FAMILIARITY_LIMIT, familiarity, find_faults, undecided_fraction
 from .fov import FieldOfView, find_field_of_view
 from .images import (
     MAX_PIXELS,
@@ -502,10 +496,7 @@ class Segmenter:
         decoded, fov, seen, _ = photograph
         probability = copy.wait()
         warnings = photograph.warnings()
-        sharpness = None
-        if self.spec.least_sharpness is not None:
-            sharpness = measure_sharpness(seen.scaled, fov.mask)
-        familiar = familiarity(probability, fov.mask, sharpness, self.spec)
+        familiar = familiarity(probability, seen.scaled, fov.mask, self.spec)
         if familiar is not None and familiar < FAMILIARITY_LIMIT:
             warnings.append(
                 f"The photograph is unlike those that model {self.spec.name!r} was trained on "

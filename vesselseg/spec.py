@@ -286,15 +286,13 @@ def _checks(spec: ModelSpec) -> Iterator[tuple[str, bool, str]]:
         yield "fov_diameter_max", is_largest, f"at least fov_diameter, {spec.fov_diameter}"
     yield "mean", is_tuple(spec.mean, 3), "three finite numbers, R, G, B"
     yield "std", is_tuple(spec.std, 3) and min(spec.std) > 0, "three positive numbers, R, G, B"
-    if spec.fov_rgb_mean is not None:
-        is_mean = is_tuple(spec.fov_rgb_mean, 3) and min(spec.fov_rgb_mean) > 0
-        yield "fov_rgb_mean", is_mean, "three positive numbers, R, G, B"
-    if spec.small_fov_bias is not None:
-        is_bias = is_tuple(spec.small_fov_bias, 2) and spec.small_fov_bias[0] > 0
-        yield "small_fov_bias", is_bias, "(diameter in pixels, bias), two finite numbers"
-    if spec.expected_dice is not None:
-        is_share = is_factor(spec.expected_dice) and spec.expected_dice <= 1
-        yield "expected_dice", is_share, "above 0 and at most 1, or None"
+    mean, bias, share = spec.fov_rgb_mean, spec.small_fov_bias, spec.expected_dice
+    is_mean = mean is None or (is_tuple(mean, 3) and min(mean) > 0)
+    yield "fov_rgb_mean", is_mean, "three positive numbers, R, G, B"
+    is_bias = bias is None or (is_tuple(bias, 2) and bias[0] > 0)
+    yield "small_fov_bias", is_bias, "(diameter in pixels, bias), two finite numbers"
+    is_share = share is None or (is_factor(share) and share <= 1)
+    yield "expected_dice", is_share, "above 0 and at most 1, or None"
     for field in ("least_sharpness", "dice", "mdice"):
         value = getattr(spec, field)
         yield field, value is None or is_factor(value), "a positive number, or None"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from .errors import ImageError, require
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _DESCRIPTION, _SAMPLES, _PLANAR, _COLOR_MAP, _INK_SET = 270, 277, 284, 320, 332
@@ -46,36 +46,23 @@ class Layout:
         self.is_compressed = tags.get(_COMPRESSION, 1) != 1
         self.is_separate = samples > 1 and tags.get(_PLANAR, 1) == _SEPARATE
         self.extra = tuple(tags.get(_EXTRA, ()))
-        description = str(tags.get(_DESCRIPTION, ""))
-        self.is_imagej = description.startswith("ImageJ=")
-        numbers = dict(re.findall(r"^(images|channels)=(\d{1,9})\s*$", description, re.MULTILINE))
-        self.images = int(numbers.get("images", 1)) if self.is_imagej else 1
-        self.channels = int(numbers.get("channels", 1)) if self.is_imagej else 1
-
-    @property
-    def is_inverted(self) -> bool:
-        """Whether white is 0."""
-        return self.photometric == _WHITE_IS_ZERO
+        self.orientation = tags.get(_ORIENTATION)  # as EXIF has it
+        self.color_profile: bytes | None = tags.get(_PROFILE)
+        description, numbers = str(tags.get(_DESCRIPTION, "")), {}
+        if description.startswith("ImageJ="):
+            pairs = re.findall(r"^(images|channels)=(\d{1,9})\s*$", description, re.MULTILINE)
+            numbers = dict(pairs)
+        self.images, self.channels = (int(numbers.get(key, 1)) for key in ("images", "channels"))
 
     @property
     def is_negative(self) -> bool:
         """Whether Pillow makes a negative of it: it inverts values of up to 8 bits only."""
-        return self.is_inverted and max(self.bits) > 8
+        return self.photometric == _WHITE_IS_ZERO and max(self.bits) > 8
 
     @property
     def is_composite(self) -> bool:
         """Whether it is an ImageJ file whose three images are the channels of one picture."""
         return self.channels == self.images == 3 and self.samples == 1
-
-    @property
-    def orientation(self) -> int:
-        """As EXIF has it."""
-        return int(self.tags.get(_ORIENTATION, 1))
-
-    def color_profile(self) -> dict[str, bytes]:
-        """The ICC profile, as Pillow has it in an image's `info`."""
-        profile = self.tags.get(_PROFILE)
-        return {"icc_profile": profile} if profile else {}
 
     def why_rejected(self) -> str:
         """What makes the pixels of no use, or ""."""
@@ -121,8 +108,6 @@ class Layout:
 
 def read_tags(stream: IO[bytes]) -> ImageFileDirectory_v2:
     """The tags of the first picture."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
     stream.seek(0)
     header = stream.read(8)
     if header[2:3] == b"+" or header[3:4] == b"+":  # BigTIFF
@@ -135,8 +120,6 @@ def read_tags(stream: IO[bytes]) -> ImageFileDirectory_v2:
 
 def read(stream: IO[bytes], layout: Layout, label: str, max_pixels: float) -> NDArray[Any]:
     """Decode the first picture with tifffile: values (H, W) or (H, W, channels), black at 0."""
-    import numpy as np
-
     colors = 1 if layout.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 3
     is_readable = (
         layout.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
@@ -161,12 +144,10 @@ def read(stream: IO[bytes], layout: Layout, label: str, max_pixels: float) -> ND
         raise ImageError(f"{label} is a TIFF file with axes {axes}. {_ADVICE}")
     if layout.extra and (colors == 1 or layout.extra == (_UNSPECIFIED,)):
         values = values[..., :colors]
-    return invert(values) if layout.is_inverted else values
+    return invert(values) if layout.photometric == _WHITE_IS_ZERO else values
 
 
 def invert(values: NDArray[Any]) -> NDArray[Any]:
     """Exchange black and white: integers of all their bits, or float in [0, 1]."""
-    import numpy as np
-
     white = 1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max
     return np.asarray(white - values, dtype=values.dtype)

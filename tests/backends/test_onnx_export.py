@@ -64,9 +64,8 @@ def test_logits_of_windows_smaller_than_the_bins_of_the_pyramid_are_the_same(
     assert relative_error(*exported, random_windows(1, 2, 4)) < 1e-5
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_the_file_is_valid_and_readable_by_older_runtimes(head, export):
-    path, _, _ = export(replace(NARROW, head=head))
+def test_the_file_is_valid_and_readable_by_older_runtimes(export):
+    path, _, _ = export(replace(NARROW, head="pspnet"))
     onnx.checker.check_model(str(path), full_check=True)
     model = onnx.load(path)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]

@@ -67,12 +67,6 @@ class TestLoading:
         with pytest.raises(OptionError, match="Both model and weights are files"):
             vesselseg.load_model(file, weights="narrow.pth")
 
-    def test_pytorch_and_other_files_are_rejected(self, file, published_file):
-        with pytest.raises(OptionError, match=r"'torch' cannot run .*'onnxruntime'"):
-            vesselseg.load_model(file, backend="torch")
-        with pytest.raises(OptionError, match="Export the model to such a file first"):
-            vesselseg.load_model(NARROW, weights=published_file, backend="onnxruntime")
-
     def test_settings_are_used(self, file):
         model = vesselseg.load_model(file, batch_size=3, max_pixels=100)
         assert (model.batch_size, model.max_pixels) == (3, 100)

@@ -48,3 +48,15 @@ SETTINGS = {
         torch.backends.mkldnn.set_flags, lambda: torch.backends.mkldnn.enabled, False
     ),
 }
+
+
+@contextlib.contextmanager
+def all_settings():
+    """A block with all of them at once; the later of two that exclude each other counts."""
+    with contextlib.ExitStack() as stack:
+        for block in SETTINGS.values():
+            stack.enter_context(block())
+        yield
+
+
+AT_ONCE = {"float64": SETTINGS["float64"], "all at once": all_settings}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,22 +103,16 @@ def pack(network: UNet, dtype: torch.dtype, *, winograd: bool | None = None) -> 
     return packed
 
 
-class _Band(NamedTuple):
-    """Rows of a map that are computed at once, `top` to `bottom`; `first` to `last` are right."""
+def _bands(height: int, row_bytes: int) -> list[tuple[int, int, int, int]]:
+    """The bands of a map with so many bytes in a row: top, which is even, bottom, first and last.
 
-    top: int
-    bottom: int
-    first: int
-    last: int
-
-
-def _bands(height: int, row_bytes: int) -> list[_Band]:
-    """The bands of a map with so many bytes in a row; their tops are even."""
+    Rows from top to bottom are computed at once; those from first to last are right.
+    """
     count = math.ceil(height * row_bytes / _BAND_BYTES)
     stride = 2 * math.ceil(max(height - 2 * _HALO, 1) / (2 * count))
     rows = min(stride + 2 * _HALO, height)
     return [
-        _Band(
+        (
             top,
             top + rows,
             top + _HALO if top > 0 else 0,

@@ -40,8 +40,14 @@ def damaged(label: str, error: Exception) -> CheckpointError:
     )
 
 
-def read_spec(metadata: Mapping[str, str], label: str) -> ModelSpec:
-    """Return the model spec in the metadata of a file; raise CheckpointError if there is none."""
+def read_metadata(
+    metadata: Mapping[str, str], precision: str | None, label: str
+) -> tuple[ModelSpec, str]:
+    """Return the model spec and the precision in the metadata of a file.
+
+    Raises CheckpointError if there is no model spec, and OptionError if the file does not run in
+    the precision that the caller chose.
+    """
     try:
         values = json.loads(metadata.get("spec", ""))
     except ValueError:
@@ -51,11 +57,7 @@ def read_spec(metadata: Mapping[str, str], label: str) -> ModelSpec:
             f"{label!r} contains no model spec. Use a file written by `vesselseg export` or "
             f"Segmenter.export()."
         )
-    return ModelSpec.from_dict(values)
-
-
-def check_precision(precision: str | None, of_file: str, label: str) -> None:
-    """Raise OptionError if a file does not run in the precision that the caller chose."""
+    spec, of_file = ModelSpec.from_dict(values), metadata.get("precision", "float32")
     if of_file == "int8" and precision not in (None, "auto", "int8"):
         raise OptionError(
             f"{label!r} is an int8 file, which cannot run in {precision}. Leave precision out, or "
@@ -63,3 +65,4 @@ def check_precision(precision: str | None, of_file: str, label: str) -> None:
         )
     if of_file != "int8" and precision == "int8":
         raise OptionError(f"{label!r} is not an int8 file. {EXPORT_INT8}")
+    return spec, of_file

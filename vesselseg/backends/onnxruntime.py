@@ -62,8 +62,14 @@ class OnnxBackend(Backend):
                 f"without them."
             )
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.spec = onnx_file.read_spec(metadata, label)
-        self.precision = _choose_precision(precision, metadata.get("precision", "float32"), label)
+        self.spec, of_file = onnx_file.read_metadata(metadata, precision, label)
+        if of_file == "int8":
+            raise DeviceError(
+                f"{label!r} is an int8 file, which ONNX Runtime computes no faster than float32. "
+                f"Choose the backend 'openvino', or export the model in float32."
+            )
+        who = "The backend 'onnxruntime'"
+        self.precision = resolve_precision(precision, ["float32"], "float32", who)
         ends = (*self.session.get_inputs(), *self.session.get_outputs())
         tensors = [(end.name, end.type, end.shape) for end in ends]
         if tensors != _TENSORS:
@@ -116,14 +122,3 @@ def _choose_device(device: str | torch.device) -> torch.device:
             f"files do not run on MPS."
         )
     return chosen
-
-
-def _choose_precision(precision: str | None, of_file: str, label: str) -> str:
-    """Return "float32", the only precision; raise DeviceError or OptionError for others."""
-    onnx_file.check_precision(precision, of_file, label)
-    if of_file == "int8":
-        raise DeviceError(
-            f"{label!r} is an int8 file, which ONNX Runtime computes no faster than float32. "
-            f"Choose the backend 'openvino', or export the model in float32."
-        )
-    return resolve_precision(precision, ["float32"], "float32", "The backend 'onnxruntime'")

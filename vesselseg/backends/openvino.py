@@ -23,7 +23,6 @@ from . import Backend, onednn, onnx_export, onnx_file, pytorch, resolve_precisio
 from .onnx_file import OnnxFile
 
 _COMPILED = 3  # shapes of batches that stay compiled; each has a copy of the weights
-_CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
 
 
 class OpenVinoBackend(Backend):
@@ -54,9 +53,7 @@ class OpenVinoBackend(Backend):
             model = _read_network(source, spec)
         else:
             model, metadata = _read_file(source)
-            self.spec = onnx_file.read_spec(metadata, source.label)
-            self.precision = metadata.get("precision", "float32")
-            onnx_file.check_precision(precision, self.precision, source.label)
+            self.spec, self.precision = onnx_file.read_metadata(metadata, precision, source.label)
             if self.precision != "int8":
                 self.precision = _choose_precision(precision)
         # In int8 the layers that stay float run in bfloat16 where the CPU computes it natively.
@@ -67,7 +64,6 @@ class OpenVinoBackend(Backend):
 
     @staticmethod
     def choose(device: str | torch.device, precision: str | None) -> tuple[torch.device, str]:
-        """Resolve "auto": the CPU, and bfloat16 if the CPU computes it natively, else float32."""
         return _choose_device(device), _choose_precision(precision)
 
     @classmethod
@@ -202,7 +198,7 @@ def _change_ends(model: Any) -> Any:
     """
     openvino = load_openvino()
     nodes = {node.get_friendly_name(): node for node in model.get_ops()}
-    for name in _CLASSIFIER:
+    for name in ("head.classifier.weight", "head.classifier.bias"):
         values = nodes[name].data
         differences = np.concatenate([values[:1], np.diff(values, axis=0)])
         _replace(nodes[name], openvino.op.Constant(differences))
