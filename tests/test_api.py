@@ -110,6 +110,11 @@ class TestLoadModel:
         assert model.batch_size == 5
         assert model.to("cpu").batch_size == 5
 
+    @pytest.mark.parametrize("name", ["batch_size", "max_pixels"])
+    def test_sizes_that_are_no_positive_integers_are_rejected(self, name, published_file):
+        with pytest.raises(OptionError, match=f"{name} is 0; it must be a positive integer"):
+            vesselseg.load_model(NARROW, weights=published_file, **{name: 0})
+
 
 @pytest.mark.parametrize("name", ["drive", "stare", "hrf", "unet_s5-d16", "chase"])
 @pytest.mark.parametrize("kind", ["folder", "file", "pipe", "link to nothing"])

@@ -11,6 +11,7 @@ import torch
 import vesselseg
 from vesselseg import CheckpointError, ModelSpec, OptionError, Source, weights
 from vesselseg.registry import EMBEDDED, list_models
+from vesselseg.spec import check_integer
 
 PLAIN = {"name": "mine", "dataset": "my clinic", "crop": 128, "stride": 85}
 FULL = ModelSpec(
@@ -233,3 +234,14 @@ def test_filename_is_the_last_part_of_the_first_source():
 )
 def test_filename_has_neither_query_nor_fragment(end):
     assert Source(f"https://example.org/records/12/net.pth{end}").filename == "net.pth"
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "4", None, 2**70])
+def test_what_is_no_integer_in_the_range_is_rejected(value):
+    with pytest.raises(OptionError, match=f"count is {value!r}; it must be a positive integer."):
+        check_integer("count", value)
+
+
+def test_an_integer_of_numpy_is_one_of_python():
+    count = check_integer("count", np.int64(3))
+    assert (count, type(count)) == (3, int)

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from . import tiff
-from .errors import ImageError, OptionError, VesselsegError
+from .errors import ImageError, VesselsegError
 from .files import is_folder, windows_hint
 from .formats import MAX_PIXELS as MAX_PIXELS
 from .formats import READABLE, formats_with_endings, is_dicom, is_tiff
@@ -32,7 +32,7 @@ from .pictures import (
 )
 from .pixels import RGB as RGB
 from .pixels import Reading, check_size, from_array, from_pil, from_tensor, to_srgb
-from .spec import is_integer, plain
+from .spec import check_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,20 +128,10 @@ def is_single(images: Any) -> bool:
     return is_source(images) or isinstance(images, (Image.Image, Decoded))
 
 
-def check_max_pixels(max_pixels: int) -> int:
-    """Return the limit; raise OptionError if it is not a positive integer."""
-    limit = plain(max_pixels)
-    if not is_integer(limit, 1, 2**63):
-        raise OptionError(f"max_pixels is {max_pixels!r}; it must be a positive integer.")
-    return int(limit)
-
-
 def check_bits(bits: int | None) -> int | None:
     """Return the number of bits, or None; raise OptionError for anything else."""
-    bits = plain(bits)
-    if bits is not None and not is_integer(bits, 8, 16):
-        raise OptionError(f"bits is {bits!r}; it must be an integer from 8 to 16, or None.")
-    return bits
+    allowed = "an integer from 8 to 16, or None"
+    return None if bits is None else check_integer("bits", bits, 8, 16, allowed)
 
 
 def field_of_view(image: ImageLike, *, bits: int | None = None) -> NDArray[np.bool_]:

@@ -35,7 +35,7 @@ from .errors import DeviceError, OptionError, VesselsegError, require
 from .measures import check_options
 from .result import Style
 from .segmenter import Segmenter
-from .spec import Scale, is_integer, plain
+from .spec import Scale, check_integer
 
 __all__ = ["segment_dataset"]
 
@@ -164,10 +164,9 @@ def segment_dataset(
     """
     for module in ("ray", "pyarrow"):
         require(module, "ray")
-    workers, device = plain(workers), canonical_device(device)
-    precision = canonical_precision(precision)
-    if workers is not None and not is_integer(workers, 1, 10**6):
-        raise OptionError(f"workers is {workers!r}; it must be a positive integer.")
+    device, precision = canonical_device(device), canonical_precision(precision)
+    if workers is not None:
+        workers = check_integer("workers", workers)
     places, target = to_places(inputs), os.fspath(out)
     if "-" in places:
         raise OptionError("Standard input stays on this machine. Pass files or folders.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import weights
 from ._version import __version__
-from .backends import Backend, check_batch_size
+from .backends import Backend
 from .choices import Precision, canonical_device, canonical_precision
 from .errors import OptionError
 from .familiarity import FAMILIARITY_LIMIT, familiarity, find_faults, undecided_fraction
@@ -26,7 +26,6 @@ from .images import (
     Decoded,
     ImageLike,
     check_bits,
-    check_max_pixels,
     decode,
     is_single,
 )
@@ -34,7 +33,7 @@ from .preprocess import NetworkInput, check_scale, preprocess
 from .process import check_fork, progress_bar
 from .result import Segmentation, check_threshold
 from .sliding import Stitcher, WindowQueue, restore, slide
-from .spec import ModelSpec, Scale
+from .spec import ModelSpec, Scale, check_integer
 from .unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -104,10 +103,10 @@ class Segmenter:
         self.backend = backend.name
         self.device = backend.device
         self.precision = backend.precision
-        self.batch_size = (
-            backend.batch_size(spec) if batch_size is None else check_batch_size(batch_size)
-        )
-        self.max_pixels = check_max_pixels(max_pixels)
+        if batch_size is None:
+            batch_size = backend.batch_size(spec)
+        self.batch_size = check_integer("batch_size", batch_size)
+        self.max_pixels = check_integer("max_pixels", max_pixels)
         # A GPU computes the next photograph while this process finishes the one before.
         self.prefetch = 1 if self.device.type == "cuda" else 0
 

@@ -312,6 +312,20 @@ def plain(value: Any) -> Any:
     return value.item() if is_numpy else value
 
 
+def check_integer(
+    name: str,
+    value: object,
+    least: int = 1,
+    most: int = 2**63,
+    allowed: str = "a positive integer",
+) -> int:
+    """The argument `name` as an int; OptionError unless it is one in a range."""
+    number = plain(value)
+    if not is_integer(number, least, most):
+        raise OptionError(f"{name} is {number!r}; it must be {allowed}.")
+    return int(number)
+
+
 def is_integer(value: object, least: int, most: int) -> bool:
     """Whether a value is an int, not a bool, in a range."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

@@ -15,7 +15,6 @@ from support.models import NARROW
 import vesselseg
 from vesselseg import DeviceError, OptionError, cli
 from vesselseg.backends import (
-    check_batch_size,
     choose_backend,
     choose_batch_size,
     find_backend,
@@ -115,12 +114,3 @@ class TestBatchSize:
         spec = find_spec("unet_s5-d16_drive")
         count = len(windows(*spec.fit_size, spec.crop, spec.stride))
         assert count % choose_batch_size(spec, CPU, "float32") == 0
-
-    def test_that_of_the_caller_is_used_as_it_is(self):
-        assert check_batch_size(3) == 3
-        assert check_batch_size(np.int64(3)) == 3
-
-    @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
-    def test_one_that_is_no_positive_integer_is_rejected(self, size):
-        with pytest.raises(OptionError, match="must be a positive integer"):
-            check_batch_size(size)

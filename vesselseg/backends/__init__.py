@@ -18,7 +18,7 @@ from torch import Tensor
 from ..choices import BACKENDS, PRECISIONS
 from ..errors import DeviceError, OptionError, did_you_mean
 from ..sliding import windows
-from ..spec import ModelSpec, is_integer, plain
+from ..spec import ModelSpec
 from ..unet import UNet
 
 EXPORT_INT8 = (
@@ -181,11 +181,3 @@ def choose_batch_size(spec: ModelSpec, device: torch.device, precision: str) -> 
     # The last batch is filled up with zeros: choose the size that wastes the fewest windows.
     count = len(windows(*spec.fit_size, spec.crop, spec.stride))
     return min(range(largest, largest // 2, -1), key=lambda size: -count % size)
-
-
-def check_batch_size(batch_size: int) -> int:
-    """Return the caller's number of windows per batch; raise OptionError if it is none."""
-    count = plain(batch_size)
-    if not is_integer(count, 1, 2**31):
-        raise OptionError(f"batch_size is {batch_size!r}; it must be a positive integer.")
-    return int(count)

@@ -27,7 +27,7 @@ from ..formats import endings
 from ..images import RGB, check_bits, to_rgb
 from ..labels import Label, orientation_of, read_content, read_fov, read_label, read_partial_label
 from ..metrics import Mask
-from ..spec import is_integer, plain
+from ..spec import check_integer
 
 __all__ = [
     "Dataset",
@@ -217,10 +217,8 @@ def read_dataset(
 
 def _check_limit(limit: int | None) -> int | None:
     """Return the limit; raise OptionError if it is not a positive integer or None."""
-    limit = plain(limit)
-    if limit is not None and not is_integer(limit, 1, 10**9):
-        raise OptionError(f"limit is {limit!r}; it must be a positive integer, or None.")
-    return limit
+    allowed = "a positive integer, or None"
+    return None if limit is None else check_integer("limit", limit, allowed=allowed)
 
 
 def _list_files(folder: Path) -> Mapping[str, list[Path]]:

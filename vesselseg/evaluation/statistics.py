@@ -16,8 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OptionError
-from ..spec import is_integer, plain
+from ..spec import check_integer
 
 __all__ = ["RELIABLE_SUBJECTS", "RESAMPLES", "Agreement", "Difference", "Interval"]
 
@@ -81,11 +80,8 @@ def _draw_subjects(subjects: Sequence[str], resamples: int, seed: int) -> NDArra
     As many subjects are drawn as there are, with replacement. The same subjects and seed give the
     same draws, so that two evaluations can be compared in pairs.
     """
-    resamples, seed = plain(resamples), plain(seed)
-    if not is_integer(resamples, 1, 10**6):
-        raise OptionError(f"resamples is {resamples!r}; it must be a positive integer.")
-    if not is_integer(seed, 0, 2**64 - 1):
-        raise OptionError(f"seed is {seed!r}; it must be an integer that is not negative.")
+    resamples = check_integer("resamples", resamples, most=10**6)
+    seed = check_integer("seed", seed, 0, allowed="an integer, 0 or more")
     names, place = np.unique(subjects, return_inverse=True)
     number = len(names)
     generator = np.random.default_rng(seed)

@@ -24,7 +24,7 @@ from ..images import check_bits
 from ..metrics import Confusion
 from ..process import check_fork, progress_bar
 from ..registry import REGISTRY
-from ..spec import ModelSpec, is_integer, plain
+from ..spec import ModelSpec, check_integer, plain
 from ..unet import UNet
 from .augmentation import Augmentation
 from .card import write_card
@@ -420,10 +420,8 @@ def _check_trainable(spec: ModelSpec) -> None:
 def _check_options(options: Mapping[str, Any], name: str) -> None:
     """Raise OptionError for a value that :func:`train` does not allow."""
     for key in ("iterations", "evaluate_every", "patience", "batch_size"):
-        if not is_integer(options[key], 1, 10**9):
-            raise OptionError(f"{key} is {options[key]!r}; it must be a positive integer.")
-    if not is_integer(options["seed"], 0, 2**63):
-        raise OptionError(f"seed is {options['seed']!r}; it must be an integer, 0 or more.")
+        check_integer(key, options[key])
+    check_integer("seed", options["seed"], 0, allowed="an integer, 0 or more")
     for key in ("held_out", "rate"):
         if not (isinstance(options[key], (int, float)) and 0 < options[key] < 1):
             raise OptionError(f"{key} is {options[key]!r}; it must be a number between 0 and 1.")

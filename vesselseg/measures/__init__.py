@@ -20,7 +20,7 @@ from PIL import Image
 from ..errors import MissingExtraError, OptionError, require
 from ..images import RGB, ImageLike, to_rgb
 from ..metrics import to_bool
-from ..spec import is_factor, is_integer, plain
+from ..spec import check_integer, is_factor, plain
 from .centrelines import (
     Mask,
     box_dimension,
@@ -347,10 +347,10 @@ def check_options(
     mm_per_pixel = plain(mm_per_pixel)
     if mm_per_pixel is not None and not is_factor(mm_per_pixel):
         raise OptionError(f"mm_per_pixel is {mm_per_pixel!r}; it must be a positive number.")
-    sizes = {"fill_holes": plain(fill_holes), "min_size": plain(min_size)}
-    for name, value in sizes.items():
-        if not is_integer(value, 0, 2**63):
-            raise OptionError(f"{name} is {value!r}; it must be a number of pixels, 0 or more.")
+    sizes = {
+        name: check_integer(name, value, 0, allowed="a number of pixels, 0 or more")
+        for name, value in (("fill_holes", fill_holes), ("min_size", min_size))
+    }
     return {"mm_per_pixel": mm_per_pixel, **sizes}
 
 

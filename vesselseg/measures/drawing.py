@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import OptionError
 from ..images import RGB
-from ..spec import is_integer, plain
+from ..spec import check_integer, is_integer, plain
 from .centrelines import Mask, Points
 
 ColorBy: TypeAlias = Literal["width", "segment"]
@@ -91,10 +91,7 @@ def _check_zoom(zoom: int | None, across: float) -> int:
     """Pixels of the drawing for each of the photograph."""
     if zoom is None:
         return min(max(round(_ACROSS / across), 1), _MOST_ZOOM)
-    zoom = plain(zoom)
-    if not is_integer(zoom, 1, _MOST_ZOOM):
-        raise OptionError(f"zoom is {zoom!r}; it must be an integer from 1 to {_MOST_ZOOM}.")
-    return int(zoom)
+    return check_integer("zoom", zoom, 1, _MOST_ZOOM, f"an integer from 1 to {_MOST_ZOOM}")
 
 
 def color_segments(measures: Geometry, color_by: ColorBy) -> list[Color]:
