@@ -39,6 +39,7 @@ class TestLoadModel:
         assert (model.spec.crop, model.spec.stride) == (256, 170)
         assert model.spec.name == "unet_s5-d16_pspnet_hrf"
 
+    @pytest.mark.slow
     def test_a_file_of_another_head_is_rejected(self, full_size_file):
         with pytest.raises(CheckpointError, match="seems to have the head 'pspnet'"):
             vesselseg.load_model("unet_s5-d16_drive", weights=full_size_file)
@@ -176,6 +177,7 @@ class TestSegment:
             vesselseg.segment(photograph, model=saved)
         assert len(counted) == 1
 
+    @pytest.mark.slow
     def test_loads_a_model_once_for_many_threads(self, saved, photograph, counted):
         masks = []
         threads = [

@@ -60,6 +60,7 @@ class TestFlop:
         assert cost.nominal / 2e12 == pytest.approx(tera, rel=0.01)  # multiply-adds
         assert cost.executed < cost.nominal
 
+    @pytest.mark.slow
     def test_empty_windows_of_the_last_batch_count_as_executed(self):
         flops = load("flops")
         one, sixteen = (flops.cost(DRIVE, 584, 565, batch_size=n) for n in (1, 16))

@@ -81,6 +81,7 @@ def run_examples(tmp_path, monkeypatch, windows_once):  # noqa: ARG001
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [slow_if_it_segments(page) for page in PAGES], ids=name_of)
 def test_the_examples_of_a_page_run(page, run_examples):
     source = blocks(page, "python")

@@ -38,6 +38,7 @@ MIRRORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_window")
 @pytest.mark.parametrize("mirror", MIRRORS)
 def test_no_output_shows_a_password(mirror, home, server, content, monkeypatch, caplog, capfd):

@@ -83,6 +83,7 @@ def assert_equal(found, expected):
         assert np.array_equal(value, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_results_files_and_settings_are_the_same(name, load, before, image, tmp_path):
     early, expected, files = before

@@ -51,6 +51,7 @@ def decoded_or_rejected(content):
     assert rgb.ndim == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.sampled_from(FORMATS), st.data())
 def test_files_with_flipped_bits_are_decoded_or_rejected(format_, data):
@@ -254,6 +255,7 @@ def pointwise() -> Segmenter:
     return Segmenter(Pointwise(), NARROW, sha256="")
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.integers(1, 150), st.integers(1, 150), st.integers(0, 3), st.booleans(),

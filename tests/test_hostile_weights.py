@@ -47,6 +47,7 @@ def right(path):
     return load(path, CONTENT["zip"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONTENT)
 def test_truncated_files_are_rejected(kind, path):
     content = CONTENT[kind]

@@ -54,6 +54,7 @@ def test_masks_may_be_numbers_of_two_values(white):
     assert confusion(as_numbers, LABEL.astype(np.uint8), LABEL | MASK).tp == 2
 
 
+@pytest.mark.slow
 def test_scores_equal_those_of_scikit_learn():
     from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 

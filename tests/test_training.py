@@ -138,6 +138,7 @@ def test_photographs_are_seen_at_the_size_that_they_have_in_use():
     ]
 
 
+@pytest.mark.slow
 def test_windows_are_drawn_from_the_seed_alone(tmp_path, data):
     sources = data.photographs(
         folders(chase_db1=chase_db1(tmp_path / "c"), hrf=hrf(tmp_path / "h"))

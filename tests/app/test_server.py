@@ -366,6 +366,7 @@ def held(model):
         go.set()
 
 
+@pytest.mark.slow
 def test_the_page_and_a_full_queue_answer_at_once(held, content):
     url, _, go, _ = held
 
@@ -398,6 +399,7 @@ def test_a_photograph_whose_sender_has_gone_is_not_computed(held, content):
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_the_network_stops_when_the_sender_goes_away(model, content):
     """A photograph of many windows, of which the first is computed when the sender leaves."""
     begun, gone, ended = threading.Event(), threading.Event(), []

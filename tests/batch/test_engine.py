@@ -125,6 +125,7 @@ def test_whatever_fails_at_any_stage_is_the_outcome_of_its_photograph(
             assert np.array_equal(outcome[1], expected[number][1])
 
 
+@pytest.mark.slow
 def test_only_a_few_photographs_are_held_at_once(model: Segmenter) -> None:
     taken = 0
     seen = []

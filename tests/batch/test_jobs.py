@@ -99,6 +99,7 @@ def test_a_single_image_may_have_a_file_as_out() -> None:
     assert planned("eye.jpg", out="folder.png") == {"eye.jpg": "folder.png/eye.png"}
 
 
+@pytest.mark.slow
 def test_of_a_folder_dicom_photographs_of_any_name_are_taken_and_no_other_dicom_files() -> None:
     folder = Path("p")
     folder.mkdir()

@@ -252,6 +252,7 @@ class TestImport:
         with pytest.raises(OptionError, match="part of the package"):
             vesselseg.import_file(tmp_path / "other.pth", EMBEDDED)
 
+    @pytest.mark.slow
     def test_a_digest_unlike_the_published_digits_needs_force(self, spec, other, tmp_path):
         sources = tuple(dataclasses.replace(source, digits="0badc0de") for source in spec.sources)
         spec = dataclasses.replace(spec, sources=sources)

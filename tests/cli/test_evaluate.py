@@ -40,6 +40,7 @@ def pairs(tmp_path):
     return [drawn.pairs(tmp_path / "data"), "--dataset", "pairs"]
 
 
+@pytest.mark.slow
 def test_the_test_split_is_evaluated_and_named(tmp_path, weights, run):
     folder = drawn.chase_db1(tmp_path / "data")
 
@@ -128,6 +129,7 @@ def test_several_models_stand_in_one_table(tmp_path, weights, run, pairs):
     assert names == ["tiny", "other"] * 5 + ["other"]  # and its differences from the first
 
 
+@pytest.mark.slow
 def test_two_models_of_one_name_are_told_apart(tmp_path, weights, run, pairs):
     second = models.tiny_weights(tmp_path / "second.pth", seed=1)
 
@@ -205,6 +207,7 @@ def test_without_a_data_set_or_a_model_nothing_is_done(weights, run, pairs):
         assert message in err
 
 
+@pytest.mark.slow
 def test_a_pair_that_cannot_be_used_is_named_and_the_others_are_evaluated(
     tmp_path, weights, run, pairs
 ):

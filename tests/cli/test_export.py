@@ -23,6 +23,7 @@ def test_a_file_that_vesselseg_saved(model, tmp_path, capsys):
     assert not (tmp_path / "again.onnx").exists()
 
 
+@pytest.mark.slow
 def test_without_a_model_it_is_the_embedded_one_and_segment_takes_the_file(tmp_path):
     out = tmp_path / "vessels.onnx"
     assert main(["export", "-o", str(out)]) == 0

@@ -87,6 +87,7 @@ def test_the_columns_are_listed(capsys):
 class TestOverlay:
     WORDS = ("-r", "--model", "tiny.pth", "--overlay", "drawn")
 
+    @pytest.mark.slow
     def test_what_was_measured_is_drawn_over_each_photograph(self):
         assert main(["measure", "p", "-o", "m.csv", *self.WORDS]) == 0
         rows = table("m.csv")
@@ -125,6 +126,7 @@ class TestOverlay:
         assert not Path("m.csv").exists()
 
 
+@pytest.mark.slow
 def test_resuming_measures_again_with_other_pinholes_or_specks(capsys):
     first = ["measure", "p/a.png", "-o", "m.csv", "--model", "tiny.pth", "--resume"]
     assert main(first) == 0
@@ -183,6 +185,7 @@ def test_a_mask_without_vessels_has_counts_of_zero_and_no_widths():
     assert (row["branch_points"], row["width_median_px"], row["tortuosity"]) == ("0", "", "")
 
 
+@pytest.mark.slow
 def test_masks_of_others_are_named_or_match_a_pattern_and_pictures_of_ours_are_no_masks():
     Path("m").mkdir()
     for seed, white in enumerate((1, 255)):

@@ -209,6 +209,7 @@ def dicom_folder() -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_dicom_photographs_give_masks_and_segmentation_objects(model: str) -> None:
     dicom_folder()
     assert main(["p", "-o", "out", "--model", model, "--dicom"]) == 0
@@ -366,6 +367,7 @@ def test_unreadable_images_are_reported_and_the_rest_goes_on(
     ]
 
 
+@pytest.mark.slow
 def test_the_first_failure_can_end_a_run(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     photographs(Path("p"), [f"{i}.png" for i in range(40)])
     Path("p/1.png").write_bytes(b"no image")

@@ -38,6 +38,7 @@ def run(tmp_path, capsys, monkeypatch, one_thread):  # noqa: ARG001
     return command
 
 
+@pytest.mark.slow
 def test_train_prints_each_measurement_and_the_files_it_wrote(run, tmp_path):
     code, out, err = run("--group", "(.+)_", "--held-out", "0.5", "--name", "mine")
 
@@ -52,6 +53,7 @@ def test_train_prints_each_measurement_and_the_files_it_wrote(run, tmp_path):
     assert "| held_out | `0.5` |" in (tmp_path / "model.md").read_text()
 
 
+@pytest.mark.slow
 def test_between_measurements_a_bar_or_the_log_says_how_far_it_is(run, monkeypatch):
     for option, is_shown in ("--restart", True), ("--no-progress", False), ("--quiet", False):
         with monkeypatch.context() as patch:
@@ -67,6 +69,7 @@ def test_between_measurements_a_bar_or_the_log_says_how_far_it_is(run, monkeypat
     assert re.fullmatch(r"INFO: Iteration 10 of 10: loss \d\.\d{4}\n", err)
 
 
+@pytest.mark.slow
 def test_corrections_are_trained_on(run, tmp_path):
     images = tmp_path / "data" / "images"
     folders = [str(images), "--corrected"]
@@ -83,6 +86,7 @@ def test_corrections_are_trained_on(run, tmp_path):
     assert "Trained on 2 photographs, measured on 1" in out
 
 
+@pytest.mark.slow
 def test_train_on_corrections_in_subfolders(run, tmp_path):
     folder = tmp_path / "patients"
     for place in ("one", "two"):  # other photographs of the same name
@@ -102,6 +106,7 @@ def test_train_on_corrections_in_subfolders(run, tmp_path):
     assert "(recursive) for corrections only" in err
 
 
+@pytest.mark.slow
 def test_warnings_about_labels_are_printed_once_and_not_if_quiet(run, tmp_path):
     labels = tmp_path / "data" / "labels"
     for path in labels.iterdir():
@@ -158,6 +163,7 @@ def test_wrong_usage_exits_with_2_before_any_work(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interruption_exits_with_130_and_the_same_command_resumes(run, tmp_path, monkeypatch):
     step, calls = Trainer.step, []
 
@@ -178,6 +184,7 @@ def test_an_interruption_exits_with_130_and_the_same_command_resumes(run, tmp_pa
     assert out.startswith("iteration     4:")
 
 
+@pytest.mark.slow
 def test_restart_starts_from_the_beginning(run, monkeypatch):
     step = Trainer.step
     with monkeypatch.context() as patch:

@@ -89,6 +89,7 @@ def made(tmp_path_factory):
     return make(folder, pairs(folder))
 
 
+@pytest.mark.slow
 def test_images_come_worst_first_with_their_figures(made):
     path, page, evaluation = made
 
@@ -231,6 +232,7 @@ def test_pictures_are_loaded_when_they_are_scrolled_to(made):
         assert (int(values["width"]), int(values["height"])) == (drawn.WIDTH, drawn.HEIGHT)
 
 
+@pytest.mark.slow
 def test_figures_of_a_single_empty_mask_and_an_odd_name(tmp_path):
     dataset = pairs(tmp_path, names=("a",))
     evaluation = evaluate(models.tiny_model(tmp_path), dataset.samples, threshold=1)
@@ -288,6 +290,7 @@ BLINDNESS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BLINDNESS)
 def test_colours_differ_for_the_colour_blind(kind):
     from skimage.color import deltaE_ciede2000, rgb2lab

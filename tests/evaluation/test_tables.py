@@ -40,6 +40,7 @@ def chase_db1(tmp_path, **options):
     return read_dataset(drawn.chase_db1(tmp_path / "data"), "chase_db1", **options)
 
 
+@pytest.mark.slow
 def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, score):
     dataset = chase_db1(tmp_path)
     evaluation, second = score(dataset), evaluate_other_observer(dataset)
@@ -95,6 +96,7 @@ def test_text_has_the_published_figure_beside_that_of_whole_frames(tmp_path, sco
         assert {len(line) for line in filled} == {len(columns)}  # aligned
 
 
+@pytest.mark.slow
 def test_training_images_are_called_so_in_every_table(tmp_path, score):
     dataset = chase_db1(tmp_path, split="train")
 
@@ -197,6 +199,7 @@ def test_json_has_fractions_and_null_for_what_is_not_defined(tmp_path, score):
     assert written["differences"] == {"from": "known", "of": {}}
 
 
+@pytest.mark.slow
 def test_csv_has_a_row_for_each_image_and_model(tmp_path, score):
     dataset = chase_db1(tmp_path, split="all")
     evaluation, second = score(dataset), evaluate_other_observer(dataset)

@@ -109,6 +109,7 @@ def test_the_file_keeps_windows_scale_and_colours_of_the_starting_model(train, t
     assert train(tmp_path / "other.pth", name="ours").spec.name == "ours"
 
 
+@pytest.mark.slow
 def test_no_subject_is_both_trained_on_and_held_out(train, tmp_path, monkeypatch):
     made = []
 
@@ -127,6 +128,7 @@ def test_no_subject_is_both_trained_on_and_held_out(train, tmp_path, monkeypatch
     assert len(made[0].ranges) == len(result.training)
 
 
+@pytest.mark.slow
 def test_the_result_depends_on_the_seed_alone(train, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "score_held_out", rising)
     first, again = train(tmp_path / "a.pth", name="x"), train(tmp_path / "b.pth", name="x")
@@ -225,6 +227,7 @@ def test_a_damaged_state_raises_an_error_and_executes_nothing(train, interrupted
     assert train(interrupted, restart=True).iterations == 4
 
 
+@pytest.mark.slow
 def test_a_training_stops_early_and_keeps_the_best_weights(train, tmp_path, monkeypatch):
     seen = []
     dice = [0.1, 0.5, 0.2, 0.5]
@@ -239,11 +242,13 @@ def test_a_training_stops_early_and_keeps_the_best_weights(train, tmp_path, monk
     assert "after iteration 2 of 6" in result.card.read_text()
 
 
+@pytest.mark.slow
 def test_a_training_does_not_stop_while_dice_rises(train, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "score_held_out", with_dice([0.1, 0.05, 0.2, 0.15, 0.3, 0.4]))
     assert train(tmp_path / "model.pth", iterations=9, patience=2).iterations == 9
 
 
+@pytest.mark.slow
 def test_without_improvement_the_starting_weights_are_kept_and_the_card_says_so(
     train, start, tmp_path, monkeypatch
 ):
@@ -257,6 +262,7 @@ def test_without_improvement_the_starting_weights_are_kept_and_the_card_says_so(
     assert all(torch.equal(value, before[key]) for key, value in read(result.output).state.items())
 
 
+@pytest.mark.slow
 def test_the_card_lists_data_scores_and_options(train, start, tmp_path):
     result = train(tmp_path / "model.pth", group="(.+)_", held_out=0.3, seed=2)
 
@@ -286,6 +292,7 @@ def test_the_card_lists_data_scores_and_options(train, start, tmp_path):
     assert "counts as a subject of its own" not in text
 
 
+@pytest.mark.slow
 def test_the_card_warns_if_the_scores_may_be_too_high(train, data, tmp_path):
     for folder in ("images", "labels"):
         (data / folder / "carl_L.png").rename(data / folder / "01_dr.png")
@@ -296,6 +303,7 @@ def test_the_card_warns_if_the_scores_may_be_too_high(train, data, tmp_path):
     assert "training images of a public data set: 1, for example `01_dr`" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.pth", "model.md"])
 def test_existing_files_are_overwritten_only_with_force(train, tmp_path, monkeypatch, name):
     (tmp_path / name).write_text("precious")
@@ -311,6 +319,7 @@ def test_existing_files_are_overwritten_only_with_force(train, tmp_path, monkeyp
     assert "# model" in (tmp_path / "model.md").read_text()
 
 
+@pytest.mark.slow
 def test_12_bit_photographs_give_the_same_scores_as_8_bit_ones(train, data, tmp_path):
     greys = {path: drawn.pixels(path)[..., 1] for path in (data / "images").iterdir()}
     for path, grey in greys.items():
@@ -403,6 +412,7 @@ def test_files_with_another_scale_rule_are_rejected(train, tmp_path):
         train(tmp_path / "model.pth", model=native)
 
 
+@pytest.mark.slow
 def test_photographs_without_a_visible_field_of_view_can_be_trained_on(train, data, tmp_path):
     for seed, path in enumerate(sorted((data / "images").iterdir())):
         pixels = drawn.photograph(seed)
@@ -448,6 +458,7 @@ def test_windows_of_a_photograph_much_smaller_than_expected_are_enlarged_from_it
     assert windows.batch(1).images.shape == (1, 3, 256, 256)
 
 
+@pytest.mark.slow
 def test_a_training_leaves_global_state_alone(train, tmp_path):
     def state():
         return (
@@ -461,6 +472,7 @@ def test_a_training_leaves_global_state_alone(train, tmp_path):
     assert state() == before
 
 
+@pytest.mark.slow
 def test_no_progress_bar_is_printed_without_a_terminal(train, tmp_path, capfd):
     train(tmp_path / "model.pth", progress=True)
     assert capfd.readouterr() == ("", "")

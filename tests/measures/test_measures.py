@@ -259,6 +259,7 @@ class TestArguments:
         with pytest.raises(dataclasses.FrozenInstanceError):
             measures.length_px = 0.0
 
+    @pytest.mark.slow
     def test_a_result_measures_its_own_mask(self):
         mask = vessels(3)
         fov = np.ones_like(mask)

@@ -51,11 +51,13 @@ def tree():
 
 
 class TestSteadyMeasures:
+    @pytest.mark.slow
     @pytest.mark.parametrize("side", [1, 3])
     def test_pinholes_change_nothing(self, side, tree):
         mask, measures = tree
         assert measure(make_pinholes(mask, side)).to_dict() == measures.to_dict()
 
+    @pytest.mark.slow
     def test_unless_holes_are_left_as_loops(self, tree):
         mask, measures = tree
         pierced = measure(make_pinholes(mask, 3), fill_holes=0)

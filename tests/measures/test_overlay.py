@@ -82,6 +82,7 @@ class TestPicture:
         assert drawn.width == 900
         assert (part == whole).all(axis=2).mean() > 0.99  # but for the rim
 
+    @pytest.mark.slow
     def test_small_photographs_are_enlarged_and_large_ones_are_not(self):
         small = measure(vessels(1), fov=disc()).overlay(photograph(1))
         assert small.width == 16 * 44
