@@ -105,9 +105,8 @@ def test_the_embedded_model_is_familiar_with_the_example_unless_it_is_blurred(ex
     known = vesselseg.segment(example, device="cpu")
     assert known.familiarity > 0.95
     assert known.provenance["warning"] == ""
-    for blur in (4, 10):
-        blurred = vesselseg.segment(example.filter(ImageFilter.GaussianBlur(blur)), device="cpu")
-        assert blurred.familiarity < FAMILIARITY_LIMIT
+    blurred = vesselseg.segment(example.filter(ImageFilter.GaussianBlur(4)), device="cpu")
+    assert blurred.familiarity < FAMILIARITY_LIMIT
 
 
 def test_undecided_are_probabilities_around_a_half(load, photograph):
