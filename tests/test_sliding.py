@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vesselseg import OptionError
+from vesselseg import OptionError, ResourceError
 from vesselseg.registry import find_spec
 from vesselseg.sliding import (
     Placement,
@@ -166,6 +166,13 @@ class TestRestore:
         background, vessel = restore(logits, placement)
         assert (background == 0).all()
         assert (vessel == 1.5).all()
+
+
+@pytest.mark.parametrize("batch_size", [2**40, 2**62], ids=["no such memory", "no such size"])
+def test_a_batch_that_does_not_fit_into_memory_is_a_resource_error(batch_size):
+    image = torch.zeros(3, 40, 40, dtype=torch.uint8)
+    with pytest.raises(ResourceError, match="Choose a smaller batch size"):
+        slide(image, None, crop=32, stride=16, batch_size=batch_size)
 
 
 def test_images_are_not_changed():

@@ -230,7 +230,7 @@ def run_on_cluster(
         size = min(_BATCH, math.ceil(len(jobs) / (4 * count)))
         queue = deque(jobs[start : start + size] for start in range(0, len(jobs), size))
         actor = ray.remote(num_cpus=1, num_gpus=int(use_gpu), max_restarts=-1)(_Worker)
-        reference = [ray.put(model)]  # in a list, Ray sends it as it is
+        reference = [ray.put(model)]  # in a list, Ray hands it on as it is
         idle: list[Any] = []
         busy: dict[Any, tuple[Any, Sequence[Job]]] = {}  # by the reference to the outcomes
         deaths: Counter[str] = Counter()
@@ -319,23 +319,22 @@ def _connect(address: str | None) -> Iterator[None]:
 class _Worker:
     """A model in a process of Ray; a device or precision of None is the model's.
 
-    The model comes with the first call, not when the worker is made: what a worker is made of could
-    be lost before Ray makes it again after its death.
+    The model comes with each call rather than to the constructor, whose arguments Ray could lose
+    before it restarts a worker that died.
     """
 
     def __init__(self, device: str | None, precision: Precision | None, work: Work) -> None:
         dicom.silence()
         self.device, self.precision, self.work = device, precision, work
-        self.models: list[Segmenter | None] = []  # one, when it has come
+        self.model: Segmenter | None = None  # until the first call, or if masks are measured
 
     def run(self, jobs: Sequence[Job], reference: list[Any]) -> list[tuple[Job, Row | Exception]]:
         import ray
 
-        if not self.models:
-            (model,) = ray.get(reference)
-            if model is not None and (self.device or self.precision):
-                model = model.to(self.device, self.precision)
-            self.models = [model]
+        if self.model is None:
+            (self.model,) = ray.get(reference)
+            if self.model is not None and (self.device or self.precision):
+                self.model = self.model.to(self.device, self.precision)
         outcomes: list[tuple[Job, Row | Exception]] = []
 
         def keep(job: Job, outcome: Row | Exception) -> None:
@@ -343,5 +342,5 @@ class _Worker:
                 outcome = VesselsegError(repr(outcome))  # not every exception can be sent
             outcomes.append((job, outcome))
 
-        run_here(jobs, self.models[0], self.work, keep)
+        run_here(jobs, self.model, self.work, keep)
         return outcomes

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import OptionError
+from .errors import OptionError, ResourceError
 
 Network: TypeAlias = Callable[[Tensor], Tensor]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -232,7 +232,13 @@ class WindowQueue:
             round_up(width, self.size_divisor),
             len(first.image),
         )
-        stack = torch.zeros(size, dtype=first.image.dtype, device=first.image.device)
+        try:
+            stack = torch.zeros(size, dtype=first.image.dtype, device=first.image.device)
+        except RuntimeError as error:
+            raise ResourceError(
+                f"{self.batch_size:,} windows of {height} x {width} pixels do not fit into the "
+                f"memory of {first.image.device}. Choose a smaller batch size."
+            ) from error
         stack = stack.permute(0, 3, 1, 2)
         for place, (stitcher, window) in zip(stack, batch, strict=False):
             pixels = stitcher.image[:, window.top : window.bottom, window.left : window.right]

@@ -189,7 +189,10 @@ class MaskWork(Work):
 def _to_result(
     job: Job, mask: Mask, inside: Mask, provenance: dict[str, Any], photograph: Any
 ) -> Segmentation:
-    """A mask from a file as a result, whose probabilities are 0 and 1."""
+    """A mask from a file as a result, whose probabilities are 0 and 1.
+
+    `photograph` is None where there is no photograph.
+    """
     if mask.shape != inside.shape:
         raise ImageError(f"{job.name!r} and its mask differ in size. Segment it again.")
     return Segmentation(mask, mask.astype(np.float32), inside, provenance, photograph)

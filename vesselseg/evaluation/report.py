@@ -92,9 +92,10 @@ class _Picture(NamedTuple):
 
 
 class Pictures:
-    """The pictures of the page, written below its folder, which is made if needed, as they come.
+    """The pictures of the page, written into its folder as they come.
 
-    A page that is there already is removed, since its pictures are overwritten.
+    The folder is made if necessary. A page that is there already is removed, since its pictures
+    are overwritten. Raises OutputError if the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:

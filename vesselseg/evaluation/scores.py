@@ -356,8 +356,8 @@ class Evaluation:
         Raises
         ------
         OptionError
-            If the evaluations share no photograph or have different files of one, or as in
-            :meth:`intervals`.
+            If the evaluations share no photograph or have different files of one, `resamples` is
+            not a positive integer, or `seed` is negative.
 
         Examples
         --------
